@@ -1,0 +1,20 @@
+// One register_*.cpp per subject. Bindings check arrays, release the GIL, and do nothing else.
+#pragma once
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+namespace nanomd::bindings {
+
+void register_cuda(pybind11::module_& module);
+void register_random(pybind11::module_& module);
+void register_langevin(pybind11::module_& module);
+void register_counts(pybind11::module_& module);
+void register_engine(pybind11::module_& module);
+
+// A C-contiguous array of exactly this type: no silent conversion, so that writes reach the caller's memory.
+template <class T>
+using Array = pybind11::array_t<T, pybind11::array::c_style>;
+
+}  // namespace nanomd::bindings

@@ -1,0 +1,1 @@
+"""The same operations in plain PyTorch: the only reference copy."""

@@ -1,0 +1,22 @@
+"""Errors that say what is wrong, the value, and the remedy, in one sentence.
+
+The command line prints any `NanomdError` as one line and exits with code 2.
+"""
+
+from __future__ import annotations
+
+
+class NanomdError(Exception):
+    """Base of every error that nanomd raises on purpose."""
+
+
+class InputError(NanomdError, ValueError):
+    """An argument, file or configuration that cannot be used."""
+
+
+class BackendUnavailableError(NanomdError, RuntimeError):
+    """A backend was asked for by name, and cannot run here or cannot run this model."""
+
+
+class StoreError(NanomdError, RuntimeError):
+    """A run folder or token store that is damaged, busy, or cannot be written."""

@@ -1,0 +1,1 @@
+"""Kinetics of discrete trajectories, each value with a confidence interval and the number of events behind it."""

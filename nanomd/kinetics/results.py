@@ -1,0 +1,118 @@
+"""What a validation returns: values with confidence intervals and event counts, ready for tables, plots and JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nanomd.units import FrameInterval
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """Arrays of one shape: the estimate, and the ends of its confidence interval (NaN where undefined)."""
+
+    value: FloatArray
+    low: FloatArray
+    high: FloatArray
+
+    def __getitem__(self, index: Any) -> Interval:
+        """Index the three arrays at once."""
+        return Interval(np.asarray(self.value[index]), np.asarray(self.low[index]), np.asarray(self.high[index]))
+
+
+@dataclass(frozen=True, slots=True)
+class SourceKinetics:
+    """Kinetics of one source of trajectories: the MD, a rollout, an MSM, a baseline. Times are in frames.
+
+    n is the number of microstates, m of macrostates, l of lag times, k of timescales, t and c lengths of curves.
+    """
+
+    name: str
+    n_trajs: int
+    n_frames: int
+    populations: Interval  # (n,)
+    macro_populations: Interval  # (m,)
+    lagtimes: IntArray  # (l,)
+    timescales: Interval  # (l, k), slowest first
+    mfpt: Interval  # (m, m), from row to column; NaN on the diagonal and where nothing was seen
+    mfpt_events: IntArray  # (m, m), completed passages behind each mfpt
+    residence: Interval  # (m,), mean residence
+    residence_events: IntArray  # (m,)
+    residence_times: IntArray  # (t,)
+    residence_survival: FloatArray  # (m, t), probability to stay longer
+    ck_lagtimes: IntArray  # (c,)
+    ck_estimated: Interval  # (c, m), probability to be in a macrostate after a lag, given the start in it
+    ck_predicted: FloatArray  # (c, m), the same from the MSM at the shortest of these lags
+    unseen_fraction: float = math.nan  # share of generated steps whose transition the training data never show
+    unseen_states: IntArray = field(default_factory=lambda: np.zeros(0, np.int64))  # states never visited
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One number of the verdict table. `passed` is None for the reference itself and where nothing can be said."""
+
+    value: float
+    low: float
+    high: float
+    n_events: int | None = None
+    passed: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class VerdictRow:
+    """One quantity: the MD (reference) beside every model. Times are in `unit`."""
+
+    quantity: str
+    unit: str
+    cells: dict[str, Cell]  # by source name, the reference first
+
+
+@dataclass(frozen=True, slots=True)
+class ValidationResult:
+    """The outcome of `nanomd.validate`."""
+
+    reference: str  # name of the reference source
+    frame_interval: FrameInterval
+    lagtime: int  # frames; lag of the MSMs behind macrostates and verdict
+    macrostate_of_state: IntArray  # (n,), -1 for a microstate that the reference never visits
+    macrostate_names: list[str]
+    sources: dict[str, SourceKinetics]  # the reference first
+    rows: list[VerdictRow]
+    chain_length_over_slowest: dict[str, float]  # mean trajectory length over the slowest timescale of the reference
+    confidence: float = 0.95
+    warnings: list[str] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain lists and numbers; NaN and infinity become None."""
+        plain = _plain(dataclasses.asdict(self))
+        assert isinstance(plain, dict)
+        return plain
+
+    def save(self, path: str | Path) -> None:
+        """Write validation.json."""
+        Path(path).write_text(json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray):
+        return _plain(value.tolist())
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.generic):
+        return _plain(value.item())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
