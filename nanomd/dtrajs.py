@@ -49,6 +49,15 @@ class StateMap:
                     pieces.append(tokens[piece].astype(token_dtype(self.n_states)))
         return pieces
 
+    def encode_labels(self, labels: NDArray[Any]) -> NDArray[Any]:
+        """Turn known labels of any shape into tokens."""
+        values = np.asarray(labels)
+        tokens = np.minimum(np.searchsorted(self.symbols, values), self.n_states - 1)
+        unknown = values[self.symbols[tokens] != values]
+        if unknown.size:
+            raise InputError(f"unknown state {unknown.flat[0]}: the model knows {self.n_states} states")
+        return tokens.astype(token_dtype(self.n_states))
+
     def decode(self, tokens: NDArray[Any]) -> NDArray[np.int64]:
         """Turn tokens into labels."""
         labels: NDArray[np.int64] = self.symbols[np.asarray(tokens)]
