@@ -9,7 +9,8 @@
 
 namespace nanomd {
 
-// One rotated pair: the angle in double, its cosine and sine rounded to float. Only the low 32 bits of the position matter.
+// One rotated pair: the angle in double, its cosine and sine rounded to float. Only the low 32 bits of the position
+// matter.
 NANOMD_HOST_DEVICE void rope_angle(std::uint32_t multiplier, std::uint32_t position, float& cos, float& sin) {
   constexpr double kUnit = 6.283185307179586476925286766559 / 4294967296.0;
   const std::int32_t phase = static_cast<std::int32_t>(position * multiplier);  // wraps: that is the modulus
