@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "layout.h"
 
@@ -42,6 +43,10 @@ struct Arguments {
   std::int32_t n_steps = 0;
   std::int32_t item_size = 1;
 };
+
+// They are copied as words.
+static_assert(std::is_trivially_copyable_v<Arguments> && sizeof(Arguments) % 4 == 0 &&
+              sizeof(Arguments) <= kSharedReserve);
 
 inline constexpr std::uint32_t kNotFinite = 1;
 

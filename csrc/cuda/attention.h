@@ -20,7 +20,7 @@ template <>
 struct CacheRow<false> {
   Words4 raw;
   template <class Exec>
-  NANOMD_TILE void load(Exec& exec, const unsigned char* base, std::size_t element) {
+  NANOMD_TILE void load(Exec& exec, const unsigned char* base, unsigned element) {
     raw = exec.load_cache(base + element * 2);
   }
   NANOMD_TILE void clear() { raw = {0, 0, 0, 0}; }
@@ -38,7 +38,7 @@ template <>
 struct CacheRow<true> {
   Floats4 low, high;
   template <class Exec>
-  NANOMD_TILE void load(Exec& exec, const unsigned char* base, std::size_t element) {
+  NANOMD_TILE void load(Exec& exec, const unsigned char* base, unsigned element) {
     low = exec.load_cache_floats(base + element * 4);
     high = exec.load_cache_floats(base + element * 4 + 16);
   }
@@ -58,7 +58,8 @@ struct SlotWindow {
 template <int kGroup, bool kPrecise, class Exec, class Emit>
 NANOMD_TILE void attend(Exec& exec, const float* q, int n_heads, int d_head, const unsigned char* keys,
                         const unsigned char* values, const SlotWindow& slots, Emit emit) {
-  // Loads in flight against registers: four rows of keys and of values for one head, one of each for four.
+  // Loads in flight against registers: four rows of keys and of values for one head and two for four heads,
+  // half of that in single precision.
   constexpr int kRows = kGroup == 1 ? (kPrecise ? 2 : 4) : (kPrecise ? 1 : 2);
   int lanes_per_slot = 1;
   while (lanes_per_slot * 8 < d_head) lanes_per_slot *= 2;
@@ -66,7 +67,7 @@ NANOMD_TILE void attend(Exec& exec, const float* q, int n_heads, int d_head, con
   const int slots_per_load = 32 / lanes_per_slot;
   const bool holds = part * 8 < d_head;  // lanes beyond a head whose width is no power of two idle
 
-  // One head's query stays in registers; four would spill, and are read from shared memory again for every chunk.
+  // One head's query stays in registers; of four, each is read from shared memory when its turn comes.
   constexpr bool kKeep = kGroup == 1;
   float query[8], sum[kGroup], top[kGroup], out[kGroup][8];
   NANOMD_UNROLL
@@ -97,7 +98,7 @@ NANOMD_TILE void attend(Exec& exec, const float* q, int n_heads, int d_head, con
       const int slot = base + r * slots_per_load + row;
       valid[r] = slot < slots.end && !(slot >= slots.hole_begin && slot < slots.hole_end);
       if (valid[r] && holds) {
-        const std::size_t element = static_cast<std::size_t>(slot) * d_head + part * 8;
+        const unsigned element = static_cast<unsigned>(slot * d_head + part * 8);
         key[r].load(exec, keys, element);
         value[r].load(exec, values, element);
       } else {

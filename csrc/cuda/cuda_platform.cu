@@ -77,7 +77,7 @@ class CudaQueue final : public Queue {
     const bool cluster = layout.ranks > 1 || layout.weights.resident_fragments > 0;
     const int group = group_constant(layout.shape), tiles = layout.tile / kTileColumns;
     const Kernel kernel = cluster          ? latency_kernel(group, layout.precise)
-                          : layout.precise ? throughput_kernel_precise(tiles, group)
+                          : layout.precise ? throughput_kernel_precise(group)
                                            : throughput_kernel_half(tiles, group);
     require(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                  static_cast<int>(layout.shared.total_bytes)),
@@ -124,7 +124,7 @@ class CudaPlatform final : public Platform {
     cudaDeviceProp properties;
     require(cudaGetDeviceProperties(&properties, device), "cudaGetDeviceProperties");
     name_ = properties.name;
-    shared_limit_ = properties.sharedMemPerBlockOptin;
+    shared_limit_ = properties.sharedMemPerBlockOptin - kSharedReserve;
     multiprocessors_ = properties.multiProcessorCount;
     major_ = properties.major;
     if (major_ < 8)

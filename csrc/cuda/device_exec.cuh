@@ -1,37 +1,49 @@
 // What a thread of tile.h is on a GPU. The host's twin is emulator.h.
 #pragma once
 
-#include <cooperative_groups.h>
-
 #include <cstdint>
 
 #include "words.h"
 
 namespace nanomd::cuda {
 
+// Calls: inlined, their many constants would take registers in the whole kernel.
+__device__ __noinline__ inline double exp_call(double x) { return ::exp(x); }
+__device__ __noinline__ inline double log_call(double x) { return ::log(x); }
+
 template <bool kInCluster>
 struct DeviceExec {
   static constexpr bool kCluster = kInCluster;
   unsigned char* memory;
 
+  // Clusters in PTX: their C++ wrappers do not compile for architectures without them.
   __device__ __forceinline__ int rank() const {
-    if constexpr (kCluster) return static_cast<int>(cooperative_groups::this_cluster().block_rank());
-    return 0;
+    int rank = 0;
+    if constexpr (kCluster) asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+    return rank;
   }
   __device__ __forceinline__ int ranks() const {
-    if constexpr (kCluster) return static_cast<int>(cooperative_groups::this_cluster().num_blocks());
-    return 1;
+    int ranks = 1;
+    if constexpr (kCluster) asm("mov.u32 %0, %%cluster_nctarank;" : "=r"(ranks));
+    return ranks;
   }
-  __device__ __forceinline__ int thread() const { return static_cast<int>(threadIdx.x); }
-  __device__ __forceinline__ int warp() const { return static_cast<int>(threadIdx.x) / 32; }
-  __device__ __forceinline__ int lane() const { return static_cast<int>(threadIdx.x) % 32; }
+  // Volatile: what follows from a thread's place must be computed anew in each phase. Kept in registers from one phase
+  // to the next, as the compiler would have it, it makes the kernels spill.
+  __device__ __forceinline__ int thread() const {
+    int thread;
+    asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
+    return thread;
+  }
+  __device__ __forceinline__ int warp() const { return thread() / 32; }
+  __device__ __forceinline__ int lane() const { return thread() % 32; }
   __device__ __forceinline__ unsigned char* shared() const { return memory; }
 
   __device__ __forceinline__ void sync() const { __syncthreads(); }
   __device__ __forceinline__ void sync_warp() const { __syncwarp(); }
   __device__ __forceinline__ void sync_all() const {
     if constexpr (kCluster) {
-      cooperative_groups::this_cluster().sync();
+      // Release and acquire: stores to shared and device memory before the barrier are seen by all blocks after it.
+      asm volatile("barrier.cluster.arrive.release.aligned;\n\tbarrier.cluster.wait.acquire.aligned;" ::: "memory");
     } else {
       __syncthreads();
     }
@@ -67,13 +79,15 @@ struct DeviceExec {
     const float4 v = __ldcg(reinterpret_cast<const float4*>(from));
     return {v.x, v.y, v.z, v.w};
   }
-
   template <class T>
   __device__ __forceinline__ void publish(T* to, T value) const {
     if constexpr (kCluster) {
-      const auto cluster = cooperative_groups::this_cluster();
-      const unsigned n = cluster.num_blocks();
-      for (unsigned r = 0; r < n; ++r) *cluster.map_shared_rank(to, r) = value;
+      const int n = ranks();
+      for (int r = 0; r < n; ++r) {
+        std::uint64_t there;
+        asm("mapa.u64 %0, %1, %2;" : "=l"(there) : "l"(reinterpret_cast<std::uint64_t>(to)), "r"(r));
+        *reinterpret_cast<T*>(there) = value;
+      }
     } else {
       *to = value;
     }
@@ -86,8 +100,8 @@ struct DeviceExec {
   static __device__ __forceinline__ float max(float a, float b) { return fmaxf(a, b); }
   static __device__ __forceinline__ float sqrt(float x) { return sqrtf(x); }
   static __device__ __forceinline__ float exp(float x) { return expf(x); }
-  static __device__ __forceinline__ double exp(double x) { return ::exp(x); }
-  static __device__ __forceinline__ double log(double x) { return ::log(x); }
+  static __device__ __forceinline__ double exp(double x) { return exp_call(x); }
+  static __device__ __forceinline__ double log(double x) { return log_call(x); }
   static __device__ __forceinline__ float exp2(float x) { return exp2f(x); }
 };
 

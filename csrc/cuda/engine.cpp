@@ -138,7 +138,7 @@ class TiledEngine final : public CudaEngine {
       }
     }
     int tile = options_.tile;
-    if (tile == 0) tile = eights > kBlocksPerMultiprocessor * platform_->multiprocessors() ? 16 : 8;
+    if (tile == 0) tile = !precise && eights > kBlocksPerMultiprocessor * platform_->multiprocessors() ? 16 : 8;
     try {
       return make_layout(shape_, precise, tile, 1, limit, false, guard_);
     } catch (const UnsupportedError&) {

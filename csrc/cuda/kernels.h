@@ -15,22 +15,18 @@ inline int group_constant(const ModelShape& shape) { return shape.n_head == shap
 // Calls run(tiles, group, precise) with the constants of a layout, as std::integral_constant.
 template <class Run>
 void with_tile_constants(const Layout& layout, Run run) {
-  const auto with_group = [&](auto tiles, auto group) {
-    if (layout.precise)
-      run(tiles, group, std::bool_constant<true>{});
-    else
-      run(tiles, group, std::bool_constant<false>{});
-  };
-  const auto with_tiles = [&](auto tiles) {
+  const auto with_group = [&](auto tiles, auto precise) {
     if (group_constant(layout.shape) == 1)
-      with_group(tiles, std::integral_constant<int, 1>{});
+      run(tiles, std::integral_constant<int, 1>{}, precise);
     else
-      with_group(tiles, std::integral_constant<int, 4>{});
+      run(tiles, std::integral_constant<int, 4>{}, precise);
   };
-  if (layout.tile == 16)
-    with_tiles(std::integral_constant<int, 2>{});
+  if (layout.precise)  // always tiles of 8
+    with_group(std::integral_constant<int, 1>{}, std::bool_constant<true>{});
+  else if (layout.tile == 16)
+    with_group(std::integral_constant<int, 2>{}, std::bool_constant<false>{});
   else
-    with_tiles(std::integral_constant<int, 1>{});
+    with_group(std::integral_constant<int, 1>{}, std::bool_constant<false>{});
 }
 
 // Cosines and sines of one step: all trajectories stand at the same position.

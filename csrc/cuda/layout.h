@@ -11,11 +11,12 @@ namespace nanomd::cuda {
 
 inline constexpr int kWarps = 8;  // per thread block
 inline constexpr int kThreads = 32 * kWarps;
-inline constexpr int kBlockRows = 16;               // outputs of one matrix instruction
-inline constexpr int kTileColumns = 8;              // trajectories of one matrix instruction
-inline constexpr int kStepDepth = 16;               // inputs of one matrix instruction
-inline constexpr int kLargestRanks = 8;             // thread blocks of a cluster that any device accepts
-inline constexpr std::size_t kFragmentBytes = 512;  // 16 x 16 halves, in the order in which 32 lanes load them
+inline constexpr int kBlockRows = 16;                // outputs of one matrix instruction
+inline constexpr int kTileColumns = 8;               // trajectories of one matrix instruction
+inline constexpr int kStepDepth = 16;                // inputs of one matrix instruction
+inline constexpr int kLargestRanks = 8;              // thread blocks of a cluster that any device accepts
+inline constexpr std::size_t kSharedReserve = 1024;  // shared memory of a block that the arguments take
+inline constexpr std::size_t kFragmentBytes = 512;   // 16 x 16 halves, in the order in which 32 lanes load them
 
 // y = W x + b. Weights as fragments [n_blocks][k_steps][32 lanes][8 halves], hi + lo halves in the precise engine.
 struct LinearLayout {

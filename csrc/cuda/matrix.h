@@ -3,28 +3,29 @@
 // or the number of ranks, so a trajectory does not depend on the company it ran in.
 #pragma once
 
+#include "half_rows.h"
 #include "layout.h"
 #include "words.h"
 
 namespace nanomd::cuda {
 
-// Fragments in flight per lane: enough to hide the latency of L2 (512 bytes each and warp).
-inline constexpr int kFragmentsInFlight = 4;
+// Fragments in flight per lane: enough to hide the latency of L2 (512 bytes each and warp), few enough not to spill.
+template <bool kPrecise>
+inline constexpr int kFragmentsInFlight = kPrecise ? 2 : 4;
 
 // Weights of one linear map, as one block sees them.
 struct LinearView {
   const unsigned char* hi;  // fragments in device memory
   const unsigned char* lo;
   const unsigned char* resident;  // this rank's fragments in shared memory, or null
-  const float* bias;
   int n_blocks, k_steps;
 };
 
-// in_hi, in_lo: [T][stride] halves in shared memory. finish(block, g, c, acc): acc[t][0..1] are output 16 block + g of
+// finish(block, g, c, acc): acc[t][0..1] are output 16 block + g of
 // trajectories 8 t + 2 c and + 1, acc[t][2..3] output 16 block + g + 8 of the same.
 template <int kTiles, bool kPrecise, class Exec, class Finish>
-NANOMD_TILE void multiply(Exec& exec, const LinearView& w, const std::uint16_t* in_hi, const std::uint16_t* in_lo,
-                          int stride, Finish finish) {
+NANOMD_TILE void multiply(Exec& exec, const LinearView& w, const HalfRows<kPrecise>& in, Finish finish) {
+  constexpr int kInFlight = kFragmentsInFlight<kPrecise>;
   const int lane = exec.lane(), g = lane / 4, c = lane % 4;
   NANOMD_NO_UNROLL
   for (int b = exec.rank() + exec.ranks() * exec.warp(); b < w.n_blocks; b += exec.ranks() * kWarps) {
@@ -36,10 +37,10 @@ NANOMD_TILE void multiply(Exec& exec, const LinearView& w, const std::uint16_t* 
     const unsigned char* hi = (resident ? w.resident : w.hi) + (first * 32 + lane) * sizeof(Words4);
     const unsigned char* lo = kPrecise ? w.lo + (first * 32 + lane) * sizeof(Words4) : nullptr;
     NANOMD_NO_UNROLL
-    for (int s0 = 0; s0 < w.k_steps; s0 += kFragmentsInFlight) {
-      Words4 a[kFragmentsInFlight], a_lo[kFragmentsInFlight];
+    for (int s0 = 0; s0 < w.k_steps; s0 += kInFlight) {
+      Words4 a[kInFlight], a_lo[kInFlight];
       NANOMD_UNROLL
-      for (int u = 0; u < kFragmentsInFlight; ++u) {
+      for (int u = 0; u < kInFlight; ++u) {
         if (s0 + u < w.k_steps) {
           const std::size_t at = static_cast<std::size_t>(s0 + u) * kFragmentBytes;
           a[u] = resident ? load_wide<Words4>(hi + at) : exec.load_constant(hi + at);
@@ -47,16 +48,16 @@ NANOMD_TILE void multiply(Exec& exec, const LinearView& w, const std::uint16_t* 
         }
       }
       NANOMD_UNROLL
-      for (int u = 0; u < kFragmentsInFlight; ++u) {
+      for (int u = 0; u < kInFlight; ++u) {
         if (s0 + u < w.k_steps) {
           NANOMD_UNROLL
           for (int t = 0; t < kTiles; ++t) {
-            const int at = (t * kTileColumns + g) * stride + (s0 + u) * kStepDepth + c * 4;
-            const Words2 x = load_wide<Words2>(in_hi + at);
+            const int at = (t * kTileColumns + g) * in.stride + (s0 + u) * kStepDepth + c * 4;
+            const Words2 x = load_wide<Words2>(in.hi + at);
             if constexpr (kPrecise) {
               // (w + w') (x + x') without w' x', which is below the rounding of the sum.
               exec.multiply_add(acc[t], a_lo[u], x);
-              exec.multiply_add(acc[t], a[u], load_wide<Words2>(in_lo + at));
+              exec.multiply_add(acc[t], a[u], load_wide<Words2>(in.lo + at));
             }
             exec.multiply_add(acc[t], a[u], x);
           }

@@ -1,32 +1,10 @@
 // LayerNorm of the residual stream of one trajectory, by one warp, into the half-precision input of the next product.
 #pragma once
 
-#include "layout.h"
-#include "nanomd/cuda_half.h"
+#include "half_rows.h"
 #include "words.h"
 
 namespace nanomd::cuda {
-
-// Half-precision input of a product; in the precise engine the rounding error is kept as a second half.
-template <bool kPrecise>
-struct HalfRows {
-  std::uint16_t* hi;  // [T][stride]
-  std::uint16_t* lo;
-  int stride;
-
-  template <class Exec>
-  NANOMD_TILE void publish(Exec& exec, int trajectory, int column, float value) const {
-    const int at = trajectory * stride + column;
-    const std::uint16_t bits = half_bits(value);
-    exec.publish(hi + at, bits);
-    if constexpr (kPrecise) exec.publish(lo + at, half_bits(value - half_value(bits)));
-  }
-  NANOMD_TILE void store(int trajectory, int column, float value) const {
-    const int at = trajectory * stride + column;
-    hi[at] = half_bits(value);
-    if constexpr (kPrecise) lo[at] = half_bits(value - half_value(hi[at]));
-  }
-};
 
 // x[d] -> out = (x - mean) / sqrt(var + 1e-5) * weight + bias, and x = out with kReplace (post-norm).
 // `weight` null: out = x.

@@ -30,23 +30,16 @@ class RolloutTile {
         m_(arguments.layout.shared) {
     first_ = tile * kTrajectories;
     n_ = arguments.n_trajs - first_ < kTrajectories ? arguments.n_trajs - first_ : kTrajectories;
-    unsigned char* memory = exec.shared();
-    x_ = reinterpret_cast<float*>(memory + m_.x);
-    q_ = reinterpret_cast<float*>(memory + m_.q);
-    act_ = half_rows(memory + m_.act, m_.act_stride);
-    hid_ = half_rows(memory + m_.hid, m_.hid_stride);
-    logits_ = m_.logits_in_shared ? reinterpret_cast<float*>(memory + m_.logits)
-                                  : arguments.logits + static_cast<std::size_t>(tile) * kTrajectories * m_.logit_stride;
-    resident_ = Exec::kCluster && w_.resident_fragments > 0 ? memory + m_.resident : nullptr;
   }
 
   NANOMD_TILE void run() {
+    const HalfRows<kPrecise> rows = act();
     // Products read whole steps of 16 inputs: those beyond d_model meet weights of zero and must be finite.
     for (int i = exec_.thread(); i < kTrajectories * m_.act_stride; i += kThreads) {
-      act_.hi[i] = 0;
-      if constexpr (kPrecise) act_.lo[i] = 0;
+      rows.hi[i] = 0;
+      if constexpr (kPrecise) rows.lo[i] = 0;
     }
-    if (resident_ != nullptr) load_resident();
+    if (Exec::kCluster && w_.resident_fragments > 0) load_resident();
     exec_.sync_all();  // also: no rank may send into the memory of one that has not started
     NANOMD_NO_UNROLL
     for (int i = 0; i < arg_.n_steps; ++i)
@@ -67,13 +60,13 @@ class RolloutTile {
       if (entry.want == Want::kNothing && l + 1 == s_.n_layer) return;
       attention(entry, l);
       exec_.sync_all();
-      add_product(w_.proj, layer, l, act_);
+      add_product(w_.proj, layer, l, act());
       exec_.sync_all();
       normalize_tile(reinterpret_cast<const float*>(layer + (s_.pre_norm ? w_.norm2 : w_.norm1)));
       exec_.sync();
       hidden(layer, l);
       exec_.sync_all();
-      add_product(w_.down, layer, l, hid_);
+      add_product(w_.down, layer, l, hid());
       exec_.sync_all();
       normalize_tile(norm_after(layer, l));
       exec_.sync();
@@ -97,7 +90,7 @@ class RolloutTile {
   NANOMD_TILE void embed(const StepEntry& entry) {
     const int d = s_.d_model;
     exec_.sync_warp();  // the token was drawn by one lane
-    NANOMD_UNROLL
+    NANOMD_NO_UNROLL
     for (int j = 0; j < kPerWarp; ++j) {
       const int t = own(j);
       const int token = t < n_ ? history(t)[entry.source] : 0;
@@ -105,30 +98,29 @@ class RolloutTile {
           reinterpret_cast<const float*>(arg_.weights + w_.embedding) + static_cast<std::size_t>(token) * d;
       const float* position = reinterpret_cast<const float*>(arg_.weights + w_.position) +
                               static_cast<std::size_t>(s_.learned_position ? entry.position : 0) * d;
-      float* x = x_ + t * m_.x_stride;
+      float* stream = x() + t * m_.x_stride;
       for (int i = exec_.lane(); i < d; i += 32) {
         float value = exec_.constant(row + i);
         if (s_.learned_position) value += exec_.constant(position + i);
-        x[i] = value;
+        stream[i] = value;
       }
       exec_.sync_warp();
       const float* norm = s_.pre_norm ? reinterpret_cast<const float*>(arg_.weights + w_.norm1) : nullptr;
-      normalize(exec_, x, d, norm, false, act_, t);
+      normalize(exec_, stream, d, norm, false, act(), t);
     }
   }
 
   NANOMD_TILE void normalize_tile(const float* norm) {
-    NANOMD_UNROLL
+    NANOMD_NO_UNROLL
     for (int j = 0; j < kPerWarp; ++j)
-      normalize(exec_, x_ + own(j) * m_.x_stride, s_.d_model, norm, !s_.pre_norm, act_, own(j));
+      normalize(exec_, x() + own(j) * m_.x_stride, s_.d_model, norm, !s_.pre_norm, act(), own(j));
   }
 
   // Queries, rotated and scaled, to shared memory; keys, rotated, and values to their slot of the cache.
   NANOMD_TILE void project_qkv(const StepEntry& entry, const float* angles, const unsigned char* layer, int l) {
     const int half = arg_.layout.d_head / 2, n_keys = s_.n_head + s_.n_kv_head, n_heads = n_keys + s_.n_kv_head;
     multiply<kTiles, kPrecise>(
-        exec_, view(w_.qkv, layer, l), act_.hi, act_.lo, m_.act_stride,
-        [&](int b, int g, int c, const float (&acc)[kTiles][4]) {
+        exec_, view(w_.qkv, layer, l), act(), [&](int b, int g, int c, const float (&acc)[kTiles][4]) {
           const int pair = b * 8 + g, head = pair / half, i = pair % half;
           if (head >= n_heads) return;
           const float* bias = reinterpret_cast<const float*>(layer + w_.qkv.bias) + b * kBlockRows + g;
@@ -146,9 +138,9 @@ class RolloutTile {
               x1 = y1;
             }
             if (head < s_.n_head) {
-              float* q = q_ + trajectory * m_.q_stride + head * arg_.layout.d_head + i;
-              exec_.publish(q, x1 * arg_.layout.query_scale);
-              exec_.publish(q + half, x2 * arg_.layout.query_scale);
+              float* query = q() + trajectory * m_.q_stride + head * arg_.layout.d_head + i;
+              exec_.publish(query, x1 * arg_.layout.query_scale);
+              exec_.publish(query + half, x2 * arg_.layout.query_scale);
             } else if (trajectory < n_) {
               const bool is_value = head >= n_keys;
               unsigned char* row = cache(trajectory, l, head - (is_value ? n_keys : s_.n_head), is_value) +
@@ -171,12 +163,12 @@ class RolloutTile {
                 trajectory = work / pieces / s_.n_kv_head;
       const int first_head = kv_head * group + piece * kGroup;
       const int n_heads = group - piece * kGroup < kGroup ? group - piece * kGroup : kGroup;
-      attend<kGroup, kPrecise>(exec_, q_ + trajectory * m_.q_stride + first_head * d_head, n_heads, d_head,
+      attend<kGroup, kPrecise>(exec_, q() + trajectory * m_.q_stride + first_head * d_head, n_heads, d_head,
                                cache(trajectory, l, kv_head, false), cache(trajectory, l, kv_head, true), slots,
                                [&](int head, int feature, const float (&out)[8]) {
                                  NANOMD_UNROLL
                                  for (int i = 0; i < 8; ++i)
-                                   act_.publish(exec_, trajectory, (first_head + head) * d_head + feature + i, out[i]);
+                                   act().publish(exec_, trajectory, (first_head + head) * d_head + feature + i, out[i]);
                                });
     }
   }
@@ -184,28 +176,26 @@ class RolloutTile {
   // x += W in + b
   NANOMD_TILE void add_product(const LinearLayout& linear, const unsigned char* layer, int l,
                                const HalfRows<kPrecise>& in) {
-    multiply<kTiles, kPrecise>(exec_, view(linear, layer, l), in.hi, in.lo, in.stride,
-                               [&](int b, int g, int c, const float (&acc)[kTiles][4]) {
-                                 NANOMD_UNROLL
-                                 for (int r = 0; r < 2; ++r) {
-                                   const int row = b * kBlockRows + r * 8 + g;
-                                   if (row >= s_.d_model) continue;
-                                   const float bias =
-                                       exec_.constant(reinterpret_cast<const float*>(layer + linear.bias) + row);
-                                   NANOMD_UNROLL
-                                   for (int t = 0; t < kTiles; ++t) NANOMD_UNROLL
-                                   for (int j = 0; j < 2; ++j) {
-                                     float* x = x_ + (t * kTileColumns + 2 * c + j) * m_.x_stride + row;
-                                     exec_.publish(x, *x + (acc[t][2 * r + j] + bias));
-                                   }
-                                 }
-                               });
+    multiply<kTiles, kPrecise>(
+        exec_, view(linear, layer, l), in, [&](int b, int g, int c, const float (&acc)[kTiles][4]) {
+          NANOMD_UNROLL
+          for (int r = 0; r < 2; ++r) {
+            const int row = b * kBlockRows + r * 8 + g;
+            if (row >= s_.d_model) continue;
+            const float bias = exec_.constant(reinterpret_cast<const float*>(layer + linear.bias) + row);
+            NANOMD_UNROLL
+            for (int t = 0; t < kTiles; ++t) NANOMD_UNROLL
+            for (int j = 0; j < 2; ++j) {
+              float* stream = x() + (t * kTileColumns + 2 * c + j) * m_.x_stride + row;
+              exec_.publish(stream, *stream + (acc[t][2 * r + j] + bias));
+            }
+          }
+        });
   }
 
   NANOMD_TILE void hidden(const unsigned char* layer, int l) {
     multiply<kTiles, kPrecise>(
-        exec_, view(w_.up, layer, l), act_.hi, act_.lo, m_.act_stride,
-        [&](int b, int g, int c, const float (&acc)[kTiles][4]) {
+        exec_, view(w_.up, layer, l), act(), [&](int b, int g, int c, const float (&acc)[kTiles][4]) {
           NANOMD_UNROLL
           for (int r = 0; r < 2; ++r) {
             const int row = b * kBlockRows + r * 8 + g;
@@ -213,7 +203,7 @@ class RolloutTile {
             NANOMD_UNROLL
             for (int t = 0; t < kTiles; ++t) NANOMD_UNROLL
             for (int j = 0; j < 2; ++j)
-              hid_.publish(exec_, t * kTileColumns + 2 * c + j, row, activate(acc[t][2 * r + j] + bias));
+              hid().publish(exec_, t * kTileColumns + 2 * c + j, row, activate(acc[t][2 * r + j] + bias));
           }
         });
   }
@@ -227,8 +217,7 @@ class RolloutTile {
 
   NANOMD_TILE void head() {
     multiply<kTiles, kPrecise>(
-        exec_, view(w_.head, arg_.weights, 0), act_.hi, act_.lo, m_.act_stride,
-        [&](int b, int g, int c, const float (&acc)[kTiles][4]) {
+        exec_, view(w_.head, arg_.weights, 0), act(), [&](int b, int g, int c, const float (&acc)[kTiles][4]) {
           NANOMD_UNROLL
           for (int r = 0; r < 2; ++r) {
             const int row = b * kBlockRows + r * 8 + g;
@@ -237,7 +226,7 @@ class RolloutTile {
             NANOMD_UNROLL
             for (int t = 0; t < kTiles; ++t) NANOMD_UNROLL
             for (int j = 0; j < 2; ++j) {
-              float* z = logits_ + static_cast<std::size_t>(t * kTileColumns + 2 * c + j) * m_.logit_stride + row;
+              float* z = logits(t * kTileColumns + 2 * c + j) + row;
               if (m_.logits_in_shared)
                 exec_.publish(z, acc[t][2 * r + j] + bias);
               else
@@ -261,7 +250,7 @@ class RolloutTile {
         const float* markov = s_.markov_head ? reinterpret_cast<const float*>(arg_.weights + w_.markov) +
                                                    static_cast<std::size_t>(token) * s_.n_states
                                              : nullptr;
-        float* z = logits_ + static_cast<std::size_t>(t) * m_.logit_stride;
+        float* z = logits(t);
         if (entry.want == Want::kSample) {
           finite = make_weights(exec_, z, s_.n_states, markov, arg_.inverse_temperature) && finite;
         } else {
@@ -274,7 +263,7 @@ class RolloutTile {
       const int t = own(exec_.lane());
       if (entry.want == Want::kSample && exec_.lane() < kPerWarp && t < n_) {
         const double u = rollout_uniform(arg_.seed, entry.step, exec_.constant(arg_.trajectory + first_ + t));
-        const int state = sample_state(logits_ + static_cast<std::size_t>(t) * m_.logit_stride, s_.n_states, u);
+        const int state = sample_state(logits(t), s_.n_states, u);
         history(t)[entry.target] = static_cast<std::uint16_t>(state);
         if (alone && entry.column >= 0) {
           const std::size_t at = static_cast<std::size_t>(first_ + t) * arg_.out_stride + entry.column;
@@ -302,7 +291,7 @@ class RolloutTile {
 
   NANOMD_TILE void load_resident(const LinearLayout& linear, const unsigned char* base, int l) {
     const int words = linear.k_steps * 32;  // of one block of outputs
-    unsigned char* to = resident_ + static_cast<std::size_t>(linear.resident + l * w_.resident_layer) * kFragmentBytes;
+    unsigned char* to = resident(linear, l);
     for (int b = exec_.rank(); b < linear.n_blocks; b += exec_.ranks()) {
       const unsigned char* from = base + linear.hi + static_cast<std::size_t>(b) * words * sizeof(Words4);
       for (int i = exec_.thread(); i < words; i += kThreads)
@@ -311,16 +300,27 @@ class RolloutTile {
   }
 
   NANOMD_TILE LinearView view(const LinearLayout& linear, const unsigned char* base, int l) const {
-    const unsigned char* resident =
-        resident_ == nullptr
-            ? nullptr
-            : resident_ + static_cast<std::size_t>(linear.resident + l * w_.resident_layer) * kFragmentBytes;
-    return {base + linear.hi, base + linear.lo, resident, nullptr, linear.n_blocks, linear.k_steps};
+    return {base + linear.hi, base + linear.lo, resident(linear, l), linear.n_blocks, linear.k_steps};
   }
 
-  NANOMD_TILE HalfRows<kPrecise> half_rows(unsigned char* memory, int stride) const {
-    auto* hi = reinterpret_cast<std::uint16_t*>(memory);
+  // Places in shared memory, computed where they are used: kept as members they would cost registers throughout.
+  NANOMD_TILE float* x() const { return reinterpret_cast<float*>(exec_.shared() + m_.x); }
+  NANOMD_TILE float* q() const { return reinterpret_cast<float*>(exec_.shared() + m_.q); }
+  NANOMD_TILE HalfRows<kPrecise> act() const { return half_rows(m_.act, m_.act_stride); }
+  NANOMD_TILE HalfRows<kPrecise> hid() const { return half_rows(m_.hid, m_.hid_stride); }
+  NANOMD_TILE HalfRows<kPrecise> half_rows(std::uint32_t at, int stride) const {
+    auto* hi = reinterpret_cast<std::uint16_t*>(exec_.shared() + at);
     return {hi, hi + (kPrecise ? kTrajectories * stride : 0), stride};
+  }
+  NANOMD_TILE float* logits(int t) const {
+    float* first = m_.logits_in_shared ? reinterpret_cast<float*>(exec_.shared() + m_.logits)
+                                       : arg_.logits + static_cast<std::size_t>(first_) * m_.logit_stride;
+    return first + static_cast<std::size_t>(t) * m_.logit_stride;
+  }
+  NANOMD_TILE unsigned char* resident(const LinearLayout& linear, int l) const {
+    if (!Exec::kCluster || w_.resident_fragments == 0) return nullptr;
+    return exec_.shared() + m_.resident +
+           static_cast<std::size_t>(linear.resident + l * w_.resident_layer) * kFragmentBytes;
   }
 
   NANOMD_TILE std::uint16_t* history(int t) const {
@@ -348,9 +348,6 @@ class RolloutTile {
   const WeightLayout& w_;
   const SharedLayout& m_;
   int first_, n_;
-  float *x_, *q_, *logits_;
-  HalfRows<kPrecise> act_, hid_;
-  unsigned char* resident_;
 };
 
 }  // namespace nanomd::cuda
