@@ -124,7 +124,9 @@ class RunFolder:
             raise StoreError(f"run folder {self.path} is a file; give a folder")
         if not self.path.exists():
             if not create:
-                raise StoreError(f"run folder {self.path} does not exist; make it with an earlier step, such as `nanomd tokenize`")
+                raise StoreError(
+                    f"run folder {self.path} does not exist; make it with an earlier step, such as `nanomd tokenize`"
+                )
             try:
                 self.path.mkdir(parents=True, exist_ok=True)
             except OSError as error:
@@ -234,7 +236,13 @@ class RunFolder:
 
     # --- repeating a step --------------------------------------------------------------------------------------------
     def begin(
-        self, stage: str, settings: Mapping[str, Any], inputs: Mapping[str, str], *, force: bool = False, resume: bool = False
+        self,
+        stage: str,
+        settings: Mapping[str, Any],
+        inputs: Mapping[str, str],
+        *,
+        force: bool = False,
+        resume: bool = False,
     ) -> bool:
         """Decide what repeating a step means.
 
@@ -266,23 +274,33 @@ class RunFolder:
         elif done and existing:
             old = done.get("settings", {})
             changed = sorted(k for k in {*old, *settings} if old.get(k) != settings.get(k))
-            changed += [f"input {k}" for k in sorted({*done.get("inputs", {}), *inputs}) if done.get("inputs", {}).get(k) != inputs.get(k)]
+            changed += [
+                f"input {k}"
+                for k in sorted({*done.get("inputs", {}), *inputs})
+                if done.get("inputs", {}).get(k) != inputs.get(k)
+            ]
             if not changed:
                 return False
-            shown = ", ".join(f"{k} ({old.get(k)} -> {settings.get(k)})" if k in {*old, *settings} else k for k in changed[:4])
+            shown = ", ".join(
+                f"{k} ({old.get(k)} -> {settings.get(k)})" if k in {*old, *settings} else k for k in changed[:4]
+            )
             raise StoreError(
                 f"{self.path} holds the result of another `{stage}`: {shown} differ{'s' if len(changed) == 1 else ''}; "
                 "use --force to replace it, or another --run"
             )
         elif existing and not resume and stage in {"train", "generate"}:
-            raise StoreError(f"{self.path} holds an unfinished `{stage}`; go on with --resume, or start again with --force")
+            raise StoreError(
+                f"{self.path} holds an unfinished `{stage}`; go on with --resume, or start again with --force"
+            )
         elif existing and resume:
             old = self.config(stage)
             new = {k: v for k, v in settings.items() if v is not None}
             changed = sorted(k for k in {*old, *new} if old.get(k) != new.get(k)) if old else []
             if changed:
                 shown = ", ".join(f"{k} ({old.get(k)} -> {new.get(k)})" for k in changed[:4])
-                raise StoreError(f"--resume needs the settings of the unfinished `{stage}`, but {shown} changed; use --force to start again")
+                raise StoreError(
+                    f"--resume needs the settings of the unfinished `{stage}`, but {shown} changed; use --force to start again"
+                )
         self.record_config(stage, settings)
         return True
 
