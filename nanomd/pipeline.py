@@ -1,4 +1,4 @@
-"""The steps of a study over one run folder: simulate, tokenize, train, generate, validate, report, structures.
+"""The steps that make something in a run folder: simulate, tokenize, train, generate; `nanomd.judge` has the others.
 
 Each step takes the lock, decides whether there is work to do (`RunFolder.begin`), does it through the public API, and
 records settings, inputs and speed. Each returns the text that the command line shows.
@@ -25,8 +25,6 @@ from nanomd.units import FrameInterval
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from nanomd.kinetics.results import ValidationResult
-
 PathLike = str | Path
 
 
@@ -51,7 +49,7 @@ def simulate(
     settings = {"system": "four-state", "preset": preset, "n_frames": n_frames, "n_trajs": n_trajs, "seed": seed}
     with folder.lock():
         if not folder.begin("simulate", settings, {}, force=force):
-            return _nothing_to_do(folder, "simulate")
+            return nothing_to_do(folder, "simulate")
         start = time.perf_counter()
         bar = progress_bar(n_frames * n_trajs, "simulate", "frame", progress)
         try:
@@ -123,7 +121,7 @@ def tokenize(
     with folder.lock():
         inputs = {path.name: sha256_of(path) for path in sources}
         if not folder.begin("tokenize", settings, inputs, force=force):
-            return _nothing_to_do(folder, "tokenize")
+            return nothing_to_do(folder, "tokenize")
         start = time.perf_counter()
         with _fresh_folder(folder.tokens) as part:
             dtrajs, interval = _make_dtrajs(part, sources, settings, frame_interval, progress)
@@ -249,7 +247,7 @@ def train(
     with folder.lock():
         inputs = {"tokens": sha256_of(folder.tokens)}
         if not folder.begin("train", settings, inputs, force=force, resume=resume):
-            return _nothing_to_do(folder, "train")
+            return nothing_to_do(folder, "train")
         from nanomd.config import TrainConfig
         from nanomd.estimator import GPTEstimator
 
@@ -305,7 +303,7 @@ def generate(
         inputs = {"model": sha256_of(folder.model)}
         sampler = Sampler.load(folder.model, backend=backend)
         if not folder.begin("generate", settings, inputs, force=force, resume=resume):
-            return _nothing_to_do(folder, "generate")
+            return nothing_to_do(folder, "generate")
         bar = progress_bar(n_steps * n_trajs, "generate", "step", progress)
         try:
             rollout = sampler.generate(
@@ -349,11 +347,6 @@ def _interval_text(value: str | FrameInterval | None) -> str | None:
     return None if value is None else str(FrameInterval.parse(value))
 
 
-def _nothing_to_do(folder: RunFolder, stage: str) -> str:
+def nothing_to_do(folder: RunFolder, stage: str) -> str:
+    """Return what is said where the result is there already."""
     return f"{stage}: {folder.path} already holds this result; nothing to do"
-
-
-def save_validation(folder: RunFolder, result: ValidationResult) -> None:
-    """Write report/validation.json."""
-    folder.report.mkdir(exist_ok=True)
-    write_atomic(folder.report / "validation.json", json.dumps(result.to_dict(), indent=1, allow_nan=False) + "\n")

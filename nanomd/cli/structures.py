@@ -23,9 +23,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
-    from nanomd import pipeline
+    from nanomd import judge
 
-    text = pipeline.structures(
+    text = judge.structures(
         options.run,
         options.out,
         trajectory=options.trajectory,

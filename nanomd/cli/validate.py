@@ -24,9 +24,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
-    from nanomd import pipeline
+    from nanomd import judge
 
-    text = pipeline.validate(
+    text = judge.validate(
         options.run,
         reference=options.reference,
         lagtimes=options.lagtimes,
