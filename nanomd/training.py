@@ -69,7 +69,9 @@ class TrainingResult:
 def resolve_device(name: str) -> torch.device:
     """Return the device of a training: ``"auto"`` takes CUDA where there is one."""
     if name == "cuda" and not torch.cuda.is_available():
-        raise BackendUnavailableError("device 'cuda' is not available: PyTorch finds no CUDA device; use 'auto' or 'cpu'")
+        raise BackendUnavailableError(
+            "device 'cuda' is not available: PyTorch finds no CUDA device; use 'auto' or 'cpu'"
+        )
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
@@ -128,7 +130,9 @@ def torch_settings(device: torch.device, n_threads: int | None) -> Iterator[None
         torch.set_num_threads(n_threads)
     if device.type == "cpu":
         torch.use_deterministic_algorithms(True)
-        torch.utils.deterministic.fill_uninitialized_memory = False  # a safety net against bugs that costs a memset each
+        torch.utils.deterministic.fill_uninitialized_memory = (
+            False  # a safety net against bugs that costs a memset each
+        )
         torch.set_flush_denormal(True)  # moments of rarely seen states decay into denormals, which are slow
     try:
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):

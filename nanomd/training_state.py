@@ -117,7 +117,9 @@ def save_checkpoint(
         staging.rename(target)
     except OSError as error:
         shutil.rmtree(staging, ignore_errors=True)
-        raise StoreError(f"cannot write the checkpoint {target}: {error.strerror or error}; free space and resume") from error
+        raise StoreError(
+            f"cannot write the checkpoint {target}: {error.strerror or error}; free space and resume"
+        ) from error
     for old in find_checkpoints(folder)[:-KEPT]:
         shutil.rmtree(old, ignore_errors=True)
     return target

@@ -86,7 +86,9 @@ def mix_sampled_tokens(model: NanoGPT, tokens: Tensor, probability: float, gener
 
     The state at t + 1 is replaced by one drawn from the prediction at t. The head runs only where a state is drawn.
     """
-    chosen = torch.rand(tokens[:, 1:].shape, generator=generator, device=generator.device).to(tokens.device) < probability
+    chosen = (
+        torch.rand(tokens[:, 1:].shape, generator=generator, device=generator.device).to(tokens.device) < probability
+    )
     training = model.training
     model.eval()
     try:

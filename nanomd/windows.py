@@ -172,7 +172,9 @@ class WindowSampler:
             # Read backwards, the target of place t is the frame that target filled - 1 - t is read from.
             mirrored = np.maximum(filled[:, None] - 1 - np.arange(self.length)[None, :], 0)
             valid = np.arange(self.length)[None, :] < filled[:, None]
-            weights = np.where(backwards[:, None], np.where(valid, np.take_along_axis(weights, mirrored, 1), 0), weights)
+            weights = np.where(
+                backwards[:, None], np.where(valid, np.take_along_axis(weights, mirrored, 1), 0), weights
+            )
         frames = self.flat[torch.from_numpy((self.offsets[chosen] + start)[:, None] + index).to(self.device)].long()
         return Batch(
             tokens=frames[:, :-1],
