@@ -3,6 +3,11 @@
 #pragma once
 
 #include <cstdint>
+#if defined(__GNUC__) && !defined(__clang__)
+// Vectors never cross a translation unit, and GCC 12 warns about its own intrinsics.
+#  pragma GCC diagnostic ignored "-Wpsabi"
+#  pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
 #if defined(__x86_64__)
 #  include <immintrin.h>
 #endif
