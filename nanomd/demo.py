@@ -9,14 +9,12 @@ Alanine dipeptide: real molecular dynamics; the first trajectory trains, the sec
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from nanomd import judge, pipeline
-from nanomd.errors import InputError
 from nanomd.run_folder import RunFolder
 
 
@@ -97,8 +95,6 @@ def run(
     quick : bool
         A few seconds, for testing only.
     """
-    if system != "four-state" and data is None:
-        data = _find_data()
     start = time.perf_counter()
     steps = plan(system, data=data, quick=quick, objective=objective)
     common: dict[str, Any] = {"seed": seed, "force": force, "progress": progress}
@@ -120,10 +116,3 @@ def run(
     path = RunFolder(folder).report / "index.html"
     say(f"\n{verdict}\n\n{time.perf_counter() - start:.0f} s in all. The report: {path.resolve()}")
     return path
-
-
-def _find_data() -> Path:
-    """Return the folder of the molecular dynamics named by NANOMD_DATA."""
-    if "NANOMD_DATA" not in os.environ:
-        raise InputError("--system alanine-dipeptide needs --data, the folder with phi_psi_0.npy and phi_psi_1.npy")
-    return Path(os.environ["NANOMD_DATA"])

@@ -224,5 +224,5 @@ def structures(
     from nanomd.tokenize import Tokenizer
 
     tokenizer = Tokenizer.load(folder.tokens / "tokenizer")
-    tokenizer.to_structures(chosen, path, seed=seed, **({} if top is None else {"top": top}))
+    tokenizer.to_structures(chosen, path, seed, topology=top, overwrite=force)
     return f"wrote {len(chosen)} frames to {path}"

@@ -145,13 +145,15 @@ def tokenize(
 
 
 def _system_files(system: str, data: PathLike | None) -> list[Path]:
-    if data is None:
-        raise InputError(f"--system {system} needs --data, the folder with its trajectories")
-    pattern = {"alanine-dipeptide": "phi_psi_*.npy", "ww-domain": "ww_go*"}[system]
-    for folder in (Path(data), Path(data) / {"alanine-dipeptide": "alanine_dipeptide", "ww-domain": "ww_domain_go"}[system]):
-        if files := sorted(folder.glob(pattern)):
-            return files
-    raise InputError(f"--data {data} has no {pattern}")
+    """Return the files of a known system, the topology first where there is one."""
+    if system == "alanine-dipeptide":
+        from nanomd.systems import alanine_dipeptide
+
+        return alanine_dipeptide.paths(data)
+    from nanomd.systems import ww_domain
+
+    found = ww_domain.files(data)
+    return [Path(found.topology), *map(Path, found.trajectories)]
 
 
 def _make_dtrajs(
@@ -174,27 +176,32 @@ def _make_dtrajs(
         from nanomd.systems import alanine_dipeptide
 
         torsions = [t[::stride] for t in alanine_dipeptide.load(sources[0].parent)]
-        dtrajs = alanine_dipeptide.tokenize(torsions, seed=seed, **chosen)
+        dtrajs, _ = alanine_dipeptide.tokenize(torsions, seed=seed, **chosen)
         if frame_interval is None:
-            interval = FrameInterval(1.0, "ps")
+            interval = alanine_dipeptide.FRAME_INTERVAL
     else:
-        from nanomd.tokenize import Tokenizer
-
         if settings.get("system") == "ww-domain":
             from nanomd.systems import ww_domain
 
-            tokenizer = ww_domain.tokenizer(seed=seed, **chosen)
-            top = next(p for p in sources if p.suffix == ".pdb")
-            files = [p for p in sources if p.suffix != ".pdb"]
+            tokenizer, dtrajs = ww_domain.tokenize(
+                **chosen, stride=stride, seed=seed, data_dir=sources[0].parent, progress=progress
+            )
         else:
+            from nanomd.tokenize import Tokenizer
+
             options = {k: settings[k] for k in ("lagtime", "n_components") if settings[k] is not None}
             tokenizer = Tokenizer(
-                settings["features"], settings["reduction"], n_states=n_states, seed=seed, frame_interval=interval, **options
+                settings["features"],
+                reduction=settings["reduction"],
+                n_states=n_states,
+                seed=seed,
+                frame_interval=frame_interval,
+                progress=progress,
+                **options,
             )
-            top, files = sources[0], sources[1:]
-        dtrajs = tokenizer.fit_transform(top, files, stride=stride)
+            dtrajs = tokenizer.fit_transform(sources[0], sources[1:], stride)
         tokenizer.save(part / "tokenizer")
-        return dtrajs, interval
+        return dtrajs, tokenizer.frame_interval
     if stride > 1:
         interval = FrameInterval(interval.value * stride, interval.unit)
     return dtrajs, interval

@@ -18,7 +18,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--n-frames", type=int, default=1000, help="frames to write (default: %(default)s)")
     parser.add_argument("--stride", type=int, default=1, help="use every stride-th frame (default: %(default)s)")
     parser.add_argument("--top", metavar="FILE", default=None, help="topology, if it has moved since `nanomd tokenize`")
-    parser.add_argument("--out", metavar="FILE", default="generated.xtc", help="XTC or DCD file (default: %(default)s)")
+    parser.add_argument("--out", metavar="FILE", default="generated.xtc", help="XTC file (default: %(default)s)")
 
 
 def run(options: argparse.Namespace) -> int:
