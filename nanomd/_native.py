@@ -61,7 +61,9 @@ def simulate_four_state(
 
 def _check_walkers(walkers: NDArray[np.float64]) -> None:
     if walkers.dtype != np.float64 or walkers.ndim != 2 or walkers.shape[1] != 4 or not walkers.flags.c_contiguous:
-        raise InputError(f"walkers must be a contiguous float64 array (n_trajs, 4), got {walkers.dtype} {walkers.shape}")
+        raise InputError(
+            f"walkers must be a contiguous float64 array (n_trajs, 4), got {walkers.dtype} {walkers.shape}"
+        )
 
 
 def four_state_potential(x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
@@ -111,7 +113,12 @@ def count_visits(dtrajs: Sequence[ArrayLike], n_states: int, blocks: Sequence[in
 
 
 def count_transitions(
-    dtrajs: Sequence[ArrayLike], n_states: int, lagtime: int, *, sliding: bool = True, blocks: Sequence[int] | None = None
+    dtrajs: Sequence[ArrayLike],
+    n_states: int,
+    lagtime: int,
+    *,
+    sliding: bool = True,
+    blocks: Sequence[int] | None = None,
 ) -> NDArray[np.int64]:
     """Count transitions at a lag: int64 (n_blocks, n_states, n_states); every frame starts one, or every lag-th."""
     counts: NDArray[np.int64] = _count(

@@ -30,7 +30,9 @@ class _Plan:
     validate: dict[str, Any] = field(default_factory=dict)
 
 
-def plan(system: str, *, data: str | Path | None = None, quick: bool = False, objective: str = "two_pass_token") -> _Plan:
+def plan(
+    system: str, *, data: str | Path | None = None, quick: bool = False, objective: str = "two_pass_token"
+) -> _Plan:
     """Return what the demo does for a system; `quick` keeps the path and drops the statistics."""
     if system == "four-state":
         return _Plan(

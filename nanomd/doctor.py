@@ -52,7 +52,9 @@ def examine(run: str | Path | None = None) -> dict[str, Any]:
         from nanomd.run_folder import RunFolder
 
         stages = RunFolder(run, create=False).provenance()["stages"]
-        facts["run"] = {name: {k: stage.get(k) for k in ("finished", "seconds", "backend")} for name, stage in stages.items()}
+        facts["run"] = {
+            name: {k: stage.get(k) for k in ("finished", "seconds", "backend")} for name, stage in stages.items()
+        }
     return facts
 
 
@@ -128,12 +130,20 @@ def describe(facts: dict[str, Any]) -> str:
         ("packages", ", ".join(f"{name} {version or 'MISSING'}" for name, version in facts["packages"].items())),
         ("processor", f"{cpu['model']}, {cpu['cores']} cores, instruction set {cpu['instruction_set']}"),
         ("threads", ", ".join(f"{k}={v}" for k, v in cpu["threads"].items()) or "not limited by the environment"),
-        ("CUDA engine", f"{'built' if cuda['built'] else 'not built'}; {devices or 'no device'}" + _why(cuda["reason"])),
+        (
+            "CUDA engine",
+            f"{'built' if cuda['built'] else 'not built'}; {devices or 'no device'}" + _why(cuda["reason"]),
+        ),
     ]
     if "error" in torch:
         rows.append(("torch", torch["error"]))
     else:
-        rows.append(("torch", f"{torch['version']}, device {torch['device']}{_why(torch['reason'])}, {torch['threads']} threads"))
+        rows.append(
+            (
+                "torch",
+                f"{torch['version']}, device {torch['device']}{_why(torch['reason'])}, {torch['threads']} threads",
+            )
+        )
     for name, fact in facts["optional"].items():
         rows.append((name, f"{fact['version'] or 'absent'} ({fact['for']})"))
     for name, fact in facts["backends"].items():

@@ -75,7 +75,9 @@ def validate(
         folder.report.mkdir(exist_ok=True)
         text = json.dumps(result.to_dict(), indent=1, allow_nan=False)
         write_atomic(folder.report / "validation.json", text + "\n")
-        folder.finish("validate", settings, inputs, time.perf_counter() - start, judged_by=_judged_by(files, judge is training))
+        folder.finish(
+            "validate", settings, inputs, time.perf_counter() - start, judged_by=_judged_by(files, judge is training)
+        )
     return verdict_text(result)
 
 
@@ -91,7 +93,9 @@ def load_generated(folder: RunFolder) -> Rollout:
 
     folder.require("generate", folder.generated / "manifest.json", f"nanomd generate --run {folder.path}")
     if folder.record("generate")["inputs"].get("model") != sha256_of(folder.model):
-        raise StoreError(f"{folder.generated} was made by another model; run `nanomd generate --run {folder.path} --force`")
+        raise StoreError(
+            f"{folder.generated} was made by another model; run `nanomd generate --run {folder.path} --force`"
+        )
     return Rollout.load(folder.generated)
 
 
@@ -127,7 +131,9 @@ def report(
             summary=summary or _summary(stages, result),
             metrics=_metrics(folder),
             speeds=_speeds(stages),
-            provenance={name: {k: v for k, v in stage.items() if k != "last_metrics"} for name, stage in stages.items()},
+            provenance={
+                name: {k: v for k, v in stage.items() if k != "last_metrics"} for name, stage in stages.items()
+            },
             landscape=_landscape(folder, result),
         )
         inputs = {"validation": sha256_of(folder.report / "validation.json")}

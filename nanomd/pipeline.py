@@ -54,7 +54,12 @@ def simulate(
         bar = progress_bar(n_frames * n_trajs, "simulate", "frame", progress)
         try:
             xy = four_state.simulate(
-                n_frames, n_trajs, seed=seed, preset=preset, n_threads=n_threads, progress=bar  # type: ignore[arg-type]
+                n_frames,
+                n_trajs,
+                seed=seed,
+                preset=preset,
+                n_threads=n_threads,
+                progress=bar,  # type: ignore[arg-type]
             )
         finally:
             bar.close()
@@ -63,7 +68,9 @@ def simulate(
                 np.save(part / f"xy_{index:04d}.npy", coordinates)
         seconds = time.perf_counter() - start
         folder.finish("simulate", settings, {}, seconds, frames_per_second=n_frames * n_trajs / seconds)
-    return f"simulated {n_trajs} x {n_frames:,} frames in {seconds:.1f} s ({n_frames * n_trajs / seconds:,.0f} frames/s)"
+    return (
+        f"simulated {n_trajs} x {n_frames:,} frames in {seconds:.1f} s ({n_frames * n_trajs / seconds:,.0f} frames/s)"
+    )
 
 
 # --- tokenize --------------------------------------------------------------------------------------------------------
@@ -129,7 +136,9 @@ def tokenize(
             states = np.unique(np.concatenate(dtrajs))
             states = states[states >= 0]
             if len(states) < 2:
-                raise InputError(f"the trajectories visit {len(states)} state; kinetics need at least 2: use more states")
+                raise InputError(
+                    f"the trajectories visit {len(states)} state; kinetics need at least 2: use more states"
+                )
             manifest = {
                 "format": "nanomd-dtrajs",
                 "format_version": 1,
@@ -157,7 +166,11 @@ def _system_files(system: str, data: PathLike | None) -> list[Path]:
 
 
 def _make_dtrajs(
-    part: Path, sources: list[Path], settings: dict[str, Any], frame_interval: str | FrameInterval | None, progress: bool | None
+    part: Path,
+    sources: list[Path],
+    settings: dict[str, Any],
+    frame_interval: str | FrameInterval | None,
+    progress: bool | None,
 ) -> tuple[list[NDArray[np.int64]], FrameInterval]:
     """Return discrete trajectories and the time between their frames; a tokenizer is saved beside them."""
     from nanomd.dtrajs import load_dtrajs
@@ -223,7 +236,9 @@ def load_tokens(folder: RunFolder) -> tuple[list[NDArray[np.int64]], FrameInterv
         raise StoreError(f"{file} is damaged ({error}); repeat `nanomd tokenize` with --force") from None
     dtrajs = load_dtrajs([str(folder.tokens / Path(name).name) for name in names])
     if [len(d) for d in dtrajs] != lengths:
-        raise StoreError(f"{folder.tokens} does not hold the frames that its manifest names; repeat `nanomd tokenize` with --force")
+        raise StoreError(
+            f"{folder.tokens} does not hold the frames that its manifest names; repeat `nanomd tokenize` with --force"
+        )
     return dtrajs, interval
 
 
@@ -231,7 +246,9 @@ def split_held_out(
     dtrajs: list[NDArray[np.int64]], hold_out: int
 ) -> tuple[list[NDArray[np.int64]], list[NDArray[np.int64]]]:
     """Return the training trajectories and the last `hold_out` ones."""
-    check_range("hold_out", hold_out, 0, len(dtrajs) - 1, f"there are {len(dtrajs)} trajectories, and training needs one")
+    check_range(
+        "hold_out", hold_out, 0, len(dtrajs) - 1, f"there are {len(dtrajs)} trajectories, and training needs one"
+    )
     return dtrajs[: len(dtrajs) - hold_out], dtrajs[len(dtrajs) - hold_out :]
 
 
@@ -263,7 +280,13 @@ def train(
         bar = progress_bar(n_steps, "train", "step", progress)
         try:
             estimator = GPTEstimator(
-                preset, **(overrides or {}), seed=seed, frame_interval=interval, run_dir=folder.path, resume=resume, progress=bar
+                preset,
+                **(overrides or {}),
+                seed=seed,
+                frame_interval=interval,
+                run_dir=folder.path,
+                resume=resume,
+                progress=bar,
             )
             model = estimator.fit(training).fetch_model()
         finally:
@@ -321,7 +344,13 @@ def generate(
             bar.close()
         speed = rollout.tokens_per_second
         folder.finish(
-            "generate", settings, inputs, rollout.seconds, tokens_per_second=speed, backend=rollout.backend, n_threads=n_threads
+            "generate",
+            settings,
+            inputs,
+            rollout.seconds,
+            tokens_per_second=speed,
+            backend=rollout.backend,
+            n_threads=n_threads,
         )
     total = rollout.frame_interval.describe(n_steps)
     return f"generated {n_trajs} x {n_steps:,} steps ({total} each) in {rollout.seconds:.1f} s, {speed:,.0f} steps/s on {rollout.backend}"

@@ -46,12 +46,18 @@ def test_constraints_satisfy_the_declared_requirements() -> None:
     lines = [line.partition("#")[0].strip() for line in (ROOT / "constraints.txt").read_text().splitlines()]
     pinned = {name.lower(): version for name, _, version in (line.partition("==") for line in lines if line)}
     project = PYPROJECT["project"]
-    declared = [*project["dependencies"], *project["optional-dependencies"]["test"], *project["optional-dependencies"]["dev"]]
+    declared = [
+        *project["dependencies"],
+        *project["optional-dependencies"]["test"],
+        *project["optional-dependencies"]["dev"],
+    ]
     for text in [*declared, *PYPROJECT["build-system"]["requires"]]:
         requirement = Requirement(text)
         version = pinned.get(requirement.name.lower())
         if version is not None:
-            assert version in requirement.specifier, f"constraints.txt has {requirement.name} {version}, but {text} is needed"
+            assert version in requirement.specifier, (
+                f"constraints.txt has {requirement.name} {version}, but {text} is needed"
+            )
     assert {"torch", "triton", "numpy", "deeptime", "mdtraj", "pytest"} <= set(pinned)
 
 

@@ -109,7 +109,9 @@ def test_os_errors_become_one_line() -> None:
     assert "disk is full" in explain_os_error(OSError(errno.ENOSPC, "No space left on device"))
 
 
-plain = st.one_of(st.integers(-(2**53), 2**53), st.booleans(), st.text(), st.floats(allow_nan=False, allow_infinity=False))
+plain = st.one_of(
+    st.integers(-(2**53), 2**53), st.booleans(), st.text(), st.floats(allow_nan=False, allow_infinity=False)
+)
 names = st.text("abcdefghijklmnopqrstuvwxyz_", min_size=1, max_size=8)
 
 

@@ -13,7 +13,9 @@ from nanomd.cli.common import add_common, say
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     add_common(parser, run=False, force=False)
-    parser.add_argument("--run", default=None, metavar="DIR", help="write the record here instead of benchmarks/results")
+    parser.add_argument(
+        "--run", default=None, metavar="DIR", help="write the record here instead of benchmarks/results"
+    )
     parser.add_argument("--out", metavar="FILE", default=None, help="name of the JSON record")
     parser.add_argument("--quick", action="store_true", help="small, in seconds: for correctness rather than figures")
     parser.add_argument("--preset", nargs="+", default=None, help="model shapes (default: base xs)")

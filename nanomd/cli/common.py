@@ -115,11 +115,15 @@ def _checked(path: str, section: str, key: str, value: Any, parser: argparse.Arg
         raise InputError(f"{path}: [{section}] has the unknown option {key!r}; it knows {', '.join(actions)}")
     items = value if isinstance(value, list) else [value]
     if isinstance(value, list) != (action.nargs in {"*", "+"}):
-        raise InputError(f"{path}: [{section}] {key} must {'not ' if isinstance(value, list) else ''}be a list, got {value!r}")
+        raise InputError(
+            f"{path}: [{section}] {key} must {'not ' if isinstance(value, list) else ''}be a list, got {value!r}"
+        )
     for item in items:
         wanted: Any = (bool,) if action.nargs == 0 else {int: (int,), float: (int, float)}.get(action.type, (str,))  # type: ignore[call-overload]
         if not isinstance(item, wanted) or (isinstance(item, bool) and bool not in wanted):
             raise InputError(f"{path}: [{section}] {key} must be of type {wanted[-1].__name__}, got {item!r}")
         if action.choices is not None and item not in action.choices:
-            raise InputError(f"{path}: [{section}] {key} must be one of {', '.join(map(str, action.choices))}, got {item!r}")
+            raise InputError(
+                f"{path}: [{section}] {key} must be one of {', '.join(map(str, action.choices))}, got {item!r}"
+            )
     return value

@@ -18,9 +18,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--system", choices=["four-state", "alanine-dipeptide"], default="four-state", help="(default: %(default)s)"
     )
-    parser.add_argument("--data", metavar="DIR", default=None, help="folder with the trajectories of alanine dipeptide (default: NANOMD_DATA)")
+    parser.add_argument(
+        "--data",
+        metavar="DIR",
+        default=None,
+        help="folder with the trajectories of alanine dipeptide (default: NANOMD_DATA)",
+    )
     parser.add_argument("--quick", action="store_true", help="a few seconds instead of two minutes: for testing only")
-    parser.add_argument("--objective", choices=["two_pass_token", "two_pass_hidden", "one_pass"], default="two_pass_token")
+    parser.add_argument(
+        "--objective", choices=["two_pass_token", "two_pass_hidden", "one_pass"], default="two_pass_token"
+    )
     parser.add_argument("--n-threads", type=int, default=None, help="CPU threads (default: all cores)")
 
 

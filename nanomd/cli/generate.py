@@ -21,10 +21,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default="stationary",
         help="stationary, uniform, data, or one state for all trajectories (a label) (default: %(default)s)",
     )
-    parser.add_argument("--mode", choices=["auto", "ring", "hop", "crop"], default="auto", help="(default: %(default)s)")
-    parser.add_argument("--hop-keep", type=int, default=None, help="states kept when a hop refills its window (default: W/2)")
+    parser.add_argument(
+        "--mode", choices=["auto", "ring", "hop", "crop"], default="auto", help="(default: %(default)s)"
+    )
+    parser.add_argument(
+        "--hop-keep", type=int, default=None, help="states kept when a hop refills its window (default: W/2)"
+    )
     parser.add_argument("--stride", type=int, default=1, help="keep every stride-th state (default: %(default)s)")
-    parser.add_argument("--sampling-temperature", type=float, default=1.0, help="divides the logits (default: %(default)s)")
+    parser.add_argument(
+        "--sampling-temperature", type=float, default=1.0, help="divides the logits (default: %(default)s)"
+    )
     parser.add_argument(
         "--backend", choices=["auto", "reference", "cpu", "cuda"], default="auto", help="(default: %(default)s)"
     )

@@ -116,4 +116,3 @@ def _interrupted(command: str, run: str) -> int:
 
 if __name__ == "__main__":
     sys.exit(main())
-

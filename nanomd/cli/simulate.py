@@ -13,7 +13,9 @@ from nanomd.cli.common import add_common, progress, say
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     add_common(parser)
-    parser.add_argument("--system", choices=["four-state"], default="four-state", help="the model (default: %(default)s)")
+    parser.add_argument(
+        "--system", choices=["four-state"], default="four-state", help="the model (default: %(default)s)"
+    )
     parser.add_argument(
         "--preset",
         choices=["demo", "paper"],

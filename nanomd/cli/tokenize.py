@@ -1,9 +1,9 @@
 """Turn trajectories into sequences of microstates.
 
-  nanomd tokenize --top protein.pdb --states 100 --frame-interval "0.2 ns" traj_*.xtc   molecular dynamics
-  nanomd tokenize --frame-interval "1 ps" dtrajs_*.npy      discrete trajectories made elsewhere
-  nanomd tokenize --system alanine-dipeptide --data DIR     a known system
-  nanomd tokenize                                           what `nanomd simulate` left in the run folder
+nanomd tokenize --top protein.pdb --states 100 --frame-interval "0.2 ns" traj_*.xtc   molecular dynamics
+nanomd tokenize --frame-interval "1 ps" dtrajs_*.npy      discrete trajectories made elsewhere
+nanomd tokenize --system alanine-dipeptide --data DIR     a known system
+nanomd tokenize                                           what `nanomd simulate` left in the run folder
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from nanomd.cli.common import add_common, progress, say
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     add_common(parser)
-    parser.add_argument("files", nargs="*", default=[], help="trajectory files, or discrete trajectories (.npy .npz .txt)")
+    parser.add_argument(
+        "files", nargs="*", default=[], help="trajectory files, or discrete trajectories (.npy .npz .txt)"
+    )
     parser.add_argument("--top", metavar="FILE", help="topology (PDB, ...) of the trajectory files")
     parser.add_argument("--system", choices=["alanine-dipeptide", "ww-domain"], help="a known system, read from --data")
     parser.add_argument("--data", metavar="DIR", help="folder with the files of --system")
@@ -37,7 +39,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default="x-bins",
         help="for a simulated potential: milestoning cores, 32 bins of x, or k-means of x and y (default: %(default)s)",
     )
-    parser.add_argument("--frame-interval", metavar="'VALUE UNIT'", help="time between frames of the files, such as '0.2 ns'")
+    parser.add_argument(
+        "--frame-interval", metavar="'VALUE UNIT'", help="time between frames of the files, such as '0.2 ns'"
+    )
 
 
 def run(options: argparse.Namespace) -> int:

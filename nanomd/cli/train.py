@@ -15,9 +15,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     add_common(parser)
     add_resume(parser)
-    parser.add_argument("--preset", choices=list(PRESETS), default="small", help="shape of the model (default: %(default)s)")
     parser.add_argument(
-        "--hold-out", type=int, default=0, metavar="N", help="keep the last N trajectories from the training, as reference"
+        "--preset", choices=list(PRESETS), default="small", help="shape of the model (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--hold-out",
+        type=int,
+        default=0,
+        metavar="N",
+        help="keep the last N trajectories from the training, as reference",
     )
     names = add_fields(parser, "the model (where it differs from the preset)", ModelConfig, skip=["n_states"])
     names += add_fields(parser, "the training", TrainConfig, skip=["seed"])

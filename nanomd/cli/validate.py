@@ -15,9 +15,13 @@ from nanomd.cli.common import add_common, say
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     add_common(parser)
-    parser.add_argument("--reference", nargs="+", default=None, metavar="FILE", help="discrete trajectories of other MD")
+    parser.add_argument(
+        "--reference", nargs="+", default=None, metavar="FILE", help="discrete trajectories of other MD"
+    )
     parser.add_argument("--lagtimes", nargs="+", type=int, default=None, metavar="N", help="frames")
-    parser.add_argument("--macrostates", type=int, default=None, help="number of macrostates (default: from the spectrum)")
+    parser.add_argument(
+        "--macrostates", type=int, default=None, help="number of macrostates (default: from the spectrum)"
+    )
     parser.add_argument("--confidence", type=float, default=0.95, help="of the intervals (default: %(default)s)")
     parser.add_argument("--n-bootstrap", type=int, default=200, help="resamples (default: %(default)s)")
 
