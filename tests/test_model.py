@@ -10,7 +10,9 @@ import torch
 
 from nanomd.config import ModelConfig
 from nanomd.errors import InputError
-from nanomd.kernels.reference.attention import attention, blocked_attention, rotate
+from nanomd.kernels.reference.attention import attention as defined_attention
+from nanomd.kernels.reference.attention import rotate
+from nanomd.kernels.sdpa_attention import attention as sdpa_attention
 from nanomd.likelihood import cut, full_context, mean_log_likelihood
 from nanomd.model import NanoGPT
 
@@ -51,7 +53,7 @@ def formula(q, k, v, window, cos, sin):
     return out
 
 
-@pytest.mark.parametrize("kernel", [attention, blocked_attention])
+@pytest.mark.parametrize("kernel", [defined_attention, sdpa_attention])
 @pytest.mark.parametrize("window", [1, 3, 5, 11, 50])
 @pytest.mark.parametrize("n_kv_head", [1, 2, 4])
 @pytest.mark.parametrize("rope", [False, True])
@@ -67,7 +69,7 @@ def test_attention_equals_its_formula(kernel, window: int, n_kv_head: int, rope:
         assert (expected - formula(q, k, v, window, None, None)).abs().max() > (1e-3 if window > 1 else -1)
 
 
-@pytest.mark.parametrize("kernel", [attention, blocked_attention])
+@pytest.mark.parametrize("kernel", [defined_attention, sdpa_attention])
 def test_attention_gradients(kernel) -> None:
     generator = torch.Generator().manual_seed(0)
     q, k, v = (
@@ -182,8 +184,9 @@ def test_likelihood_in_pieces_is_that_of_one_parallel_pass() -> None:
     for x in trajectories:
         tokens = torch.from_numpy(x)[None]
         total += model(tokens[:, :-1]).log_softmax(-1).gather(-1, tokens[:, 1:, None]).sum().item()
+    # Rotary tables are rounded to float32, so that shifted positions rotate alike to about 1e-7.
     expected = total / sum(len(x) - 1 for x in trajectories)
-    assert mean_log_likelihood(model, trajectories, batch_size=3) == pytest.approx(expected, rel=1e-12)
+    assert mean_log_likelihood(model, trajectories, batch_size=3) == pytest.approx(expected, rel=1e-8)
 
 
 def test_likelihood_with_learned_positions_hops() -> None:

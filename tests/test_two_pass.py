@@ -88,6 +88,7 @@ def test_sampling_follows_the_softmax_including_rare_states() -> None:
 def test_hidden_objective_without_replacement_is_one_pass() -> None:
     for changes in (dict(position="rope"), dict(position="learned"), dict(norm="post", markov_head=True)):
         model = model_of(**changes)
+        torch.nn.init.normal_(model.head.weight)  # the head reads the hidden state also where it starts at zero
         frames = random_tokens(3, 8)
         batch = frames[:, :-1], frames[:, 1:], torch.ones(3, 8)
         expected = one_pass_loss(model, *batch)
@@ -172,7 +173,7 @@ def test_hidden_replacement_rate_is_the_stated_one() -> None:
 
     tokens = torch.zeros(500, 8, dtype=torch.int64)
     p = hidden_mix_probability(20000, 8, 8, TrainConfig())
-    model.hidden = lambda tokens, inputs_embeds=None: torch.full_like(inputs_embeds, 1000.0)  # type: ignore[method-assign]
+    model.hidden = lambda tokens, positions=None, inputs_embeds=None: torch.full_like(inputs_embeds, 1000.0)  # type: ignore[method-assign]
     handle = model.register_forward_pre_hook(count, with_kwargs=True)
     with torch.no_grad():
         for seed in range(10):
