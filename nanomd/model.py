@@ -17,7 +17,7 @@ from torch.nn import functional as F  # the usual name
 
 from nanomd.config import ModelConfig
 from nanomd.errors import InputError
-from nanomd.kernels.reference.attention import blocked_attention
+from nanomd.kernels import attention
 from nanomd.rope import rope_tables
 
 LAYER_NORM_EPS = 1e-5
@@ -41,7 +41,7 @@ class Attention(nn.Module):
         k = k.unflatten(-1, (config.kv_heads, config.d_head)).transpose(1, 2)
         v = v.unflatten(-1, (config.kv_heads, config.d_head)).transpose(1, 2)
         cos, sin = tables if tables is not None else (None, None)
-        mixed = blocked_attention(q, k, v, window=config.context_length, cos=cos, sin=sin)
+        mixed = attention(q, k, v, window=config.context_length, cos=cos, sin=sin, backend=self.backend)
         out: Tensor = self.proj(mixed.transpose(1, 2).flatten(2))
         return out
 

@@ -1,0 +1,389 @@
+"""Attention in Triton; the formulae are in `nanomd.kernels.attention`.
+
+Nothing of size T x T touches memory: the forward keeps a running maximum and sum per row (in base 2) and saves only
+lse_i = log2 sum_j 2^(s_ij log2 e); the backward recomputes p from it. Every sum has a fixed order and one owner: no
+atomics, so the same inputs give the same bits.
+
+Columns of a head are laid out in tiles as two halves of HALF = next power of two >= max(8, d_head / 2) columns, so that a
+rotation pairs equal columns of the two halves and the inner dimension of `tl.dot` is never below 16.
+
+Two backward kernels:
+
+- `backward_walk`, where the window fits one tile (W <= BLOCK + 1): one program walks the tiles of a (sequence, key/value
+  head), each query tile meeting its own key tile and the one before; scores are computed once and every tensor is read
+  once. A sequence no longer than a tile is a walk of one step.
+- `backward_tiles`, for any window: one program per key tile sums dk and dv over the query tiles that see it, and then dq
+  of the query tile of the same index over the key tiles that it sees.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+LOG2E = math.log2(math.e)
+
+
+@triton.jit
+def _load_tile(base, rows, stride, T, D: tl.constexpr, HALF: tl.constexpr):
+    """Rows of one head, (BLOCK, 2 HALF), zero outside the sequence and in the padding columns."""
+    column = tl.arange(0, 2 * HALF)
+    inner = column % HALF
+    source = (column // HALF) * (D // 2) + inner
+    inside = ((rows >= 0) & (rows < T))[:, None] & (inner < D // 2)[None, :]
+    return tl.load(base + rows[:, None] * stride + source[None, :], mask=inside, other=0.0)
+
+
+@triton.jit
+def _load_rotated(base, cos, sin, rows, stride, T, D: tl.constexpr, HALF: tl.constexpr, ROTARY: tl.constexpr):
+    """As `_load_tile`, rotated in float32 and rounded to the tensor's type."""
+    x = _load_tile(base, rows, stride, T, D, HALF)
+    if ROTARY:
+        column = tl.arange(0, 2 * HALF)
+        inner = column % HALF
+        partner = (1 - column // HALF) * (D // 2) + inner
+        inside = ((rows >= 0) & (rows < T))[:, None] & (inner < D // 2)[None, :]
+        y = tl.load(base + rows[:, None] * stride + partner[None, :], mask=inside, other=0.0)
+        at = rows[:, None] * (D // 2) + inner[None, :]
+        c = tl.load(cos + at, mask=inside, other=0.0)
+        s = tl.load(sin + at, mask=inside, other=0.0)
+        s = tl.where((column < HALF)[None, :], -s, s)
+        x = (x.to(tl.float32) * c + y.to(tl.float32) * s).to(x.dtype)
+    return x
+
+
+@triton.jit
+def _store_tile(base, x, rows, stride, T, D: tl.constexpr, HALF: tl.constexpr):
+    column = tl.arange(0, 2 * HALF)
+    inner = column % HALF
+    target = (column // HALF) * (D // 2) + inner
+    inside = ((rows >= 0) & (rows < T))[:, None] & (inner < D // 2)[None, :]
+    tl.store(base + rows[:, None] * stride + target[None, :], x.to(base.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _store_unrotated(
+    base, dx, cos, sin, rows, stride, T, BLOCK: tl.constexpr, D: tl.constexpr, HALF: tl.constexpr, ROTARY: tl.constexpr
+):
+    """Store the gradient of a tile, given the gradient of its rotation: the transposed rotation, pair by pair."""
+    if ROTARY:
+        first, second = tl.split(tl.permute(tl.reshape(dx, (BLOCK, 2, HALF)), (0, 2, 1)))
+        inner = tl.arange(0, HALF)
+        inside = ((rows >= 0) & (rows < T))[:, None] & (inner < D // 2)[None, :]
+        at = rows[:, None] * (D // 2) + inner[None, :]
+        c = tl.load(cos + at, mask=inside, other=0.0)
+        s = tl.load(sin + at, mask=inside, other=0.0)
+        target = base + rows[:, None] * stride + inner[None, :]
+        tl.store(target, (first * c + second * s).to(base.dtype.element_ty), mask=inside)
+        tl.store(target + D // 2, (second * c - first * s).to(base.dtype.element_ty), mask=inside)
+    else:
+        _store_tile(base, dx, rows, stride, T, D, HALF)
+
+
+@triton.jit
+def forward(
+    Q, K, V, COS, SIN, O, LSE,
+    q_batch, q_head, q_row, kv_batch, kv_head, kv_row, v_batch, v_head, v_row, o_batch, o_head, o_row,
+    T, H, WINDOW, scale_log2,
+    GROUP: tl.constexpr, D: tl.constexpr, HALF: tl.constexpr, BLOCK: tl.constexpr, ROTARY: tl.constexpr,
+):  # fmt: skip
+    """One program per query tile of a head: o (BLOCK, D) and lse (BLOCK,)."""
+    n_tiles = tl.cdiv(T, BLOCK)
+    tile = tl.program_id(0) % n_tiles
+    sequence = (tl.program_id(0) // n_tiles // H).to(tl.int64)
+    head = (tl.program_id(0) // n_tiles % H).to(tl.int64)
+    Q += sequence * q_batch + head * q_head
+    K += sequence * kv_batch + head // GROUP * kv_head
+    V += sequence * v_batch + head // GROUP * v_head
+    O += sequence * o_batch + head * o_head
+    LSE += (sequence * H + head) * T
+
+    rows = tile * BLOCK + tl.arange(0, BLOCK)
+    q = _load_rotated(Q, COS, SIN, rows, q_row, T, D, HALF, ROTARY)
+    highest = tl.full((BLOCK,), float("-inf"), tl.float32)
+    total = tl.zeros((BLOCK,), tl.float32)
+    o = tl.zeros((BLOCK, 2 * HALF), tl.float32)
+    first = tl.maximum(tile * BLOCK - WINDOW + 1, 0) // BLOCK
+    for key_tile in range(first, tile + 1):
+        columns = key_tile * BLOCK + tl.arange(0, BLOCK)
+        k = _load_rotated(K, COS, SIN, columns, kv_row, T, D, HALF, ROTARY)
+        v = _load_tile(V, columns, v_row, T, D, HALF)
+        lag = rows[:, None] - columns[None, :]
+        s = tl.dot(q, tl.trans(k), input_precision="ieee") * scale_log2
+        s = tl.where((lag >= 0) & (lag < WINDOW), s, float("-inf"))
+        raised = tl.maximum(highest, tl.max(s, 1))
+        finite = tl.where(raised == float("-inf"), 0.0, raised)  # rows whose window begins in a later tile
+        p = tl.exp2(s - finite[:, None])
+        shrink = tl.exp2(highest - finite)
+        total = total * shrink + tl.sum(p, 1)
+        o = tl.dot(p.to(v.dtype), v, o * shrink[:, None], input_precision="ieee")
+        highest = raised
+    _store_tile(O, o / total[:, None], rows, o_row, T, D, HALF)
+    tl.store(LSE + rows, highest + tl.log2(total), mask=rows < T)
+
+
+@triton.jit
+def _load_query_side(
+    Q, DO, O, LSE, COS, SIN, rows, q_row, do_row, o_row, T, D: tl.constexpr, HALF: tl.constexpr, ROTARY: tl.constexpr
+):
+    """Load what the backward needs of a query tile: rotated q, do, lse, and delta = rowsum(do * o)."""
+    q = _load_rotated(Q, COS, SIN, rows, q_row, T, D, HALF, ROTARY)
+    do = _load_tile(DO, rows, do_row, T, D, HALF)
+    o = _load_tile(O, rows, o_row, T, D, HALF)
+    delta = tl.sum(do.to(tl.float32) * o.to(tl.float32), 1)
+    lse = tl.load(LSE + rows, mask=rows < T, other=0.0)
+    return q, do, lse, delta
+
+
+@triton.jit
+def _scores_and_gradient(q, k, v, do, lse, delta, rows, columns, T, WINDOW, scale_log2):
+    """p^T and ds^T without the factor scale, (keys, queries) float32; zero outside the window and the sequence."""
+    lag = rows[None, :] - columns[:, None]
+    visible = (lag >= 0) & (lag < WINDOW) & (rows < T)[None, :] & (columns >= 0)[:, None]
+    s = tl.dot(k, tl.trans(q), input_precision="ieee") * scale_log2
+    p = tl.exp2(tl.where(visible, s - lse[None, :], float("-inf")))
+    dp = tl.dot(v, tl.trans(do), input_precision="ieee")
+    return p, p * (dp - delta[None, :])
+
+
+@triton.jit
+def backward_tiles(
+    Q, K, V, COS, SIN, O, LSE, DO, DQ, DK, DV,
+    q_batch, q_head, q_row, kv_batch, kv_head, kv_row, v_batch, v_head, v_row, o_batch, o_head, o_row,
+    do_batch, do_head, do_row, dq_batch, dq_head, dq_row, dk_batch, dk_head, dk_row,
+    T, H, WINDOW, scale_log2, scale,
+    GROUP: tl.constexpr, D: tl.constexpr, HALF: tl.constexpr, BLOCK: tl.constexpr, ROTARY: tl.constexpr,
+):  # fmt: skip
+    """One program per tile of a key/value head: dk and dv of its keys, then dq of its queries (all heads of the group)."""
+    n_tiles = tl.cdiv(T, BLOCK)
+    n_kv_head = H // GROUP
+    tile = tl.program_id(0) % n_tiles
+    sequence = (tl.program_id(0) // n_tiles // n_kv_head).to(tl.int64)
+    kv_index = (tl.program_id(0) // n_tiles % n_kv_head).to(tl.int64)
+    Q += sequence * q_batch + kv_index * GROUP * q_head
+    K += sequence * kv_batch + kv_index * kv_head
+    V += sequence * v_batch + kv_index * v_head
+    O += sequence * o_batch + kv_index * GROUP * o_head
+    DO += sequence * do_batch + kv_index * GROUP * do_head
+    LSE += (sequence * H + kv_index * GROUP) * T
+    DQ += sequence * dq_batch + kv_index * GROUP * dq_head
+    DK += sequence * dk_batch + kv_index * dk_head
+    DV += sequence * dk_batch + kv_index * dk_head
+
+    columns = tile * BLOCK + tl.arange(0, BLOCK)
+    k = _load_rotated(K, COS, SIN, columns, kv_row, T, D, HALF, ROTARY)
+    v = _load_tile(V, columns, v_row, T, D, HALF)
+    dk = tl.zeros((BLOCK, 2 * HALF), tl.float32)
+    dv = tl.zeros((BLOCK, 2 * HALF), tl.float32)
+    last = tl.minimum((tile * BLOCK + BLOCK - 1 + WINDOW - 1) // BLOCK, n_tiles - 1)
+    for member in range(GROUP):
+        for query_tile in range(tile, last + 1):
+            rows = query_tile * BLOCK + tl.arange(0, BLOCK)
+            q, do, lse, delta = _load_query_side(
+                Q + member * q_head, DO + member * do_head, O + member * o_head, LSE + member * T,
+                COS, SIN, rows, q_row, do_row, o_row, T, D, HALF, ROTARY,
+            )  # fmt: skip
+            p, ds = _scores_and_gradient(q, k, v, do, lse, delta, rows, columns, T, WINDOW, scale_log2)
+            dv = tl.dot(p.to(do.dtype), do, dv, input_precision="ieee")
+            dk = tl.dot(ds.to(q.dtype), q, dk, input_precision="ieee")
+    _store_unrotated(DK, dk * scale, COS, SIN, columns, dk_row, T, BLOCK, D, HALF, ROTARY)
+    _store_tile(DV, dv, columns, dk_row, T, D, HALF)
+
+    rows = tile * BLOCK + tl.arange(0, BLOCK)
+    first = tl.maximum(tile * BLOCK - WINDOW + 1, 0) // BLOCK
+    for member in range(GROUP):
+        q, do, lse, delta = _load_query_side(
+            Q + member * q_head, DO + member * do_head, O + member * o_head, LSE + member * T,
+            COS, SIN, rows, q_row, do_row, o_row, T, D, HALF, ROTARY,
+        )  # fmt: skip
+        dq = tl.zeros((BLOCK, 2 * HALF), tl.float32)
+        for key_tile in range(first, tile + 1):
+            columns = key_tile * BLOCK + tl.arange(0, BLOCK)
+            k = _load_rotated(K, COS, SIN, columns, kv_row, T, D, HALF, ROTARY)
+            v = _load_tile(V, columns, v_row, T, D, HALF)
+            lag = rows[:, None] - columns[None, :]
+            s = tl.dot(q, tl.trans(k), input_precision="ieee") * scale_log2
+            p = tl.exp2(tl.where((lag >= 0) & (lag < WINDOW), s - lse[:, None], float("-inf")))
+            dp = tl.dot(do, tl.trans(v), input_precision="ieee")
+            ds = p * (dp - delta[:, None])
+            dq = tl.dot(ds.to(k.dtype), k, dq, input_precision="ieee")
+        _store_unrotated(DQ + member * dq_head, dq * scale, COS, SIN, rows, dq_row, T, BLOCK, D, HALF, ROTARY)
+
+
+@triton.jit
+def backward_walk(
+    Q, K, V, COS, SIN, O, LSE, DO, DQ, DK, DV,
+    q_batch, q_head, q_row, kv_batch, kv_head, kv_row, v_batch, v_head, v_row, o_batch, o_head, o_row,
+    do_batch, do_head, do_row, dq_batch, dq_head, dq_row, dk_batch, dk_head, dk_row,
+    T, H, WINDOW, scale_log2, scale,
+    GROUP: tl.constexpr, D: tl.constexpr, HALF: tl.constexpr, BLOCK: tl.constexpr, ROTARY: tl.constexpr,
+    ONE_TILE: tl.constexpr,
+):  # fmt: skip
+    """One program per key/value head; needs WINDOW <= BLOCK + 1. ONE_TILE: T <= BLOCK, so that no tile has one before it."""
+    n_kv_head = H // GROUP
+    sequence = (tl.program_id(0) // n_kv_head).to(tl.int64)
+    kv_index = (tl.program_id(0) % n_kv_head).to(tl.int64)
+    Q += sequence * q_batch + kv_index * GROUP * q_head
+    K += sequence * kv_batch + kv_index * kv_head
+    V += sequence * v_batch + kv_index * v_head
+    O += sequence * o_batch + kv_index * GROUP * o_head
+    DO += sequence * do_batch + kv_index * GROUP * do_head
+    LSE += (sequence * H + kv_index * GROUP) * T
+    DQ += sequence * dq_batch + kv_index * GROUP * dq_head
+    DK += sequence * dk_batch + kv_index * dk_head
+    DV += sequence * dk_batch + kv_index * dk_head
+
+    k_before = tl.zeros((BLOCK, 2 * HALF), K.dtype.element_ty)
+    v_before = tl.zeros((BLOCK, 2 * HALF), V.dtype.element_ty)
+    dk_before = tl.zeros((BLOCK, 2 * HALF), tl.float32)
+    dv_before = tl.zeros((BLOCK, 2 * HALF), tl.float32)
+    for tile in range(0, 1 if ONE_TILE else tl.cdiv(T, BLOCK)):
+        rows = tile * BLOCK + tl.arange(0, BLOCK)
+        k = _load_rotated(K, COS, SIN, rows, kv_row, T, D, HALF, ROTARY)
+        v = _load_tile(V, rows, v_row, T, D, HALF)
+        dk = tl.zeros((BLOCK, 2 * HALF), tl.float32)
+        dv = tl.zeros((BLOCK, 2 * HALF), tl.float32)
+        for member in range(GROUP):
+            q, do, lse, delta = _load_query_side(
+                Q + member * q_head, DO + member * do_head, O + member * o_head, LSE + member * T,
+                COS, SIN, rows, q_row, do_row, o_row, T, D, HALF, ROTARY,
+            )  # fmt: skip
+            p, ds = _scores_and_gradient(q, k, v, do, lse, delta, rows, rows, T, WINDOW, scale_log2)
+            dv = tl.dot(p.to(do.dtype), do, dv, input_precision="ieee")
+            ds = ds.to(q.dtype)
+            dk = tl.dot(ds, q, dk, input_precision="ieee")
+            dq = tl.dot(tl.trans(ds), k, input_precision="ieee")
+            if not ONE_TILE:
+                p, ds = _scores_and_gradient(
+                    q, k_before, v_before, do, lse, delta, rows, rows - BLOCK, T, WINDOW, scale_log2
+                )
+                dv_before = tl.dot(p.to(do.dtype), do, dv_before, input_precision="ieee")
+                ds = ds.to(q.dtype)
+                dk_before = tl.dot(ds, q, dk_before, input_precision="ieee")
+                dq = tl.dot(tl.trans(ds), k_before, dq, input_precision="ieee")
+            _store_unrotated(DQ + member * dq_head, dq * scale, COS, SIN, rows, dq_row, T, BLOCK, D, HALF, ROTARY)
+        if not ONE_TILE:
+            _store_unrotated(DK, dk_before * scale, COS, SIN, rows - BLOCK, dk_row, T, BLOCK, D, HALF, ROTARY)
+            _store_tile(DV, dv_before, rows - BLOCK, dk_row, T, D, HALF)
+        k_before, v_before, dk_before, dv_before = k, v, dk, dv
+    last = (0 if ONE_TILE else (tl.cdiv(T, BLOCK) - 1)) * BLOCK + tl.arange(0, BLOCK)
+    _store_unrotated(DK, dk_before * scale, COS, SIN, last, dk_row, T, BLOCK, D, HALF, ROTARY)
+    _store_tile(DV, dv_before, last, dk_row, T, D, HALF)
+
+
+@dataclass(frozen=True)
+class Launch:
+    """Which kernel, with which tile: a pure function of the problem, so that the compile-time checks see what runs."""
+
+    kernel: Any
+    block: int
+    num_warps: int
+    num_stages: int
+    one_tile: bool | None = None
+
+    def constants(self, group: int, d_head: int, rotary: bool) -> dict[str, Any]:
+        """Compile-time arguments of the kernel."""
+        values: dict[str, Any] = {
+            "GROUP": group, "D": d_head, "HALF": half_columns(d_head), "BLOCK": self.block, "ROTARY": rotary,
+        }  # fmt: skip
+        if self.one_tile is not None:
+            values["ONE_TILE"] = self.one_tile
+        return values
+
+
+def half_columns(d_head: int) -> int:
+    """Columns of one half of a padded head: a power of two, at least 8."""
+    return max(8, triton.next_power_of_2(d_head // 2))
+
+
+def plan_forward(dtype: torch.dtype, d_head: int, length: int) -> Launch:
+    """Choose the forward's tile."""
+    del d_head
+    largest = 32 if dtype == torch.float32 else 64
+    return Launch(forward, min(largest, max(16, triton.next_power_of_2(length))), 4, 2)
+
+
+def plan_backward(dtype: torch.dtype, d_head: int, length: int, window: int) -> Launch:
+    """Choose the backward's kernel and tile: the walk wherever its tile holds the window."""
+    single = dtype == torch.float32
+    largest = 32 if single else 64
+    smallest = max(16, triton.next_power_of_2(min(length, window - 1)))
+    if smallest <= largest:
+        block = min(largest, max(16, triton.next_power_of_2(length)))
+        return Launch(backward_walk, block, 4, 2, one_tile=length <= block)
+    return Launch(backward_tiles, largest, 4, 2)
+
+
+def _head_strides(x: Tensor) -> tuple[int, int, int]:
+    return x.stride(0), x.stride(1), x.stride(2)
+
+
+def _rows_contiguous(x: Tensor) -> Tensor:
+    return x if x.stride(-1) == 1 else x.contiguous()
+
+
+def _like(x: Tensor) -> Tensor:
+    """Empty tensor shaped (B, heads, T, d) and stored as (B, T, heads, d), the order of the layers around attention."""
+    batch, heads, length, d_head = x.shape
+    return torch.empty((batch, length, heads, d_head), dtype=x.dtype, device=x.device).transpose(1, 2)
+
+
+class _Attention(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, cos: Tensor | None, sin: Tensor | None, window: int
+    ) -> Tensor:
+        q, k, v = _rows_contiguous(q), _rows_contiguous(k), _rows_contiguous(v)
+        batch, n_head, length, d_head = q.shape
+        o = _like(q)
+        lse = torch.empty((batch, n_head, length), dtype=torch.float32, device=q.device)
+        launch = plan_forward(q.dtype, d_head, length)
+        tables = (q, q) if cos is None else (cos, sin)  # unused without rotation, but a pointer is needed
+        group = n_head // k.shape[1]
+        launch.kernel[(triton.cdiv(length, launch.block) * batch * n_head,)](
+            q, k, v, *tables, o, lse,
+            *_head_strides(q), *_head_strides(k), *_head_strides(v), *_head_strides(o),
+            length, n_head, window, d_head**-0.5 * LOG2E,
+            **launch.constants(group, d_head, cos is not None),
+            num_warps=launch.num_warps, num_stages=launch.num_stages,
+        )  # fmt: skip
+        ctx.save_for_backward(q, k, v, cos, sin, o, lse)
+        ctx.window = window
+        return o
+
+    @staticmethod
+    def backward(ctx: Any, do: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, cos, sin, o, lse = ctx.saved_tensors
+        do = _rows_contiguous(do)
+        batch, n_head, length, d_head = q.shape
+        n_kv_head = k.shape[1]
+        dq, dk, dv = _like(q), _like(k), _like(v)
+        launch = plan_backward(q.dtype, d_head, length, ctx.window)
+        n_tiles = 1 if launch.kernel is backward_walk else triton.cdiv(length, launch.block)
+        tables = (q, q) if cos is None else (cos, sin)
+        launch.kernel[(n_tiles * batch * n_kv_head,)](
+            q, k, v, *tables, o, lse, do, dq, dk, dv,
+            *_head_strides(q), *_head_strides(k), *_head_strides(v), *_head_strides(o),
+            *_head_strides(do), *_head_strides(dq), *_head_strides(dk),
+            length, n_head, ctx.window, d_head**-0.5 * LOG2E, d_head**-0.5,
+            **launch.constants(n_head // n_kv_head, d_head, cos is not None),
+            num_warps=launch.num_warps, num_stages=launch.num_stages,
+        )  # fmt: skip
+        return dq, dk, dv, None, None, None
+
+
+def attention(
+    q: Tensor, k: Tensor, v: Tensor, *, window: int, cos: Tensor | None = None, sin: Tensor | None = None
+) -> Tensor:
+    """Attend with the kernels above; arguments as in `nanomd.kernels.attention`, already checked there."""
+    if q.numel() == 0:
+        return torch.empty_like(q)
+    if cos is not None and sin is not None:
+        cos, sin = cos.float().contiguous(), sin.float().contiguous()
+    return _Attention.apply(q, k, v, cos, sin, min(window, q.shape[2]))
