@@ -6,7 +6,7 @@ Arrays are checked here once, with friendly errors; `_core` checks again defensi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,7 +17,7 @@ try:
     from nanomd import _core
 except ImportError as error:  # pragma: no cover
     raise ImportError(
-        "the compiled core nanomd._core is missing: install the package (`pip install .`), not its source tree"
+        "the compiled core nanomd._core is missing: install the package (`pip install .`) instead of importing the source tree"
     ) from error
 
 
@@ -61,9 +61,7 @@ def simulate_four_state(
 
 def _check_walkers(walkers: NDArray[np.float64]) -> None:
     if walkers.dtype != np.float64 or walkers.ndim != 2 or walkers.shape[1] != 4 or not walkers.flags.c_contiguous:
-        raise InputError(
-            f"walkers must be a contiguous float64 array (n_trajs, 4), got {walkers.dtype} {walkers.shape}"
-        )
+        raise InputError(f"walkers must be a contiguous float64 array (n_trajs, 4), got {walkers.dtype} {walkers.shape}")
 
 
 def four_state_potential(x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
@@ -90,35 +88,34 @@ def _tokens(dtrajs: Sequence[ArrayLike]) -> list[NDArray[Any]]:
     return [np.ascontiguousarray(x, dtype) for x in arrays]
 
 
-def _blocks(dtrajs: Sequence[Any], blocks: Sequence[int] | None) -> list[int]:
-    return [0] * len(dtrajs) if blocks is None else [int(b) for b in blocks]
+class Blocks(NamedTuple):
+    """How trajectories are cut into blocks of time: rows of `spans` are (first block, number of equal blocks)."""
+
+    spans: NDArray[np.int64]  # (n_trajs, 2)
+    n_blocks: int
 
 
-def _count(function: str, dtrajs: Sequence[ArrayLike], blocks: Sequence[int] | None, *arguments: Any) -> Any:
+def _count(function: str, dtrajs: Sequence[ArrayLike], blocks: Blocks | None, *arguments: Any) -> Any:
     tokens = _tokens(dtrajs)
+    if blocks is None:
+        blocks = Blocks(np.tile(np.array([[0, 1]], np.int64), (len(tokens), 1)), 1)
     try:
-        return getattr(_core, function)(tokens, _blocks(tokens, blocks), *arguments)
+        return getattr(_core, function)(tokens, blocks.spans, blocks.n_blocks, *arguments)
     except _core.CoreInputError as error:
         raise InputError(str(error)) from None
 
 
-def count_visits(dtrajs: Sequence[ArrayLike], n_states: int, blocks: Sequence[int] | None = None) -> NDArray[np.int64]:
+def count_visits(dtrajs: Sequence[ArrayLike], n_states: int, blocks: Blocks | None = None) -> NDArray[np.int64]:
     """Count frames by state: int64 (n_blocks, n_states).
 
-    `blocks` gives, here and below, the number of equal blocks of time that each trajectory is cut into; the rows of the
-    result follow one another by trajectory. Without it there is one row for all.
+    Here and below, `blocks` splits the result over blocks of time. Without it there is one row for all.
     """
     visits: NDArray[np.int64] = _count("count_visits", dtrajs, blocks, n_states)
     return visits
 
 
 def count_transitions(
-    dtrajs: Sequence[ArrayLike],
-    n_states: int,
-    lagtime: int,
-    *,
-    sliding: bool = True,
-    blocks: Sequence[int] | None = None,
+    dtrajs: Sequence[ArrayLike], n_states: int, lagtime: int, *, sliding: bool = True, blocks: Blocks | None = None
 ) -> NDArray[np.int64]:
     """Count transitions at a lag: int64 (n_blocks, n_states, n_states); every frame starts one, or every lag-th."""
     counts: NDArray[np.int64] = _count(
@@ -133,7 +130,7 @@ def project_transitions(
     lagtime: int,
     matrix: NDArray[np.float64],
     *,
-    blocks: Sequence[int] | None = None,
+    blocks: Blocks | None = None,
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Return sliding counts @ matrix, (n_blocks, n_states, n_columns), and row sums of the counts, without the counts."""
     matrix = np.ascontiguousarray(matrix, np.float64)
@@ -142,7 +139,7 @@ def project_transitions(
 
 
 def count_passages(
-    dtrajs: Sequence[ArrayLike], n_states: int, stride: int = 1, *, blocks: Sequence[int] | None = None
+    dtrajs: Sequence[ArrayLike], n_states: int, stride: int = 1, *, blocks: Blocks | None = None
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return exposure (frames) and number of first passages between all pairs: int64 (n_blocks, n_states, n_states).
 
@@ -153,7 +150,7 @@ def count_passages(
 
 
 def count_stays(
-    dtrajs: Sequence[ArrayLike], n_states: int, stride: int = 1, *, n_bins: int = 2, blocks: Sequence[int] | None = None
+    dtrajs: Sequence[ArrayLike], n_states: int, stride: int = 1, *, n_bins: int = 2, blocks: Blocks | None = None
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """Return exposure and exits, (n_blocks, n_states), and lengths of completed and of cut stays, (n_states, n_bins)."""
     exposure, exits, completed, cut = _count("count_stays", dtrajs, blocks, n_states, stride, n_bins)

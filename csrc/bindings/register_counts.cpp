@@ -6,23 +6,21 @@ namespace nanomd::bindings {
 namespace py = pybind11;
 namespace {
 
-using Blocks = std::vector<std::int64_t>;  // blocks of each trajectory
+// int64 (n_trajs, 2): first block and number of blocks of each trajectory; the results have n_blocks rows.
+using Blocks = Array<std::int64_t>;
 
 template <class Token>
-Trajectories<Token> view(const std::vector<Array<Token>>& arrays, const Blocks& blocks, std::int64_t& n_blocks) {
-  check(arrays.size() == blocks.size(), "one number of blocks per trajectory is needed");
+Trajectories<Token> view(const std::vector<Array<Token>>& arrays, const Blocks& blocks, std::int64_t n_blocks) {
+  check(n_blocks >= 1, "at least one block is needed");
+  check(blocks.ndim() == 2 && blocks.shape(0) == static_cast<py::ssize_t>(arrays.size()) && blocks.shape(1) == 2,
+        "blocks must have the shape (n_trajs, 2)");
   Trajectories<Token> trajectories;
-  n_blocks = 0;
   for (std::size_t i = 0; i < arrays.size(); ++i) {
     check(arrays[i].ndim() == 1, "trajectory ", i, " must have one dimension");
-    check(blocks[i] >= 0, "numbers of blocks must not be negative");
-    // 0: all trajectories share one block.
-    const std::int64_t length = arrays[i].shape(0);
-    trajectories.push_back(
-        {arrays[i].data(), length, blocks[i] == 0 ? 0 : n_blocks, std::max<std::int64_t>(blocks[i], 1)});
-    n_blocks += blocks[i];
+    const std::int64_t first = blocks.at(i, 0), count = blocks.at(i, 1);
+    check(first >= 0 && count >= 1 && count <= n_blocks - first, "trajectory ", i, " has blocks out of range");
+    trajectories.push_back({arrays[i].data(), arrays[i].shape(0), first, count});
   }
-  n_blocks = std::max<std::int64_t>(n_blocks, 1);
   return trajectories;
 }
 
@@ -36,21 +34,20 @@ Array<Number> zeros(std::vector<std::int64_t> shape) {
 template <class Token>
 void register_token(py::module_& module) {
   using Arrays = std::vector<Array<Token>>;
-  module.def("count_visits", [](const Arrays& arrays, const Blocks& blocks, std::int64_t n_states) {
-    std::int64_t n_blocks;
-    const auto trajectories = view(arrays, blocks, n_blocks);
-    check(n_states >= 1, "n_states must be at least 1, got ", n_states);
-    auto visits = zeros<std::int64_t>({n_blocks, n_states});
-    std::int64_t* out = visits.mutable_data();
-    {
-      py::gil_scoped_release released;
-      count_visits(trajectories, n_states, out);
-    }
-    return visits;
-  });
-  module.def("count_transitions", [](const Arrays& arrays, const Blocks& blocks, std::int64_t n_states,
-                                     std::int64_t lag, std::int64_t step) {
-    std::int64_t n_blocks;
+  module.def("count_visits",
+             [](const Arrays& arrays, const Blocks& blocks, std::int64_t n_blocks, std::int64_t n_states) {
+               const auto trajectories = view(arrays, blocks, n_blocks);
+               check(n_states >= 1, "n_states must be at least 1, got ", n_states);
+               auto visits = zeros<std::int64_t>({n_blocks, n_states});
+               std::int64_t* out = visits.mutable_data();
+               {
+                 py::gil_scoped_release released;
+                 count_visits(trajectories, n_states, out);
+               }
+               return visits;
+             });
+  module.def("count_transitions", [](const Arrays& arrays, const Blocks& blocks, std::int64_t n_blocks,
+                                     std::int64_t n_states, std::int64_t lag, std::int64_t step) {
     const auto trajectories = view(arrays, blocks, n_blocks);
     check(n_states >= 1, "n_states must be at least 1, got ", n_states);
     auto counts = zeros<std::int64_t>({n_blocks, n_states, n_states});
@@ -61,9 +58,8 @@ void register_token(py::module_& module) {
     }
     return counts;
   });
-  module.def("project_transitions", [](const Arrays& arrays, const Blocks& blocks, std::int64_t n_states,
-                                       std::int64_t lag, const Array<double>& matrix) {
-    std::int64_t n_blocks;
+  module.def("project_transitions", [](const Arrays& arrays, const Blocks& blocks, std::int64_t n_blocks,
+                                       std::int64_t n_states, std::int64_t lag, const Array<double>& matrix) {
     const auto trajectories = view(arrays, blocks, n_blocks);
     check(n_states >= 1, "n_states must be at least 1, got ", n_states);
     check(matrix.ndim() == 2 && matrix.shape(0) == n_states, "the matrix must have n_states = ", n_states, " rows");
@@ -79,24 +75,22 @@ void register_token(py::module_& module) {
     }
     return py::make_tuple(product, rows);
   });
-  module.def("count_passages",
-             [](const Arrays& arrays, const Blocks& blocks, std::int64_t n_states, std::int64_t stride) {
-               std::int64_t n_blocks;
-               const auto trajectories = view(arrays, blocks, n_blocks);
-               check(n_states >= 1, "n_states must be at least 1, got ", n_states);
-               auto exposure = zeros<std::int64_t>({n_blocks, n_states, n_states});
-               auto passages = zeros<std::int64_t>({n_blocks, n_states, n_states});
-               std::int64_t* out = exposure.mutable_data();
-               std::int64_t* events = passages.mutable_data();
-               {
-                 py::gil_scoped_release released;
-                 count_passages(trajectories, n_states, stride, out, events);
-               }
-               return py::make_tuple(exposure, passages);
-             });
-  module.def("count_stays", [](const Arrays& arrays, const Blocks& blocks, std::int64_t n_states, std::int64_t stride,
-                               std::int64_t n_bins) {
-    std::int64_t n_blocks;
+  module.def("count_passages", [](const Arrays& arrays, const Blocks& blocks, std::int64_t n_blocks,
+                                  std::int64_t n_states, std::int64_t stride) {
+    const auto trajectories = view(arrays, blocks, n_blocks);
+    check(n_states >= 1, "n_states must be at least 1, got ", n_states);
+    auto exposure = zeros<std::int64_t>({n_blocks, n_states, n_states});
+    auto passages = zeros<std::int64_t>({n_blocks, n_states, n_states});
+    std::int64_t* out = exposure.mutable_data();
+    std::int64_t* events = passages.mutable_data();
+    {
+      py::gil_scoped_release released;
+      count_passages(trajectories, n_states, stride, out, events);
+    }
+    return py::make_tuple(exposure, passages);
+  });
+  module.def("count_stays", [](const Arrays& arrays, const Blocks& blocks, std::int64_t n_blocks, std::int64_t n_states,
+                               std::int64_t stride, std::int64_t n_bins) {
     const auto trajectories = view(arrays, blocks, n_blocks);
     check(n_states >= 1, "n_states must be at least 1, got ", n_states);
     check(n_bins >= 2, "n_bins must be at least 2, got ", n_bins);

@@ -30,7 +30,7 @@ MINIMA.flags.writeable = False
 #: Inverse temperature, and steps between frames.
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {"beta": 9.5, "spacing": 100},
-    "demo": {"beta": 6.0, "spacing": 100},
+    "demo": {"beta": 5.0, "spacing": 100},
 }
 
 FRICTION = 1.0
