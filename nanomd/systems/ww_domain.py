@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanomd.config import check_choice
-from nanomd.dtrajs import natural_key
 from nanomd.errors import InputError
+from nanomd.file_lists import natural_key
 from nanomd.systems.data import data_folder
 
 NAME = "ww_domain_go"

@@ -9,8 +9,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from nanomd.dtrajs import expand_paths
 from nanomd.errors import InputError
+from nanomd.file_lists import expand_paths
 from nanomd.units import FrameInterval
 
 FilesLike: TypeAlias = "str | Path | Sequence[str | Path | Sequence[str | Path]]"

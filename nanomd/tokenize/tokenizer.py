@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -82,12 +83,13 @@ class Tokenizer:
         frame_interval: Any = None,
         progress: bool | None = None,
     ) -> None:
-        check_choice("reduction", reduction, Method) if reduction is not None else None
-        check_range("lagtime", lagtime, 1, None, "frames")
-        if n_components is not None:
-            check_range("n_components", n_components, 1)
+        if reduction is not None:
+            check_choice("reduction", reduction, Method)
+        lagtime = _whole("lagtime", lagtime, 1, "frames")
+        n_components = None if n_components is None else _whole("n_components", n_components, 1)
+        n_states = _whole("n_states", n_states)
         check_n_states(n_states)
-        check_range("seed", seed, 0, 2**63 - 1)
+        seed = _whole("seed", seed, 0)
         self.features = feature_kinds.parse_features(features)
         self.reduction, self.lagtime, self.n_components = reduction, lagtime, n_components
         self.n_states, self.seed, self.progress = n_states, seed, progress
@@ -124,7 +126,7 @@ class Tokenizer:
             For missing, damaged or empty files, atom counts that differ, coordinates that are not finite, a lag longer
             than the trajectories, fewer frames than states, or time stamps that disagree.
         """
-        check_range("stride", stride, 1)
+        stride = _whole("stride", stride, 1, "frames")
         stream, bar = self._open(topology, files, stride, passes=1 if self.reduction is None else 2)
         try:
             dtrajs, fitted = self._fit(stream)
@@ -172,7 +174,7 @@ class Tokenizer:
         """
         fitted = self._need_fit()
         stride = fitted.stride if stride is None else stride
-        check_range("stride", stride, 1)
+        stride = _whole("stride", stride, 1, "frames")
         if not fitted.n_atoms:
             raise InputError("this tokenizer was fitted to arrays; use transform_arrays")
         kept = self._topology
@@ -408,6 +410,17 @@ class Tokenizer:
         except (KeyError, TypeError) as error:
             raise InputError(f"{folder / storage.SETTINGS_FILE} is damaged ({error!r}); tokenize again") from None
         return tokenizer
+
+
+def _whole(name: str, value: Any, low: int | None = None, why: str = "") -> int:
+    """Return `value` as an int; refuse fractions, which would otherwise fail far from here."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise InputError(f"{name} must be a whole number, got {value!r}") from None
+    if low is not None:
+        check_range(name, number, low, 2**63 - 1, why)
+    return number
 
 
 def _collect(stream: FeatureStream, reduction: Reduction | None) -> tuple[list[NDArray[np.float32]], int]:
