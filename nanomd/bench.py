@@ -1,7 +1,7 @@
 """Rollout speed: the compiled sampler against the eager reference, verified before it is timed.
 
 The eager reference is what one writes first in PyTorch: no cache, the last W states through the whole model at every
-step. Both run in one process, in turns, several times; medians and spreads are reported, and one JSON record is written.
+step. Both run in one process, in turns, several times; medians and spreads are reported in one JSON record.
 """
 
 from __future__ import annotations
@@ -219,7 +219,7 @@ def stamp() -> dict[str, Any]:
 
 
 def write_record(name: str, results: Any, out: str | Path | None = None, folder: str | Path | None = None) -> Path:
-    """Write one JSON record, into `out`, or a new file in `folder` (default: benchmarks/results, else the working folder)."""
+    """Write one JSON record: `out`, or a new file in `folder`, benchmarks/results, or the working folder."""
     if out is None:
         default = Path("benchmarks/results")
         parent = Path(folder) if folder is not None else default if default.parent.is_dir() else Path()

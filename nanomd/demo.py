@@ -1,8 +1,8 @@
 """The main job: trajectories -> states -> two-pass nano-GPT -> million-step rollouts -> validation -> report.
 
-Four-state potential: it is seen through its coordinate x alone, in 32 bins. Two of the four minima overlap there, so the
-present bin does not say where the walker is and a Markov model of the bins forgets what a model with memory can use.
-Twelve long trajectories that the training never sees judge the result.
+Four-state potential: it is seen through its coordinate x alone, in 32 bins. Two of the four minima overlap there, so
+the present bin does not say where the walker is, and a Markov model of the bins forgets what a model with memory can
+use. Twelve long trajectories that the training never sees judge the result.
 
 Alanine dipeptide: real molecular dynamics; the first trajectory trains, the second judges.
 """
@@ -108,7 +108,7 @@ def run(
     if steps.simulate:
         say(pipeline.simulate(folder, **steps.simulate, n_threads=n_threads, **common))
     say(pipeline.tokenize(folder, **steps.tokenize, **common))
-    resume = {"resume": not force}  # an interrupted demo goes on where it stopped
+    resume: dict[str, Any] = {"resume": not force}  # an interrupted demo goes on where it stopped
     threads = {} if n_threads is None else {"n_threads": n_threads}
     training = {**steps.train, "overrides": {**steps.train["overrides"], **threads}}
     say(pipeline.train(folder, **training, **resume, **common))

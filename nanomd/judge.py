@@ -37,7 +37,8 @@ def validate(
     force: bool = False,
 ) -> str:
     """Judge generated/ against the MD, write report/validation.json, and return the verdict as text."""
-    from nanomd.dtrajs import expand_paths, load_dtrajs
+    from nanomd.dtrajs import load_dtrajs
+    from nanomd.file_lists import expand_paths
     from nanomd.report import verdict_text
 
     folder = RunFolder(run, create=False)
@@ -47,9 +48,12 @@ def validate(
     files = expand_paths([str(path) for path in reference or ()]) if reference else []
     judge = load_dtrajs([str(f) for f in files]) if files else held_out or training
     settings = {
-        "lagtimes": None if lagtimes is None else list(lagtimes), "n_macrostates": n_macrostates, "confidence": confidence,
-        "n_bootstrap": n_bootstrap, "seed": seed,
-    }  # fmt: skip
+        "lagtimes": None if lagtimes is None else list(lagtimes),
+        "n_macrostates": n_macrostates,
+        "confidence": confidence,
+        "n_bootstrap": n_bootstrap,
+        "seed": seed,
+    }
     with folder.lock():
         inputs = {"tokens": sha256_of(folder.tokens), "generated": sha256_of(folder.generated / "manifest.json")}
         inputs |= {f.name: sha256_of(f) for f in files}
@@ -109,9 +113,7 @@ def load_validation(folder: RunFolder) -> ValidationResult:
 
 
 # --- report ----------------------------------------------------------------------------------------------------------
-def report(
-    run: PathLike, *, title: str | None = None, summary: str | None = None, force: bool = False, quiet: bool = True
-) -> str:
+def report(run: PathLike, *, title: str | None = None, summary: str | None = None, force: bool = False) -> str:
     """Write report/index.html and its pictures from validation.json, and return a line with its path."""
     from nanomd.report import write_report
 
@@ -145,8 +147,8 @@ def _summary(stages: dict[str, Any], result: ValidationResult) -> str:
     tokens, train, generate = (stages.get(name, {}) for name in ("tokenize", "train", "generate"))
     settings = generate.get("settings", {})
     return (
-        f"A nano-GPT ({train.get('settings', {}).get('preset', 'custom')}, {train.get('n_steps', '?')} training steps) over "
-        f"{tokens.get('n_states', '?')} states generated {settings.get('n_trajs', '?')} trajectories of "
+        f"A nano-GPT ({train.get('settings', {}).get('preset', 'custom')}, {train.get('n_steps', '?')} training steps) "
+        f"over {tokens.get('n_states', '?')} states generated {settings.get('n_trajs', '?')} trajectories of "
         f"{settings.get('n_steps', '?'):,} steps. The reference, {result.reference}, is "
         f"{stages.get('validate', {}).get('judged_by', 'the MD')}; frames are {result.frame_interval} apart."
     )

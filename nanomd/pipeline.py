@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -32,7 +32,7 @@ PathLike = str | Path
 def simulate(
     run: PathLike,
     *,
-    preset: str = "demo",
+    preset: Literal["demo", "paper"] = "demo",
     n_frames: int = 100_000,
     n_trajs: int = 8,
     n_threads: int | None = None,
@@ -59,7 +59,7 @@ def simulate(
                 seed=seed,
                 preset=preset,
                 n_threads=n_threads,
-                progress=bar,  # type: ignore[arg-type]
+                progress=bar,
             )
         finally:
             bar.close()
@@ -94,7 +94,8 @@ def tokenize(
     progress: bool | None = None,
 ) -> str:
     """Write discrete trajectories to tokens/, from MD files, ready-made dtrajs, a known system, or simulation/."""
-    from nanomd import dtrajs as dtrajs_module
+    from nanomd.dtrajs import save_dtrajs
+    from nanomd.file_lists import expand_paths
 
     check_range("stride", stride, 1)
     folder = RunFolder(run)
@@ -112,10 +113,10 @@ def tokenize(
             "features": features, "reduction": reduction, "lagtime": lagtime, "n_components": n_components,
             "n_states": 100 if n_states is None else n_states, "top": str(top),
         }  # fmt: skip
-        sources = [Path(top), *dtrajs_module.expand_paths([Path(f) for f in files])]
+        sources = [Path(top), *expand_paths([Path(f) for f in files])]
     elif files:
         source = {"dtrajs": True}
-        sources = dtrajs_module.expand_paths([Path(f) for f in files])
+        sources = expand_paths([Path(f) for f in files])
     else:
         if not folder.record("simulate"):
             raise InputError(
@@ -132,7 +133,7 @@ def tokenize(
         start = time.perf_counter()
         with _fresh_folder(folder.tokens) as part:
             dtrajs, interval = _make_dtrajs(part, sources, settings, frame_interval, progress)
-            dtrajs_module.save_dtrajs(dtrajs, part)
+            save_dtrajs(dtrajs, part)
             states = np.unique(np.concatenate(dtrajs))
             states = states[states >= 0]
             if len(states) < 2:
@@ -202,11 +203,10 @@ def _make_dtrajs(
         else:
             from nanomd.tokenize import Tokenizer
 
-            options = {k: settings[k] for k in ("lagtime", "n_components") if settings[k] is not None}
+            options = {k: settings[k] for k in ("lagtime", "n_components", "n_states") if settings[k] is not None}
             tokenizer = Tokenizer(
                 settings["features"],
                 reduction=settings["reduction"],
-                n_states=n_states,
                 seed=seed,
                 frame_interval=frame_interval,
                 progress=progress,
@@ -337,9 +337,19 @@ def generate(
         bar = progress_bar(n_steps * n_trajs, "generate", "step", progress)
         try:
             rollout = sampler.generate(
-                n_steps, n_trajs, start=begin_at, mode=mode, hop_keep=hop_keep, seed=seed, stride=stride,
-                sampling_temperature=sampling_temperature, n_threads=n_threads, out=folder.generated, resume=resume, progress=bar,
-            )  # fmt: skip
+                n_steps,
+                n_trajs,
+                start=begin_at,
+                mode=mode,
+                hop_keep=hop_keep,
+                seed=seed,
+                stride=stride,
+                sampling_temperature=sampling_temperature,
+                n_threads=n_threads,
+                out=folder.generated,
+                resume=resume,
+                progress=bar,
+            )
         finally:
             bar.close()
         speed = rollout.tokens_per_second
@@ -353,7 +363,8 @@ def generate(
             n_threads=n_threads,
         )
     total = rollout.frame_interval.describe(n_steps)
-    return f"generated {n_trajs} x {n_steps:,} steps ({total} each) in {rollout.seconds:.1f} s, {speed:,.0f} steps/s on {rollout.backend}"
+    speed_text = f"{rollout.seconds:.1f} s, {speed:,.0f} steps/s on {rollout.backend}"
+    return f"generated {n_trajs} x {n_steps:,} steps ({total} each) in {speed_text}"
 
 
 # --- helpers ---------------------------------------------------------------------------------------------------------

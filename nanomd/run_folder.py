@@ -93,7 +93,8 @@ def explain_os_error(error: OSError) -> str:
     name = f" {error.filename}" if error.filename else ""
     match error.errno:
         case errno.ENOSPC | errno.EDQUOT:
-            return f"the disk is full{f' (writing{name})' if name else ''}: free some space and repeat the command; what is complete is kept"
+            where = f" (writing{name})" if name else ""
+            return f"the disk is full{where}: free some space and repeat the command; what is complete is kept"
         case errno.EROFS | errno.EACCES | errno.EPERM:
             return f"no permission for{name or ' this file'}: choose another folder, or change its permissions"
         case errno.ENOENT:
@@ -299,7 +300,8 @@ class RunFolder:
             if changed:
                 shown = ", ".join(f"{k} ({old.get(k)} -> {new.get(k)})" for k in changed[:4])
                 raise StoreError(
-                    f"--resume needs the settings of the unfinished `{stage}`, but {shown} changed; use --force to start again"
+                    f"--resume needs the settings of the unfinished `{stage}`, but {shown} changed; "
+                    "use --force to start again"
                 )
         self.record_config(stage, settings)
         return True
@@ -333,7 +335,7 @@ class RunFolder:
 
 def environment() -> dict[str, Any]:
     """Return versions, machine and commit. Nothing heavy is imported."""
-    versions = {}
+    versions: dict[str, str | None] = {}
     for name in ("nanomd", "numpy", "scipy", "torch", "triton", "deeptime", "mdtraj"):
         try:
             versions[name] = metadata.version(name)

@@ -100,7 +100,7 @@ def apply_config(arguments: Sequence[str], commands: Mapping[str, argparse.Argum
             raise InputError(f"{path} has the unknown section [{section}]; it may have {', '.join(commands)}")
         if not isinstance(values, dict):
             raise InputError(f"{path}: {section} must be a section, [{section}], got {values!r}")
-        checked = {key: _checked(path, section, key, value, commands[section]) for key, value in values.items()}
+        checked = {k.replace("-", "_"): _checked(path, section, k, v, commands[section]) for k, v in values.items()}
         if section == name:
             commands[name].set_defaults(**checked)
             for action in commands[name]._actions:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
 from nanomd import __version__
@@ -36,11 +36,11 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"nanomd: error: {message} (see `{self.prog} --help`)\n")
 
 
-def build_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+def build_parser() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentParser]]:
     """Return the parser and the parsers of the subcommands by name."""
     parser = _Parser(
         prog="nanomd",
-        description="Learn the kinetics of molecular dynamics with a small GPT, and roll out million-step trajectories.",
+        description="Learn the kinetics of molecular dynamics with a small GPT; generate million-step trajectories.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
