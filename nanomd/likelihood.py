@@ -1,8 +1,8 @@
 """Teacher-forced likelihood: the cross-entropy of training, and the score of whole trajectories.
 
-These are cut into overlapping pieces, so that every frame keeps its context. Rotary models: a piece begins L (W - 1) frames before the first one that it scores, so every prediction is that of one
-parallel pass over the whole trajectory (ring mode). Learned positions: pieces of W frames that share W - K, which is
-hop mode with K = W // 2.
+These are cut into overlapping pieces, so that every frame keeps its context. Rotary models: a piece begins L (W - 1)
+frames before the first one that it scores, so every prediction is that of one parallel pass over the whole trajectory
+(ring mode). Learned positions: pieces of W frames that share W - K, which is hop mode with K = W // 2.
 """
 
 from __future__ import annotations
