@@ -1,1 +1,1 @@
-"""What the GPT is compared with: Markov state models, an LSTM, and eager generation."""
+"""What nanomd is measured against: Markov state models, an LSTM, and the eager reference."""

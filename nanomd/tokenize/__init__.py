@@ -1,1 +1,1 @@
-""""""
+"""From MD files to microstates: features, TICA or VAMP, k-means."""
