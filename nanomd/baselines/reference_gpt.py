@@ -5,7 +5,6 @@ The three modes are written as what the model reads at each step; the compiled e
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,8 +35,8 @@ def resolve_mode(config: ModelConfig, mode: str) -> str:
 def context_start(config: ModelConfig, mode: str, n_known: int, hop_keep: int) -> int:
     """Return the first of `n_known` frames that the model reads to predict the next one.
 
-    ring: the receptive field, L (W - 1) + 1 frames. crop: the last W. hop: windows begin at multiples of K = `hop_keep`;
-    the model reads from the earliest one that is not older than W frames.
+    ring: the receptive field, L (W - 1) + 1 frames. crop: the last W. hop: windows begin at multiples of
+    K = `hop_keep`; the model reads from the earliest one that is not older than W frames.
     """
     window = config.context_length
     if mode == "ring":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,10 +62,17 @@ def load_topology(topology: Any) -> Any:
         raise InputError(f"topology must be a file, an mdtraj Topology or Trajectory, got {type(topology).__name__}")
     if not Path(topology).expanduser().is_file():
         raise InputError(f"topology {str(topology)!r} does not exist; give a PDB, GRO, PSF or prmtop file")
-    try:
-        return mdtraj.load_topology(str(Path(topology).expanduser()))
-    except Exception as error:  # mdtraj's parsers raise almost any type for a damaged file
-        raise InputError(f"topology {str(topology)!r} cannot be read: {_one_line(error)}") from None
+    with warnings.catch_warnings():
+        # mdtraj leaves a PDB file open when it cannot be parsed.
+        warnings.simplefilter("ignore", ResourceWarning)
+        try:
+            loaded = mdtraj.load_topology(str(Path(topology).expanduser()))
+            reason = "" if loaded.n_atoms else "it holds no atoms"
+        except Exception as error:  # mdtraj's parsers raise almost any type for a damaged file
+            reason = _one_line(error)
+    if reason:
+        raise InputError(f"topology {str(topology)!r} cannot be read: {reason}")
+    return loaded
 
 
 def group_files(files: FilesLike) -> list[list[Path]]:
