@@ -72,11 +72,17 @@ def row(quantity, unit, values, pick, judge=True):
 
 
 def make_result(
-    *, names=("folded", "intermediate", "register-shifted", "unfolded"), n_states=100, unit="0.2 ns", seed=3, extra=True
+    *,
+    names=("folded", "intermediate", "register-shifted", "unfolded"),
+    n_states=100,
+    unit="0.2 ns",
+    seed=3,
+    extra=True,
+    n_timescales=4,
 ):
     """Build a result with the sources MD, GPT, MSM and, with `extra`, LSTM and held-out MD."""
     rng = np.random.default_rng(seed)
-    shape = {"n_states": n_states, "n_macro": len(names)}
+    shape = {"n_states": n_states, "n_macro": len(names), "n_timescales": n_timescales}
     sources = {
         "MD": source("MD", rng, speed=1, memory=0.55, relative=0.22, n_trajs=20, n_frames=10_000, scatter=0.5, **shape),
         "GPT": source(
@@ -97,7 +103,7 @@ def make_result(
     ]
     rows += [
         row(f"timescale {k + 1} at lag 100", "frames", sources, lambda s, k=k: (s.timescales[-4, k], None))
-        for k in range(2)
+        for k in range(min(2, n_timescales))
     ]
     if len(names) > 1:
         rows += [

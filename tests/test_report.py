@@ -9,7 +9,6 @@ import json
 import math
 import re
 from html.parser import HTMLParser
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +16,7 @@ from PIL import Image
 from synthetic_result import make_landscape, make_metrics, make_result
 
 from nanomd.errors import InputError, StoreError
-from nanomd.kinetics.results import Cell, Interval, SourceKinetics, ValidationResult, VerdictRow
+from nanomd.kinetics.results import Cell, Interval, SourceKinetics, VerdictRow
 from nanomd.report import ReportFigure, verdict_text, write_report
 from nanomd.report.landscape import free_energy_surfaces
 from nanomd.report.numbers import format_interval, format_number, format_row
@@ -62,7 +61,7 @@ class Page(HTMLParser):
 
     @property
     def words(self):
-        return " ".join(" ".join(self.text).split())
+        return re.sub(r"[ \n]+", " ", " ".join(self.text))  # not the narrow no-break spaces inside numbers
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +89,16 @@ def png_bytes():
     buffer = io.BytesIO()
     Image.new("RGB", (30, 20), (200, 10, 10)).save(buffer, format="PNG")
     return buffer.getvalue()
+
+
+@pytest.fixture(scope="module")
+def small():
+    """Two macrostates, one timescale, MD and GPT: for what does not depend on the size."""
+    result = make_result(names=("a", "b"), n_states=6, extra=False, n_timescales=1)
+    rows = [
+        dataclasses.replace(row, cells={n: row.cells[n] for n in ("MD", "GPT")}) for row in result.rows if row.cells
+    ]
+    return dataclasses.replace(result, sources={n: result.sources[n] for n in ("MD", "GPT")}, rows=rows)
 
 
 def with_sources(result, change):
@@ -121,14 +130,14 @@ def test_what_users_write_is_escaped(report):
     )
 
 
-def test_hostile_names_are_escaped_everywhere(result, tmp_path):
+def test_hostile_names_are_escaped_everywhere(small, tmp_path):
     evil = '"><img src=x onerror=alert(1)>$\\frac$'
-    sources = {"MD": result.sources["MD"], evil: dataclasses.replace(result.sources["GPT"], name=evil)}
+    sources = {"MD": small.sources["MD"], evil: dataclasses.replace(small.sources["GPT"], name=evil)}
     rows = [
-        VerdictRow(f"{evil} q", f"{evil} u", {"MD": row.cells["MD"], evil: row.cells["GPT"]}) for row in result.rows[:2]
+        VerdictRow(f"{evil} q", f"{evil} u", {"MD": row.cells["MD"], evil: row.cells["GPT"]}) for row in small.rows[:2]
     ]
     hostile = dataclasses.replace(
-        result, sources=sources, rows=rows, macrostate_names=[evil, "a\nb", "$x_", "ü"], warnings=[evil],
+        small, sources=sources, rows=rows, macrostate_names=[evil, "a\nb$x_"], warnings=[evil],
         chain_length_over_slowest={evil: 3.0},
     )  # fmt: skip
     path = write_report(tmp_path, hostile, title=evil, provenance={evil: {evil: evil}}, speeds={evil: evil})
@@ -184,10 +193,12 @@ def test_verdict_text_says_what_the_result_says(result):
     seconds = {"": 1.0, "ns": 1 / 0.2, "us": 1000 / 0.2}
     checked = 0
     for row in result.rows:
-        line = next(line for line in lines if line.startswith(row.quantity))
-        unit = re.search(r"\((\w+)\)", line)
+        first, *more = [line for line in lines if line.startswith(row.quantity)]  # a block of lines per source, or two
+        unit = re.search(r"\((\w+)\)", first)
         scale = seconds[unit.group(1) if unit else ""]
-        found = re.findall(cell, line)
+        found = re.findall(cell, first)
+        for line in more:
+            found += re.findall(cell, line)[-1:]
         expected = [c for c in row.cells.values() if math.isfinite(c.value)]
         assert len(found) == len(expected)
         for (value, low, high, mark), want in zip(found, expected, strict=True):
@@ -210,7 +221,7 @@ def test_verdict_text_folds_many_sources_and_long_words():
     result = dataclasses.replace(result, warnings=["word " * 60])
     text = verdict_text(result)
     assert max(map(len, text.splitlines())) <= 110
-    assert text.count("quantity") == 2
+    assert text.count("quantity") in (2, 4)
     assert all(name in text for name in result.sources)
 
 
@@ -270,32 +281,32 @@ def nothing(source: SourceKinetics) -> SourceKinetics:
     )  # fmt: skip
 
 
-def test_undefined_everything_still_makes_a_page(result, tmp_path):
+def test_undefined_everything_still_makes_a_page(small, tmp_path):
     cell = Cell(math.nan, math.nan, math.nan)
     rows = [VerdictRow("timescale", "frames", {"MD": cell, "GPT": cell}), VerdictRow("only", "", {"GPT": cell})]
-    empty = dataclasses.replace(with_sources(result, nothing), rows=rows, chain_length_over_slowest={"MD": math.nan})
+    empty = dataclasses.replace(with_sources(small, nothing), rows=rows, chain_length_over_slowest={"MD": math.nan})
     page = Page(write_report(tmp_path, empty, title="empty", metrics=[]).read_text(encoding="utf-8"))
     assert "n/a" in page.words and "training" not in page.ids and "free_energy" not in page.ids
     assert "No quantity has a value" not in page.words  # said inside the picture
     assert "n/a" in verdict_text(empty) and "nan" not in verdict_text(empty)
-    assert "12 of 12 ordered pairs" in page.words
+    assert "2 of 2 ordered pairs" in page.words
 
 
-def test_infinite_and_one_sided_intervals(result, tmp_path):
+def test_infinite_and_one_sided_intervals(small, tmp_path):
     def open_ended(source):
         mfpt = Interval(source.mfpt.value, source.mfpt.low * 0, np.full_like(source.mfpt.high, np.inf))
         times = Interval(source.timescales.value, source.timescales.low * np.nan, source.timescales.high * np.inf)
         odd = Interval(source.macro_populations.value, source.macro_populations.high, source.macro_populations.low)
         return dataclasses.replace(source, mfpt=mfpt, timescales=times, macro_populations=odd)
 
-    Page(write_report(tmp_path, with_sources(result, open_ended), title="x").read_text(encoding="utf-8"))
+    Page(write_report(tmp_path, with_sources(small, open_ended), title="x").read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize(
     ("names", "n_states"), [(("all",), 5), (("0", "1"), 2), (tuple(f"state {i}" for i in range(14)), 60)]
 )
 def test_one_two_and_many_macrostates(names, n_states, tmp_path):
-    result = make_result(names=names, n_states=n_states, extra=False, unit="1 frame")
+    result = make_result(names=names, n_states=n_states, extra=False, unit="1 frame", n_timescales=1)
     path = write_report(tmp_path, result, title="x", metrics=[{"step": 1, "train_loss": 0.7, "validation_loss": None}])
     page = Page(path.read_text(encoding="utf-8"))
     panels = len(list((tmp_path / "png").glob("chapman_kolmogorov*.png")))
@@ -305,30 +316,35 @@ def test_one_two_and_many_macrostates(names, n_states, tmp_path):
     assert "frames" in page.words and path.stat().st_size < 3_000_000
 
 
-def test_only_the_reference(result, tmp_path):
+def test_only_the_reference(small, tmp_path):
     alone = dataclasses.replace(
-        result, sources={"MD": result.sources["MD"]}, rows=[], warnings=[], chain_length_over_slowest={}
+        small, sources={"MD": small.sources["MD"]}, rows=[], warnings=[], chain_length_over_slowest={}
     )
     page = Page(write_report(tmp_path, alone, title="MD").read_text(encoding="utf-8"))
     assert "No quantity could be judged." in page.words
     assert isinstance(verdict_text(alone), str)
 
 
-def test_second_report_replaces_the_first(tmp_path):
-    mine = tmp_path / "png" / "my_own.png"
-    write_report(tmp_path, make_result(extra=False), title="first")
-    mine.write_bytes(b"keep")
-    write_report(tmp_path, make_result(names=("a", "b"), n_states=10, extra=False), title="second")
-    names = {path.stem for path in (tmp_path / "png").iterdir()}
-    assert "chapman_kolmogorov_2" in names and "chapman_kolmogorov_3" not in names and mine.read_bytes() == b"keep"
+def test_second_report_replaces_the_first(small, tmp_path):
+    pictures = tmp_path / "png"
+    pictures.mkdir()
+    (pictures / "my_own.png").write_bytes(b"keep")
+    (pictures / "chapman_kolmogorov_3.png").write_bytes(b"of an earlier report with three macrostates")
+    write_report(tmp_path, small, title="Zero")
+    first = (tmp_path / "index.html").read_bytes()
+    write_report(tmp_path, small, title="Infinity")
+    second = (tmp_path / "index.html").read_bytes()
+    assert second == first.replace(b"Zero", b"Infinity")  # equal input gives equal bytes, pictures included
+    names = {path.stem for path in pictures.iterdir()}
+    assert "chapman_kolmogorov_2" in names and "chapman_kolmogorov_3" not in names
+    assert (pictures / "my_own.png").read_bytes() == b"keep"
     assert not list(tmp_path.glob("*.part"))
-    assert "second" in (tmp_path / "index.html").read_text(encoding="utf-8")
 
 
-def test_unwritable_folder_is_one_clear_error(result, tmp_path):
+def test_unwritable_folder_is_one_clear_error(small, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match=r"cannot write the report to .*file"):
-        write_report(tmp_path / "file" / "report", make_result(names=("a", "b"), n_states=4, extra=False), title="x")
+        write_report(tmp_path / "file" / "report", small, title="x")
 
 
 def test_free_energies_are_minus_log_populations(result):
@@ -402,9 +418,3 @@ def test_sources_keep_their_colours():
         len({(s.color, s.marker, str(s.dashes)) for s in source_styles([f"s{i}" for i in range(20)], "s0").values()})
         == 20
     )
-
-
-def test_equal_input_gives_equal_bytes(tmp_path):
-    result: ValidationResult = make_result(names=("a", "b"), n_states=4, extra=False)
-    pages = [Path(write_report(tmp_path / name, result, title="x")).read_bytes() for name in ("one", "two")]
-    assert pages[0] == pages[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,7 +55,9 @@ class ReportFigure:
                     f"extra figure {self.title!r} must be a matplotlib Figure, PNG bytes or a path, "
                     f"got {type(self.picture).__name__}"
                 )
-            return to_png(self.picture)
+            buffer = io.BytesIO()
+            self.picture.savefig(buffer, format="png", dpi=2 * SCREEN_DPI, metadata={"Software": None})
+            return buffer.getvalue()
         if not data.startswith(_PNG_SIGNATURE) or len(data) < 24:
             raise InputError(f"extra figure {self.title!r} is not a PNG picture; convert it first")
         return data
@@ -89,7 +92,7 @@ class Group:
 
     def add_png(self, png: bytes, alt: str) -> None:
         """Append a picture of a caller, shown at no more than the page's width."""
-        pixels = struct.unpack(">I", png[16:20])[0] if len(png) >= 24 else 0
+        pixels = struct.unpack(">I", png[16:20])[0]
         self._append(png, alt, int(min(max(pixels, 200), MAX_WIDTH)))
 
     def _append(self, png: bytes, alt: str, width: int, alone: bool = False) -> None:

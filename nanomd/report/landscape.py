@@ -89,9 +89,9 @@ def plot_free_energy(landscape: Mapping[str, Any], result: ValidationResult) -> 
         "free_energy",
         "Free-energy surfaces",
         f"Free energy in units of kT: dark basins are populated, white was never visited. {result.reference} and "
-        f"every model share one colour scale and one zero, the lowest point of {result.reference}. The difference (model "
-        f"minus {result.reference}) is blue where the model is too stable and red where it visits too rarely; it is "
-        "drawn where both have data, and pale everywhere is what one hopes for.",
+        f"every model share one colour scale and one zero, the lowest point of {result.reference}. The difference "
+        f"(model minus {result.reference}) is blue where the model is too stable and red where it visits too rarely; "
+        "it is drawn where both have data, and pale everywhere is what one hopes for.",
         columns=2 if several else 3,
     )
     finite = np.concatenate([s.values[np.isfinite(s.values)] for s in surfaces.values()])
@@ -117,7 +117,7 @@ def _draw(
     alone: bool = False,
 ) -> None:
     with look():
-        figure, axes = new_figure(400, 340)
+        figure, axes = new_figure(400, 330, right=84)
         axes.set_title(plain(title, 40))
         axes.grid(visible=False)
         mesh = axes.pcolormesh(
@@ -125,7 +125,9 @@ def _draw(
             vmax=span[1], rasterized=True,
         )  # fmt: skip
         axes.set(xlabel=labels[0], ylabel=labels[1])
-        bar = figure.colorbar(mesh, ax=axes, extend="both" if span[0] < 0 else "max", shrink=0.95, pad=0.02)
+        box = axes.get_position()
+        scale = figure.add_axes((box.x1 + 0.025, box.y0, 0.035, box.height))
+        bar = figure.colorbar(mesh, cax=scale, extend="both" if span[0] < 0 else "max")
         bar.set_label(unit)
         bar.outline.set_visible(False)
         group.add(figure, f"Free energy of {title} on {labels[0]} and {labels[1]}, {unit}.", alone)

@@ -48,7 +48,8 @@ def write_report(
     summary : str, optional
         A few sentences below the title; blank lines part paragraphs. Plain text, as all text here: it is escaped.
     metrics : sequence of mappings, optional
-        Training history: rows with ``step`` and any of ``train_loss``, ``validation_loss``, ``learning_rate``.
+        Training history: rows with ``step`` and any of ``train_loss`` or ``loss``, ``validation_loss``,
+        ``learning_rate``.
     speeds : mapping, optional
         Name to number or text, such as ``{"generation (states per second)": 2.1e6}``.
     provenance : mapping, optional
@@ -235,10 +236,10 @@ def _sources(result: ValidationResult, styles: dict[str, SourceStyle]) -> str:
     head = ["Source", "Trajectories", "Frames", "Mean length", "Chain length / slowest timescale"]
     head += ["Unseen transitions per step", "States never visited"]
     return (
-        '<section id="sources">\n<h2>Trajectories behind the numbers</h2>\n<p class="caption">A frame is '
-        f"{escape(str(result.frame_interval))}. Chain length is the mean trajectory length over the slowest timescale "
-        f"of {escape(result.reference)}: of a bias at the start about one part in that many is left in averages over the "
-        "chain, so a short chain inherits the populations of its starting points. Unseen transitions are generated "
-        f"steps between states that the training data never connect.</p>\n"
+        '<section id="sources">\n<h2>Trajectories behind the numbers</h2>\n'
+        f'<p class="caption">A frame is {escape(str(result.frame_interval))}. Chain length is the mean trajectory '
+        f"length over the slowest timescale of {escape(result.reference)}: of the bias at the start about one part in "
+        "that many is left in averages over the chain, so a short one inherits the populations of its starting points. "
+        "Unseen transitions are generated steps between states that the training data never connect.</p>\n"
         f"{table(head, rows, 'Trajectories', 'counts')}\n</section>"
     )

@@ -45,19 +45,22 @@ def _macrostates(group: Group, result: ValidationResult, styles: dict[str, Sourc
     shown = shown_macrostates(result)
     names = list(result.sources)
     width = 0.8 / len(names)
+    labels = [plain(result.macrostate_names[state], 14) for state in shown]
+    crowded = sum(map(len, labels)) > 48
     with look():
-        figure, axes = new_figure(max(400, min(560, 110 + 24 * len(names) * len(shown))), 400)
+        figure, axes = new_figure(
+            max(400, min(560, 110 + 24 * len(names) * len(shown))), 400, bottom=96 if crowded else 52
+        )
         axes.set_title("Macrostates")
         axes.grid(visible=False, axis="x")
         for i, name in enumerate(names):
             interval = result.sources[name].macro_populations[shown]
+            bar_color = "#a5abb0" if name == result.reference else "#3c4043"  # seen on a dark bar, and on a bright one
             axes.bar(
                 np.arange(len(shown)) + (i - (len(names) - 1) / 2) * width, np.nan_to_num(interval.value), width * 0.92,
                 yerr=error_lengths(interval), color=styles[name].color, label=plain(name),
-                error_kw={"elinewidth": 1.1, "capsize": 2.0, "ecolor": "#80868b"},
+                error_kw={"elinewidth": 1.1, "capsize": 2.0, "ecolor": bar_color},
             )  # fmt: skip
-        labels = [plain(result.macrostate_names[state], 14) for state in shown]
-        crowded = sum(map(len, labels)) > 48
         axes.set_xticks(range(len(shown)), labels, rotation=40 if crowded else 0, ha="right" if crowded else "center")
         axes.set(ylabel="population", xlim=(-0.6, len(shown) - 0.4))
         axes.set_ylim(bottom=0)

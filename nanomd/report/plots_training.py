@@ -13,11 +13,12 @@ from nanomd.report.figures import Group
 from nanomd.report.style import BLUE, DARK, MUTED, look, new_figure
 
 
-def curve(metrics: Sequence[Mapping[str, Any]], key: str) -> tuple[FloatArray, FloatArray]:
-    """Return steps and values of the rows that have a finite number under a key."""
+def curve(metrics: Sequence[Mapping[str, Any]], *keys: str) -> tuple[FloatArray, FloatArray]:
+    """Return steps and values of the rows that have a finite number under the first of some keys that they have."""
     points = []
     for index, row in enumerate(metrics):
-        value, step = row.get(key), row.get("step", index)
+        value = next((row[key] for key in keys if key in row), None)
+        step = row.get("step", index)
         if all(isinstance(x, (int, float)) and not isinstance(x, bool) and math.isfinite(x) for x in (value, step)):
             points.append((float(step), float(value)))  # type: ignore[arg-type]  # just checked
     return (np.array([p[0] for p in points]), np.array([p[1] for p in points]))
@@ -29,9 +30,11 @@ def plot_training(metrics: Sequence[Mapping[str, Any]]) -> Group | None:
     Parameters
     ----------
     metrics : sequence of mappings
-        Rows with ``step`` and any of ``train_loss``, ``validation_loss``, ``learning_rate``.
+        Rows with ``step`` and any of ``train_loss`` (or ``loss``), ``validation_loss``, ``learning_rate``.
     """
-    train, held_out, rate = (curve(metrics, key) for key in ("train_loss", "validation_loss", "learning_rate"))
+    train, held_out, rate = (
+        curve(metrics, *keys) for keys in (("train_loss", "loss"), ("validation_loss",), ("learning_rate",))
+    )
     if not len(train[0]) and not len(held_out[0]):
         return None
     best = ""

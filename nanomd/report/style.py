@@ -20,6 +20,8 @@ DARK, MUTED, FAINT = "#1a1a1a", "#5f6368", "#d5d8dc"
 SCREEN_DPI = 100  # one picture unit is one CSS pixel at this resolution; files have twice as many
 BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
 
+_LEFT, _RIGHT, _BOTTOM, _TOP, _LEGEND_ROW = 70, 14, 52, 30, 20  # margins in CSS pixels
+
 _PALETTE = [BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, "#7a5c00", "#6b4fa0"]
 _MARKERS = ["s", "^", "D", "v", "P", "X", "<", ">"]
 _DASHES: list[Any] = ["-", (0, (6, 2)), (0, (2, 1.5)), (0, (6, 2, 1, 2))]
@@ -114,28 +116,38 @@ def look() -> Iterator[None]:
         yield
 
 
-def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
-    """Return a figure of width x height CSS pixels and its one axes (no pyplot, no global state)."""
+def new_figure(width: int, height: int, *, bottom: int = _BOTTOM, right: int = _RIGHT) -> tuple[Figure, Axes]:
+    """Return a figure of width x height CSS pixels and its one axes (no pyplot, no global state).
+
+    Margins are fixed, in pixels: panels beside each other line up, and no layout has to be searched for.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width / SCREEN_DPI, height / SCREEN_DPI), dpi=SCREEN_DPI, layout="constrained")
+    figure = Figure(figsize=(width / SCREEN_DPI, height / SCREEN_DPI), dpi=SCREEN_DPI)
     FigureCanvasAgg(figure)
+    figure.subplots_adjust(left=_LEFT / width, right=1 - right / width, bottom=bottom / height, top=1 - _TOP / height)
     return figure, figure.subplots()
 
 
 def to_png(figure: Figure) -> bytes:
-    """Render at twice the screen's resolution. Files carry no version or date, so equal input gives equal bytes."""
+    """Render a figure of `new_figure` at twice the screen's resolution, and close it.
+
+    Files carry no version or date, so equal input gives equal bytes.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from PIL import Image
 
+    figure.set_dpi(2 * SCREEN_DPI)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()  # type: ignore[no-untyped-call]  # once: savefig would lay the figure out twice
+    width, height = canvas.get_width_height()
+    pixels = canvas.buffer_rgba()  # type: ignore[no-untyped-call]
+    image = Image.frombuffer("RGBA", (width, height), pixels, "raw", "RGBA", 0, 1)
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=2 * SCREEN_DPI, metadata={"Software": None})
-    buffer.seek(0)
-    small = io.BytesIO()
-    with Image.open(buffer) as image:
-        # 256 colours are indistinguishable in line drawings, and make the page a third of the size.
-        image.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(small, format="PNG", optimize=True)
-    return small.getvalue()
+    # 256 colours are indistinguishable in line drawings, and make the page a third of the size.
+    image.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(buffer, format="PNG")
+    return buffer.getvalue()
 
 
 def plain(text: str, longest: int = 28) -> str:
@@ -162,10 +174,14 @@ def add_legend(figure: Figure, axes: Axes) -> None:
     figure.legend(
         [handles[i] for i in order],
         [labels[i] for i in order],
-        loc="outside upper left",
+        loc="upper left",
+        bbox_to_anchor=(0.0, 1.0),
         ncols=ncols,
-        borderaxespad=0.2,
+        borderaxespad=0.1,
+        labelspacing=0.35,
     )
+    rows = -(-len(labels) // ncols)
+    figure.subplots_adjust(top=1 - (_TOP + _LEGEND_ROW * rows + 4) / (float(figure.get_size_inches()[1]) * SCREEN_DPI))
 
 
 def say_no_data(axes: Axes, words: str) -> None:
