@@ -30,6 +30,7 @@ def validate(
     *,
     reference: Sequence[PathLike] | None = None,
     lagtimes: Sequence[int] | None = None,
+    lagtime: int | None = None,
     n_macrostates: int | None = None,
     confidence: float = 0.95,
     n_bootstrap: int = 200,
@@ -49,6 +50,7 @@ def validate(
     judge = load_dtrajs([str(f) for f in files]) if files else held_out or training
     settings = {
         "lagtimes": None if lagtimes is None else list(lagtimes),
+        "lagtime": lagtime,
         "n_macrostates": n_macrostates,
         "confidence": confidence,
         "n_bootstrap": n_bootstrap,
@@ -68,6 +70,7 @@ def validate(
             judge,
             rollout,
             lagtimes=lagtimes,
+            lagtime=lagtime,
             n_macrostates=n_macrostates,
             frame_interval=interval,
             training=training,

@@ -18,7 +18,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--reference", nargs="+", default=None, metavar="FILE", help="discrete trajectories of other MD"
     )
-    parser.add_argument("--lagtimes", nargs="+", type=int, default=None, metavar="N", help="frames")
+    parser.add_argument("--lagtimes", nargs="+", type=int, default=None, metavar="N", help="frames, of the timescales")
+    parser.add_argument("--lagtime", type=int, default=None, help="frames, of macrostates and MSM (default: from the data)")
     parser.add_argument(
         "--macrostates", type=int, default=None, help="number of macrostates (default: from the spectrum)"
     )
@@ -34,6 +35,7 @@ def run(options: argparse.Namespace) -> int:
         options.run,
         reference=options.reference,
         lagtimes=options.lagtimes,
+        lagtime=options.lagtime,
         n_macrostates=options.macrostates,
         confidence=options.confidence,
         n_bootstrap=options.n_bootstrap,
