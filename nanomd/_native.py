@@ -57,7 +57,9 @@ def simulate_four_state(
 
 def _check_walkers(walkers: NDArray[np.float64]) -> None:
     if walkers.dtype != np.float64 or walkers.ndim != 2 or walkers.shape[1] != 4 or not walkers.flags.c_contiguous:
-        raise InputError(f"walkers must be a contiguous float64 array (n_trajs, 4), got {walkers.dtype} {walkers.shape}")
+        raise InputError(
+            f"walkers must be a contiguous float64 array (n_trajs, 4), got {walkers.dtype} {walkers.shape}"
+        )
 
 
 def four_state_potential(x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:

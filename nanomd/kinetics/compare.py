@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from nanomd import _native
 from nanomd.errors import InputError
-from nanomd.kinetics import estimates, macrostates, markov
+from nanomd.kinetics import macrostates, markov
 from nanomd.kinetics.estimates import Sample
 from nanomd.kinetics.results import Cell, Interval, SourceKinetics, ValidationResult, VerdictRow
 from nanomd.kinetics.sources import Frame, markov_source, trajectory_source
@@ -56,11 +56,11 @@ def validate(
         compared at that stride.
     lagtimes : sequence of int, optional
         Lags of the implied timescales, in frames; by default spaced logarithmically up to a tenth of the length of the
-        reference's trajectories.
+        reference's trajectories, and two slowest timescales.
     lagtime : int, optional
         Lag of the macrostates and of the "MSM" source, and the stride at which first passages and stays are seen in every
-        source, so that quick recrossings count for none. By default the shortest of `lagtimes` from which on the slowest
-        timescale stays within 5 %.
+        source, so that quick recrossings count for none. By default the shortest of `lagtimes` at which the three
+        slowest timescales have settled: within 5 % (10 % the others) of their median over the longer reliable lags.
     n_macrostates : int, optional
         By default the largest gap among the timescales; all states where there are at most five.
     frame_interval : FrameInterval or str, optional
@@ -97,11 +97,15 @@ def validate(
     seen = inputs["MD"] if training is None else _trajs("training", training, stride)
     if stride > 1:
         interval = FrameInterval(interval.value * stride, interval.unit)
-        notes.append(f"the rollout kept every {stride}-th state: all sources are compared at this stride, a frame is {interval}")
+        notes.append(
+            f"the rollout kept every {stride}-th state: all sources are compared at this stride, a frame is {interval}"
+        )
     n_states = 1 + max(int(x.max()) for trajs in [*inputs.values(), seen] for x in trajs)
 
     reference = inputs["MD"]
     lags, chosen, slowest = _lags(reference, n_states, lagtimes, lagtime, notes)
+    if lagtimes is None:  # later ones show only noise
+        lags = lags[lags <= max(2 * slowest, chosen)]
     settings: dict[str, Any] = {"timescale": slowest, "confidence": confidence, "n_bootstrap": n_bootstrap}
 
     def sample(trajs: Trajs, number: int) -> Sample:
@@ -175,29 +179,40 @@ def _lags(
     lags = default_lagtimes(length) if lagtimes is None else np.unique(np.asarray(lagtimes, np.int64))
     if len(lags) == 0:
         raise InputError("lagtimes must not be empty")
-    slowest = np.full(len(lags), np.nan)
+    table = np.full((len(lags), min(3, n_states - 1)), np.nan)
     for i, lag in enumerate(lags):
         counts = markov.transition_counts(reference, n_states, int(lag))
-        if len(markov.deeptime_adapter.largest_connected_set(counts)) < 2:
-            continue
-        slowest[i] = markov.estimate_markov_model(counts, int(lag)).timescales(1)[0]
+        if len(markov.deeptime_adapter.largest_connected_set(counts)) > 1:
+            table[i] = markov.estimate_markov_model(counts, int(lag)).timescales(table.shape[1])
+    slowest = table[:, 0] if table.shape[1] else np.full(len(lags), np.nan)
     if not np.isfinite(slowest).any():
         raise InputError(
             "the reference has no two states with transitions to and fro at any lagtime: its kinetics cannot be judged; "
             "use longer trajectories or other states"
         )
     if lagtime is not None:
-        near = int(np.nanargmin(np.where(np.isfinite(slowest), abs(lags - lagtime), np.inf)))
+        near = int(np.nanargmin(np.where(np.isfinite(slowest), abs(lags - lagtime), np.nan)))
         return lags, int(lagtime), float(slowest[near])
-    reliable = np.flatnonzero(np.isfinite(slowest) & (lags <= slowest / 2))
-    if len(reliable) == 0:
-        first = int(np.flatnonzero(np.isfinite(slowest))[0])
+    best = _settled(lags, table)
+    if best is None:
         notes.append("every lagtime exceeds half the slowest timescale: timescales are unreliable")
-        return lags, int(lags[first]), float(slowest[first])
-    for i in reliable:
-        if slowest[i] >= 0.95 * np.median(slowest[reliable[reliable >= i]]):
-            return lags, int(lags[i]), float(slowest[i])
-    return lags, int(lags[reliable[-1]]), float(slowest[reliable[-1]])
+        best = int(np.flatnonzero(np.isfinite(slowest))[0])
+    return lags, int(lags[best]), float(slowest[best])
+
+
+def _settled(lags: IntArray, table: FloatArray) -> int | None:
+    """Return the index of the first lag at which timescales (l, k) have settled, or of the last reliable one."""
+    reliable = np.isfinite(table) & (lags[:, None] <= table / 2)
+    candidates = np.flatnonzero(reliable[:, 0])
+    for i in candidates:
+        settled = True
+        for k in range(table.shape[1]):
+            later = table[i:, k][reliable[i:, k]]
+            if len(later) and reliable[i, k]:
+                settled &= bool(abs(table[i, k] / np.median(later) - 1) <= (0.05 if k == 0 else 0.1))
+        if settled:
+            return int(i)
+    return int(candidates[-1]) if len(candidates) else None
 
 
 def check_lagtime(lagtime: int, length: int) -> None:
@@ -315,7 +330,9 @@ def _notes(
 ) -> list[str]:
     notes = []
     if lagtime > slowest / 2:
-        notes.append(f"lagtime {lagtime} exceeds half the slowest timescale, {slowest:.4g} frames: times are unreliable")
+        notes.append(
+            f"lagtime {lagtime} exceeds half the slowest timescale, {slowest:.4g} frames: times are unreliable"
+        )
     for name, source in sources.items():
         total = source.n_frames / slowest
         if source.n_trajs and total < 20:

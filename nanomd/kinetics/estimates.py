@@ -161,9 +161,7 @@ def passage_times(macro: Sample, stride: int) -> tuple[Interval, IntArray]:
     return interval, number
 
 
-def residence_times(
-    macro: Sample, stride: int, times: IntArray
-) -> tuple[Interval, IntArray, FloatArray]:
+def residence_times(macro: Sample, stride: int, times: IntArray) -> tuple[Interval, IntArray, FloatArray]:
     """Return mean residence times (m,) in frames seen every stride-th frame, exits, and survival (m, t) at `times`.
 
     The mean is the time spent in a macrostate over the number of exits. The survival curve is Kaplan and Meier's, of the

@@ -119,7 +119,9 @@ def transition_counts(dtrajs: list[NDArray[np.integer]], n_states: int, lagtime:
 # --- Passage times of a Markov chain ---------------------------------------------------------------------------------
 
 
-def passage_times(transition: FloatArray, stationary: FloatArray, macrostate: IntArray, n_macrostates: int) -> FloatArray:
+def passage_times(
+    transition: FloatArray, stationary: FloatArray, macrostate: IntArray, n_macrostates: int
+) -> FloatArray:
     """Return mean first passage times (m, m) between macrostates in steps, NaN on the diagonal.
 
     From the first visit to the source after the target, to the next visit to the target: the share of time in which the

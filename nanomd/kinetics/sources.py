@@ -86,9 +86,11 @@ def markov_source(name: str, sample: Sample, frame: Frame, lagtime: int) -> Sour
     spread, model = estimates.timescales(sample, lagtime, frame.n_timescales, frame.match)
     if model is None:
         raise ValueError("no transitions")  # not reached: the caller has checked the lag against the data
-    per_block = _native.count_transitions(sample.dtrajs, n, lagtime, blocks=sample.blocks) if (
-        sample.blocks.n_blocks * n * n <= _MAX_BLOCK_COUNTS
-    ) else None
+    per_block = (
+        _native.count_transitions(sample.dtrajs, n, lagtime, blocks=sample.blocks)
+        if (sample.blocks.n_blocks * n * n <= _MAX_BLOCK_COUNTS)
+        else None
+    )
     matrix = np.linalg.matrix_power(model.transition, power)
     point = _quantities(matrix, model.stationary, frame)
     macro_point = _macro(model.stationary, frame)

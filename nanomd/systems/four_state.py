@@ -177,7 +177,9 @@ def tokenize(
         if x.ndim != 2 or x.shape[1] != 2 or len(x) == 0:
             raise InputError(f"xy[{i}] must have the shape (n_frames, 2) with n_frames >= 1, got {x.shape}")
         if not np.isfinite(x).all():
-            raise InputError(f"xy[{i}] has frames that are not finite, the first is {int(np.argmin(np.isfinite(x).all(1)))}")
+            raise InputError(
+                f"xy[{i}] has frames that are not finite, the first is {int(np.argmin(np.isfinite(x).all(1)))}"
+            )
     if scheme == "cores":
         if n_states not in (None, 4):
             raise InputError(f"scheme 'cores' has 4 states, got n_states = {n_states}")
