@@ -117,7 +117,7 @@ def _load_triton() -> Callable[..., Tensor]:
 
 
 def _load_reference() -> Callable[..., Tensor]:
-    from nanomd.kernels.reference.attention import attention as implementation
+    from nanomd.kernels.sdpa_attention import attention as implementation
 
     return implementation
 

@@ -19,3 +19,12 @@ def cuda_info() -> dict[str, Any]:
     """Return ``{"built": bool, "devices": [...], "reason": str}``: what CUDA this build and machine offer."""
     info: dict[str, Any] = _core.cuda_info()
     return info
+
+
+# Random numbers
+
+
+def rollout_uniform(seed: int, step: int, trajectory: int) -> float:
+    """Return the uniform in [0, 1) that draws the state of one step of one trajectory, the same in every engine."""
+    value: float = _core.rollout_uniform(seed, step, trajectory)
+    return value

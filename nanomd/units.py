@@ -31,7 +31,9 @@ class FrameInterval:
         if not (self.value > 0 and self.value < float("inf")):
             raise InputError(f"frame_interval must be a positive number, got {self.value}")
         if self.unit != "frame" and self.unit not in _IN_SECONDS:
-            raise InputError(f"frame_interval has the unknown unit {self.unit!r}; use one of {', '.join(_IN_SECONDS)}, frame")
+            raise InputError(
+                f"frame_interval has the unknown unit {self.unit!r}; use one of {', '.join(_IN_SECONDS)}, frame"
+            )
 
     def __str__(self) -> str:
         """``0.2 ns``."""
