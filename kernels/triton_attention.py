@@ -31,40 +31,52 @@ LOG2E = math.log2(math.e)
 
 
 @triton.jit
-def _load_tile(base, rows, stride, T, D: tl.constexpr, HALF: tl.constexpr):
-    """Rows of one head, (BLOCK, 2 HALF), zero outside the sequence and in the padding columns."""
-    column = tl.arange(0, 2 * HALF)
-    inner = column % HALF
-    source = (column // HALF) * (D // 2) + inner
-    inside = ((rows >= 0) & (rows < T))[:, None] & (inner < D // 2)[None, :]
-    return tl.load(base + rows[:, None] * stride + source[None, :], mask=inside, other=0.0)
+def _inside(rows, inner, T, WIDTH: tl.constexpr, PADDED: tl.constexpr):
+    """Mask of the rows inside the sequence and the columns inside the head; no column mask where there is no padding."""
+    inside = ((rows >= 0) & (rows < T))[:, None]
+    if WIDTH != PADDED:
+        inside = inside & (inner < WIDTH)[None, :]
+    return inside
 
 
 @triton.jit
-def _load_rotated(base, cos, sin, rows, stride, T, D: tl.constexpr, HALF: tl.constexpr, ROTARY: tl.constexpr):
-    """As `_load_tile`, rotated in float32 and rounded to the tensor's type."""
-    x = _load_tile(base, rows, stride, T, D, HALF)
+def _load_tile(base, rows, stride, T, D: tl.constexpr, HALF: tl.constexpr):
+    """Rows of one head, (BLOCK, 2 HALF), zero outside the sequence and in the padding columns."""
+    column = tl.arange(0, 2 * HALF)
+    inside = _inside(rows, column, T, D, 2 * HALF)
+    return tl.load(base + rows[:, None] * stride + column[None, :], mask=inside, other=0.0)
+
+
+@triton.jit
+def _load_rotated(
+    base, cos, sin, rows, stride, T, BLOCK: tl.constexpr, D: tl.constexpr, HALF: tl.constexpr, ROTARY: tl.constexpr
+):
+    """As `_load_tile`, rotated in float32 and rounded to the tensor's type, each half padded to HALF columns.
+
+    The other half of the pair is read again, from cache: moving it between registers costs more than that.
+    """
     if ROTARY:
         column = tl.arange(0, 2 * HALF)
         inner = column % HALF
-        partner = (1 - column // HALF) * (D // 2) + inner
-        inside = ((rows >= 0) & (rows < T))[:, None] & (inner < D // 2)[None, :]
-        y = tl.load(base + rows[:, None] * stride + partner[None, :], mask=inside, other=0.0)
+        upper = column // HALF
+        inside = _inside(rows, inner, T, D // 2, HALF)
+        start = base + rows[:, None] * stride
+        x = tl.load(start + (upper * (D // 2) + inner)[None, :], mask=inside, other=0.0).to(tl.float32)
+        y = tl.load(start + ((1 - upper) * (D // 2) + inner)[None, :], mask=inside, other=0.0).to(tl.float32)
         at = rows[:, None] * (D // 2) + inner[None, :]
         c = tl.load(cos + at, mask=inside, other=0.0)
         s = tl.load(sin + at, mask=inside, other=0.0)
-        s = tl.where((column < HALF)[None, :], -s, s)
-        x = (x.to(tl.float32) * c + y.to(tl.float32) * s).to(x.dtype)
-    return x
+        s = tl.where((upper == 0)[None, :], -s, s)
+        return (x * c + y * s).to(base.dtype.element_ty)
+    else:
+        return _load_tile(base, rows, stride, T, D, HALF)
 
 
 @triton.jit
 def _store_tile(base, x, rows, stride, T, D: tl.constexpr, HALF: tl.constexpr):
     column = tl.arange(0, 2 * HALF)
-    inner = column % HALF
-    target = (column // HALF) * (D // 2) + inner
-    inside = ((rows >= 0) & (rows < T))[:, None] & (inner < D // 2)[None, :]
-    tl.store(base + rows[:, None] * stride + target[None, :], x.to(base.dtype.element_ty), mask=inside)
+    inside = _inside(rows, column, T, D, 2 * HALF)
+    tl.store(base + rows[:, None] * stride + column[None, :], x.to(base.dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -75,7 +87,7 @@ def _store_unrotated(
     if ROTARY:
         first, second = tl.split(tl.permute(tl.reshape(dx, (BLOCK, 2, HALF)), (0, 2, 1)))
         inner = tl.arange(0, HALF)
-        inside = ((rows >= 0) & (rows < T))[:, None] & (inner < D // 2)[None, :]
+        inside = _inside(rows, inner, T, D // 2, HALF)
         at = rows[:, None] * (D // 2) + inner[None, :]
         c = tl.load(cos + at, mask=inside, other=0.0)
         s = tl.load(sin + at, mask=inside, other=0.0)
@@ -105,14 +117,14 @@ def forward(
     LSE += (sequence * H + head) * T
 
     rows = tile * BLOCK + tl.arange(0, BLOCK)
-    q = _load_rotated(Q, COS, SIN, rows, q_row, T, D, HALF, ROTARY)
+    q = _load_rotated(Q, COS, SIN, rows, q_row, T, BLOCK, D, HALF, ROTARY)
     highest = tl.full((BLOCK,), float("-inf"), tl.float32)
     total = tl.zeros((BLOCK,), tl.float32)
     o = tl.zeros((BLOCK, 2 * HALF), tl.float32)
     first = tl.maximum(tile * BLOCK - WINDOW + 1, 0) // BLOCK
     for key_tile in range(first, tile + 1):
         columns = key_tile * BLOCK + tl.arange(0, BLOCK)
-        k = _load_rotated(K, COS, SIN, columns, kv_row, T, D, HALF, ROTARY)
+        k = _load_rotated(K, COS, SIN, columns, kv_row, T, BLOCK, D, HALF, ROTARY)
         v = _load_tile(V, columns, v_row, T, D, HALF)
         lag = rows[:, None] - columns[None, :]
         s = tl.dot(q, tl.trans(k), input_precision="ieee") * scale_log2
@@ -130,10 +142,11 @@ def forward(
 
 @triton.jit
 def _load_query_side(
-    Q, DO, O, LSE, COS, SIN, rows, q_row, do_row, o_row, T, D: tl.constexpr, HALF: tl.constexpr, ROTARY: tl.constexpr
+    Q, DO, O, LSE, COS, SIN, rows, q_row, do_row, o_row, T,
+    BLOCK: tl.constexpr, D: tl.constexpr, HALF: tl.constexpr, ROTARY: tl.constexpr,
 ):
     """Load what the backward needs of a query tile: rotated q, do, lse, and delta = rowsum(do * o)."""
-    q = _load_rotated(Q, COS, SIN, rows, q_row, T, D, HALF, ROTARY)
+    q = _load_rotated(Q, COS, SIN, rows, q_row, T, BLOCK, D, HALF, ROTARY)
     do = _load_tile(DO, rows, do_row, T, D, HALF)
     o = _load_tile(O, rows, o_row, T, D, HALF)
     delta = tl.sum(do.to(tl.float32) * o.to(tl.float32), 1)
@@ -143,13 +156,13 @@ def _load_query_side(
 
 @triton.jit
 def _scores_and_gradient(q, k, v, do, lse, delta, rows, columns, T, WINDOW, scale_log2):
-    """p^T and ds^T without the factor scale, (keys, queries) float32; zero outside the window and the sequence."""
-    lag = rows[None, :] - columns[:, None]
-    visible = (lag >= 0) & (lag < WINDOW) & (rows < T)[None, :] & (columns >= 0)[:, None]
-    s = tl.dot(k, tl.trans(q), input_precision="ieee") * scale_log2
-    p = tl.exp2(tl.where(visible, s - lse[None, :], float("-inf")))
-    dp = tl.dot(v, tl.trans(do), input_precision="ieee")
-    return p, p * (dp - delta[None, :])
+    """p and ds without the factor scale, (queries, keys) float32; zero outside the window and the sequence."""
+    lag = rows[:, None] - columns[None, :]
+    visible = (lag >= 0) & (lag < WINDOW) & (rows < T)[:, None]
+    s = tl.dot(q, tl.trans(k), input_precision="ieee") * scale_log2
+    p = tl.exp2(tl.where(visible, s - lse[:, None], float("-inf")))
+    dp = tl.dot(do, tl.trans(v), input_precision="ieee")
+    return p, p * (dp - delta[:, None])
 
 
 @triton.jit
@@ -177,7 +190,7 @@ def backward_tiles(
     DV += sequence * dk_batch + kv_index * dk_head
 
     columns = tile * BLOCK + tl.arange(0, BLOCK)
-    k = _load_rotated(K, COS, SIN, columns, kv_row, T, D, HALF, ROTARY)
+    k = _load_rotated(K, COS, SIN, columns, kv_row, T, BLOCK, D, HALF, ROTARY)
     v = _load_tile(V, columns, v_row, T, D, HALF)
     dk = tl.zeros((BLOCK, 2 * HALF), tl.float32)
     dv = tl.zeros((BLOCK, 2 * HALF), tl.float32)
@@ -187,11 +200,11 @@ def backward_tiles(
             rows = query_tile * BLOCK + tl.arange(0, BLOCK)
             q, do, lse, delta = _load_query_side(
                 Q + member * q_head, DO + member * do_head, O + member * o_head, LSE + member * T,
-                COS, SIN, rows, q_row, do_row, o_row, T, D, HALF, ROTARY,
+                COS, SIN, rows, q_row, do_row, o_row, T, BLOCK, D, HALF, ROTARY,
             )  # fmt: skip
             p, ds = _scores_and_gradient(q, k, v, do, lse, delta, rows, columns, T, WINDOW, scale_log2)
-            dv = tl.dot(p.to(do.dtype), do, dv, input_precision="ieee")
-            dk = tl.dot(ds.to(q.dtype), q, dk, input_precision="ieee")
+            dv = tl.dot(tl.trans(p.to(do.dtype)), do, dv, input_precision="ieee")
+            dk = tl.dot(tl.trans(ds.to(q.dtype)), q, dk, input_precision="ieee")
     _store_unrotated(DK, dk * scale, COS, SIN, columns, dk_row, T, BLOCK, D, HALF, ROTARY)
     _store_tile(DV, dv, columns, dk_row, T, D, HALF)
 
@@ -200,12 +213,12 @@ def backward_tiles(
     for member in range(GROUP):
         q, do, lse, delta = _load_query_side(
             Q + member * q_head, DO + member * do_head, O + member * o_head, LSE + member * T,
-            COS, SIN, rows, q_row, do_row, o_row, T, D, HALF, ROTARY,
+            COS, SIN, rows, q_row, do_row, o_row, T, BLOCK, D, HALF, ROTARY,
         )  # fmt: skip
         dq = tl.zeros((BLOCK, 2 * HALF), tl.float32)
         for key_tile in range(first, tile + 1):
             columns = key_tile * BLOCK + tl.arange(0, BLOCK)
-            k = _load_rotated(K, COS, SIN, columns, kv_row, T, D, HALF, ROTARY)
+            k = _load_rotated(K, COS, SIN, columns, kv_row, T, BLOCK, D, HALF, ROTARY)
             v = _load_tile(V, columns, v_row, T, D, HALF)
             lag = rows[:, None] - columns[None, :]
             s = tl.dot(q, tl.trans(k), input_precision="ieee") * scale_log2
@@ -239,42 +252,50 @@ def backward_walk(
     DK += sequence * dk_batch + kv_index * dk_head
     DV += sequence * dk_batch + kv_index * dk_head
 
-    k_before = tl.zeros((BLOCK, 2 * HALF), K.dtype.element_ty)
-    v_before = tl.zeros((BLOCK, 2 * HALF), V.dtype.element_ty)
-    dk_before = tl.zeros((BLOCK, 2 * HALF), tl.float32)
-    dv_before = tl.zeros((BLOCK, 2 * HALF), tl.float32)
-    for tile in range(0, 1 if ONE_TILE else tl.cdiv(T, BLOCK)):
-        rows = tile * BLOCK + tl.arange(0, BLOCK)
-        k = _load_rotated(K, COS, SIN, rows, kv_row, T, D, HALF, ROTARY)
+    if ONE_TILE:
+        rows = tl.arange(0, BLOCK)
+        k = _load_rotated(K, COS, SIN, rows, kv_row, T, BLOCK, D, HALF, ROTARY)
         v = _load_tile(V, rows, v_row, T, D, HALF)
         dk = tl.zeros((BLOCK, 2 * HALF), tl.float32)
         dv = tl.zeros((BLOCK, 2 * HALF), tl.float32)
         for member in range(GROUP):
             q, do, lse, delta = _load_query_side(
                 Q + member * q_head, DO + member * do_head, O + member * o_head, LSE + member * T,
-                COS, SIN, rows, q_row, do_row, o_row, T, D, HALF, ROTARY,
+                COS, SIN, rows, q_row, do_row, o_row, T, BLOCK, D, HALF, ROTARY,
             )  # fmt: skip
             p, ds = _scores_and_gradient(q, k, v, do, lse, delta, rows, rows, T, WINDOW, scale_log2)
-            dv = tl.dot(p.to(do.dtype), do, dv, input_precision="ieee")
+            dv = tl.dot(tl.trans(p.to(do.dtype)), do, dv, input_precision="ieee")
             ds = ds.to(q.dtype)
-            dk = tl.dot(ds, q, dk, input_precision="ieee")
-            dq = tl.dot(tl.trans(ds), k, input_precision="ieee")
-            if not ONE_TILE:
-                p, ds = _scores_and_gradient(
-                    q, k_before, v_before, do, lse, delta, rows, rows - BLOCK, T, WINDOW, scale_log2
-                )
-                dv_before = tl.dot(p.to(do.dtype), do, dv_before, input_precision="ieee")
-                ds = ds.to(q.dtype)
-                dk_before = tl.dot(ds, q, dk_before, input_precision="ieee")
-                dq = tl.dot(tl.trans(ds), k_before, dq, input_precision="ieee")
+            dk = tl.dot(tl.trans(ds), q, dk, input_precision="ieee")
+            dq = tl.dot(ds, k, input_precision="ieee")
             _store_unrotated(DQ + member * dq_head, dq * scale, COS, SIN, rows, dq_row, T, BLOCK, D, HALF, ROTARY)
-        if not ONE_TILE:
-            _store_unrotated(DK, dk_before * scale, COS, SIN, rows - BLOCK, dk_row, T, BLOCK, D, HALF, ROTARY)
-            _store_tile(DV, dv_before, rows - BLOCK, dk_row, T, D, HALF)
-        k_before, v_before, dk_before, dv_before = k, v, dk, dv
-    last = (0 if ONE_TILE else (tl.cdiv(T, BLOCK) - 1)) * BLOCK + tl.arange(0, BLOCK)
-    _store_unrotated(DK, dk_before * scale, COS, SIN, last, dk_row, T, BLOCK, D, HALF, ROTARY)
-    _store_tile(DV, dv_before, last, dk_row, T, D, HALF)
+        _store_unrotated(DK, dk * scale, COS, SIN, rows, dk_row, T, BLOCK, D, HALF, ROTARY)
+        _store_tile(DV, dv, rows, dk_row, T, D, HALF)
+    else:
+        dq = tl.zeros((BLOCK, 2 * HALF), tl.float32)
+        dk = tl.zeros((BLOCK, 2 * HALF), tl.float32)
+        dv = tl.zeros((BLOCK, 2 * HALF), tl.float32)
+        for step in range(0, 2 * tl.cdiv(T, BLOCK)):
+            columns = step // 2 * BLOCK + tl.arange(0, BLOCK)
+            rows = (step + 1) // 2 * BLOCK + tl.arange(0, BLOCK)
+            k = _load_rotated(K, COS, SIN, columns, kv_row, T, BLOCK, D, HALF, ROTARY)
+            v = _load_tile(V, columns, v_row, T, D, HALF)
+            q, do, lse, delta = _load_query_side(
+                Q, DO, O, LSE, COS, SIN, rows, q_row, do_row, o_row, T, BLOCK, D, HALF, ROTARY
+            )
+            p, ds = _scores_and_gradient(q, k, v, do, lse, delta, rows, columns, T, WINDOW, scale_log2)
+            dv = tl.dot(tl.trans(p.to(do.dtype)), do, dv, input_precision="ieee")
+            ds = ds.to(q.dtype)
+            dk = tl.dot(tl.trans(ds), q, dk, input_precision="ieee")
+            dq = tl.dot(ds, k, dq, input_precision="ieee")
+            if step % 2 == 0:
+                _store_unrotated(DQ, dq * scale, COS, SIN, rows, dq_row, T, BLOCK, D, HALF, ROTARY)
+                dq = tl.zeros((BLOCK, 2 * HALF), tl.float32)
+            else:
+                _store_unrotated(DK, dk * scale, COS, SIN, columns, dk_row, T, BLOCK, D, HALF, ROTARY)
+                _store_tile(DV, dv, columns, dk_row, T, D, HALF)
+                dk = tl.zeros((BLOCK, 2 * HALF), tl.float32)
+                dv = tl.zeros((BLOCK, 2 * HALF), tl.float32)
 
 
 @dataclass(frozen=True)
