@@ -44,11 +44,13 @@ def plan(
                 "hold_out": 12,
                 "overrides": {
                     "objective": objective,
+                    "markov_head": True,  # starts as the MSM: what is left to learn is memory
                     "context_length": 64,
                     "train_length": 128,
                     "batch_size": 32,
-                    "n_steps": 20 if quick else 1000,
-                    "learning_rate": 3e-3,
+                    "n_steps": 20 if quick else 1200,
+                    "learning_rate": 4e-3,
+                    "mix_max": 0.05,
                 },
             },
             generate={"n_trajs": 2 if quick else 16, "n_steps": 5_000 if quick else 1_000_000},
