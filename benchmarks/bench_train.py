@@ -74,7 +74,9 @@ def main() -> None:
         timed = interleaved(functions, 0.1 if options.quick else 2.0, 2 if options.quick else 5)
         for objective, speed in timed.items():
             print(f"{preset:<8}{objective:<18}{speed['median']:>12,.0f}{speed['low']:>12,.0f}{speed['high']:>12,.0f}")
-        cases.append({"preset": preset, "batch_size": batch, "device": device, "loss_error": error, "frames_per_second": timed})
+        cases.append(
+            {"preset": preset, "batch_size": batch, "device": device, "loss_error": error, "frames_per_second": timed}
+        )
     print("record:", write_record("train", {"quick": options.quick, "cases": cases}, folder=RESULTS))
 
 

@@ -83,9 +83,7 @@ def test_no_reader_of_the_folder_needs_pickle(finished: Path) -> None:
     assert not [p for p in finished.rglob("*") if p.suffix in {".pt", ".pkl", ".pth"}]
 
 
-def test_repeating_a_step_does_nothing_or_says_what_differs(
-    copy: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_repeating_a_step_does_nothing_or_says_what_differs(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = {p: p.stat().st_mtime_ns for p in copy.rglob("*") if p.is_file() and p.name != ".lock"}
     ok("simulate", "--run", copy, "--n-frames", 1500, "--n-trajs", 3)
     ok("train", "--run", copy, *TRAIN)
@@ -155,12 +153,17 @@ def test_later_steps_say_which_earlier_one_is_missing(tmp_path: Path, capsys: py
     for command in ("train", "generate", "validate", "report", "structures"):
         assert "does not exist" in refused(capsys, command, "--run", tmp_path / "absent")
     assert not (tmp_path / "absent").exists()
-    for command, missing in (("train", "tokenize"), ("generate", "train"), ("validate", "generate"), ("report", "validate")):
+    for command, missing in (
+        ("train", "tokenize"),
+        ("generate", "train"),
+        ("validate", "generate"),
+        ("report", "validate"),
+    ):
         assert f"nanomd {missing}" in refused(capsys, command, "--run", tmp_path)
     assert "nothing to tokenize" in refused(capsys, "tokenize", "--run", tmp_path)
 
 
-# --- bad input ---------------------------------------------------------------------------------------------------------
+# --- bad input -------------------------------------------------------------------------------------------------------
 def _dtrajs(folder: Path, **arrays: object) -> list[Path]:
     files = []
     for name, values in arrays.items():
@@ -251,7 +254,7 @@ def test_options_that_do_not_fit(copy: Path, capsys: pytest.CaptureFixture[str])
     assert "hold_out" in refused(capsys, "train", "--run", copy, "--hold-out", 3)
 
 
-# --- structures --------------------------------------------------------------------------------------------------------
+# --- structures ------------------------------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def protein(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with a chain of 6 atoms that jumps between two shapes: top.pdb, two XTC files, one of 7 atoms."""
@@ -308,7 +311,7 @@ def test_structures_need_structures(copy: Path, tmp_path: Path, capsys: pytest.C
     assert "not tokenized from structures" in refused(capsys, "structures", "--run", copy, "--out", tmp_path / "a.xtc")
 
 
-# --- the main job ------------------------------------------------------------------------------------------------------
+# --- the main job ----------------------------------------------------------------------------------------------------
 def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ok("demo", "--quick", "--run", tmp_path / "run")
     text = capsys.readouterr().out
@@ -346,7 +349,9 @@ def test_bench_verifies_times_and_records(tmp_path: Path, capsys: pytest.Capture
         assert case["speedup"] > 0
 
 
-def test_bench_refuses_to_time_a_wrong_result(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bench_refuses_to_time_a_wrong_result(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     from nanomd.rollout import Sampler
 
     real = Sampler.log_probs

@@ -52,9 +52,9 @@ def test_sha256_of_a_folder_sees_names_and_contents(tmp_path: Path) -> None:
 
 
 def test_the_lock_refuses_a_second_writer_and_names_the_first(tmp_path: Path) -> None:
-    with RunFolder(tmp_path).lock(), pytest.raises(StoreError, match=rf"in use by process {os.getpid()};"):
-        with RunFolder(tmp_path).lock():
-            pass
+    refused = pytest.raises(StoreError, match=rf"in use by process {os.getpid()};")
+    with RunFolder(tmp_path).lock(), refused, RunFolder(tmp_path).lock():
+        pass
     with RunFolder(tmp_path).lock():
         pass
 
