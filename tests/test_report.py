@@ -22,6 +22,7 @@ from nanomd.kinetics.results import Cell, Interval, SourceKinetics, VerdictRow
 from nanomd.report import ReportFigure, verdict_text, write_report
 from nanomd.report.landscape import free_energy_surfaces
 from nanomd.report.numbers import format_interval, format_number, format_row
+from nanomd.report.plots_kinetics import mfpt_error
 from nanomd.report.style import BLUE, DARK, source_styles
 from nanomd.units import FrameInterval
 
@@ -408,6 +409,13 @@ def test_extra_figures(tmp_path):
     for picture in (b"GIF89a", tmp_path / "absent.png", 3):
         with pytest.raises(InputError, match=r"extra figure"):
             ReportFigure("t", "c", picture).png()  # type: ignore[arg-type]
+
+
+def test_error_of_passage_times_is_a_factor():
+    reference, model = np.array([1.0, 10.0, np.nan, 4.0]), np.array([2.0, 10.0, 3.0, 0.5])
+    mean, worst, n_pairs, factor = mfpt_error(reference, model)
+    assert mean == pytest.approx(2 ** (4 / 3)) and (worst, n_pairs) == (3, 3) and factor == pytest.approx(8)
+    assert mfpt_error(reference * np.nan, model) is None
 
 
 def test_computed_sources_have_no_trajectories(small, tmp_path):
