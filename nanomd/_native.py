@@ -11,7 +11,7 @@ try:
     from nanomd import _core
 except ImportError as error:  # pragma: no cover
     raise ImportError(
-        "the compiled core nanomd._core is missing: install the package (`pip install .`) instead of importing the source tree"
+        "the compiled core nanomd._core is missing: install the package (`pip install .`), not its source tree"
     ) from error
 
 

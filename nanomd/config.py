@@ -1,4 +1,4 @@
-"""What a model, a training and a rollout are made of: frozen dataclasses, checked when made, with TOML and JSON round trips."""
+"""What a model, a training and a rollout are made of: frozen dataclasses, checked when made, with TOML round trips."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class _Config:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
-        """Build from a dictionary. Unknown keys and wrong types are errors, since a misspelt option must not pass silently."""
+        """Build from a dictionary; unknown keys and wrong types are errors, since a misspelt option must not pass."""
         fields = {field.name: field for field in dataclasses.fields(cls)}
         unknown = sorted(set(values) - set(fields))
         if unknown:
@@ -396,6 +396,7 @@ def dump_toml(sections: dict[str, dict[str, Any]]) -> str:
         for key, value in values.items():
             if value is None:
                 continue
-            lines.append(f"{key} = {json.dumps(value, ensure_ascii=False)}")
+            # JSON's strings are TOML's, but for DEL, which TOML wants escaped.
+            lines.append(f"{key} = {json.dumps(value, ensure_ascii=False)}".replace("\x7f", "\\u007f"))
         lines.append("")
     return "\n".join(lines)
