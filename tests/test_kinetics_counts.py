@@ -131,7 +131,10 @@ def test_many_trajectories_may_share_blocks():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: _native.count_transitions([np.array([0, 5])], N, 1), "below n_states = 4, got 5 in trajectory 0, frame 1"),
+        (
+            lambda: _native.count_transitions([np.array([0, 5])], N, 1),
+            "below n_states = 4, got 5 in trajectory 0, frame 1",
+        ),
         (lambda: _native.count_transitions([np.array([0, 1])], N, 0), "lagtime must be at least 1, got 0"),
         (lambda: _native.count_transitions([np.array([0.5, 1])], N, 1), "must be a 1-D array of integers"),
         (lambda: _native.count_visits([np.zeros((2, 2), int)], N), "must be a 1-D array"),

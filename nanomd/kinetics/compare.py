@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from nanomd import _native
 from nanomd.errors import InputError
-from nanomd.kinetics import macrostates, markov
+from nanomd.kinetics import deeptime_adapter, macrostates, markov
 from nanomd.kinetics.estimates import Sample
 from nanomd.kinetics.results import SourceKinetics, ValidationResult
 from nanomd.kinetics.sources import Frame, markov_source, trajectory_source

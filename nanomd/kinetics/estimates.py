@@ -85,8 +85,8 @@ def timescales(
     """Return implied timescales (n_timescales,) at a lag, and the Markov model behind them.
 
     The estimate is of the reversible maximum-likelihood model. A replicate takes the row-normalised counts of its
-    blocks in the subspace of that model's slow processes, so that it needs the eigenvalues of a small matrix only, which stay
-    with their processes.
+    blocks in the subspace of that model's slow processes, so that it needs the eigenvalues of a small matrix only,
+    which stay with their processes.
 
     Parameters
     ----------

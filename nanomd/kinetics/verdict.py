@@ -1,9 +1,9 @@
 """The verdict table: every quantity of every source beside the reference's, and the warnings.
 
-The rule. A quantity of a source passes when it differs from the reference's by no more than the two half-widths of their
-confidence intervals, facing each other, added in quadrature; times are compared as logarithms. Nothing is said (None)
-where an interval is undefined, or fewer than five events stand behind either value. At 95 % confidence one true value in
-twenty fails by chance, and a source with wide intervals passes easily: look at the intervals too.
+The rule. A quantity of a source passes when it differs from the reference's by no more than the two half-widths of
+their confidence intervals, facing each other, added in quadrature; times are compared as logarithms. Nothing is said
+(None) where an interval is undefined, or fewer than five events stand behind either value. At 95 % confidence one true
+value in twenty fails by chance, and a source with wide intervals passes easily: look at the intervals too.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ LEAST_EVENTS = 5
 def verdict_rows(
     sources: dict[str, SourceKinetics], frame: Frame, names: list[str], interval: FrameInterval
 ) -> list[VerdictRow]:
+    """Return the table: macrostate populations, timescales, first passages, residence times."""
     m = frame.n_macrostates
     letters = [name.split()[0] for name in names]
     at = int(np.argmin(abs(frame.lagtimes - frame.lagtime)))
@@ -89,6 +90,7 @@ def agrees(value: Interval, reference: Interval, log: bool) -> bool | None:
 def verdict_notes(
     sources: dict[str, SourceKinetics], ratios: dict[str, float], slowest: float, lagtime: int, names: list[str]
 ) -> list[str]:
+    """Return what a reader must know before believing the table."""
     notes = []
     if lagtime > slowest / 2:
         notes.append(
