@@ -152,6 +152,7 @@ def passage_times(macro: Sample, stride: int) -> tuple[Interval, IntArray]:
 
     A passage from A to B begins with the first visit to A after B and ends with the next visit to B. The estimate is
     the time spent on the way, completed or cut by the end of the data, over the number of completed passages.
+    Frames before the first visit to either count for the one that is visited first.
     """
     exposure, passages = _native.count_passages(macro.dtrajs, macro.n_states, stride, blocks=macro.blocks)
     events = passages.sum(axis=0)
