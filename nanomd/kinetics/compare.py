@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from nanomd import _native
 from nanomd.errors import InputError
 from nanomd.kinetics import deeptime_adapter, macrostates, markov
+from nanomd.kinetics.bootstrap import Bootstrap
 from nanomd.kinetics.estimates import Sample
 from nanomd.kinetics.results import SourceKinetics, ValidationResult
 from nanomd.kinetics.sources import Frame, markov_source, trajectory_source
@@ -79,6 +80,7 @@ def validate(
     InputError
         For lags that the data are too short for, states without transitions, and arguments out of range.
     """
+    Bootstrap.draw(2, n_bootstrap, confidence, seed)  # checks the settings before the work
     interval = FrameInterval.parse(frame_interval)
     stride = int(getattr(rollout, "stride", 1) or 1)
     if frame_interval is None and getattr(rollout, "frame_interval", None) is not None:
