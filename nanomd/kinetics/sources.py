@@ -159,7 +159,10 @@ def _row_normalised(counts: FloatArray, model: MarkovModel) -> tuple[FloatArray,
 
 def _macro(stationary: FloatArray, frame: Frame) -> FloatArray:
     inside = frame.macrostate >= 0
-    return np.bincount(frame.macrostate[inside], stationary[inside], frame.n_macrostates)
+    share: FloatArray = np.bincount(frame.macrostate[inside], stationary[inside], frame.n_macrostates).astype(
+        np.float64
+    )
+    return share
 
 
 def _quantities(matrix: FloatArray, stationary: FloatArray, frame: Frame) -> dict[str, FloatArray]:
