@@ -35,16 +35,17 @@ def resolve_mode(config: ModelConfig, mode: str) -> str:
 def context_start(config: ModelConfig, mode: str, n_known: int, hop_keep: int) -> int:
     """Return the first of `n_known` frames that the model reads to predict the next one.
 
-    ring: the receptive field, L (W - 1) + 1 frames. crop: the last W. hop: windows begin at multiples of
-    K = `hop_keep`; the model reads from the earliest one that is not older than W frames.
+    ring: the receptive field, L (W - 1) + 1 frames. crop: the last W. hop: the window grows to W frames, and a frame
+    that finds it full starts a new one, of the last `hop_keep` frames including itself.
     """
     window = config.context_length
     if mode == "ring":
         return max(0, n_known - config.receptive_field)
     if mode == "crop":
         return max(0, n_known - window)
-    hops = max(0, -(-(n_known - window) // hop_keep))
-    return hops * hop_keep
+    if n_known <= window:
+        return 0
+    return n_known - hop_keep - (n_known - window - 1) % (window - hop_keep + 1)
 
 
 def draw_state(probabilities: NDArray[np.float64], uniform: float) -> int:
@@ -78,7 +79,7 @@ def generate_reference(
     mode : str
         ``"auto"``, ``"ring"``, ``"hop"`` or ``"crop"``; see `context_start`.
     hop_keep : int, optional
-        K of hop mode; W / 2 when None.
+        Frames in the window when hop mode refills it, in [1, W - 1]; W / 2 when None.
     seed, first_trajectory : int
         The uniform of step s and row i is that of (seed, s, first_trajectory + i) in every engine.
     sampling_temperature : float
@@ -91,7 +92,7 @@ def generate_reference(
     """
     config = model.config
     mode = resolve_mode(config, mode)
-    keep = config.context_length // 2 if hop_keep is None else hop_keep
+    keep = max(1, config.context_length // 2) if hop_keep is None else hop_keep
     known = np.asarray(prompts, dtype=np.int64)
     if known.ndim != 2 or known.shape[1] < 1:
         raise InputError(f"prompts must have shape (n_trajs, P) with P >= 1, got {known.shape}")
