@@ -302,7 +302,8 @@ class RolloutConfig(_Config):
     n_steps, n_trajs : int
         States generated per trajectory (prompts not counted), and trajectories.
     start : str
-        ``"uniform"`` states, ``"stationary"`` (of the training data's MSM) or ``"data"`` (windows of the MD).
+        ``"uniform"`` states, ``"stationary"`` (of the training data's MSM), ``"data"`` (windows of the MD),
+        or ``"prompts"`` (given by the caller).
     mode : str
         ``"ring"``, ``"hop"``, ``"crop"``, or ``"auto"``: ring for rotary, hop for learned positions.
     hop_keep : int, optional
@@ -334,7 +335,7 @@ class RolloutConfig(_Config):
         """Check every field."""
         check_range("n_steps", self.n_steps, 1)
         check_range("n_trajs", self.n_trajs, 1)
-        check_choice("start", self.start, Literal["uniform", "stationary", "data"])
+        check_choice("start", self.start, Literal["uniform", "stationary", "data", "prompts"])
         check_choice("mode", self.mode, Mode)
         if self.hop_keep is not None:
             check_range("hop_keep", self.hop_keep, 1)

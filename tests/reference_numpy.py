@@ -7,7 +7,9 @@ import numpy as np
 from nanomd.config import ModelConfig
 
 
-def random_tensors(config: ModelConfig, seed: int = 0, scale: float = 1.0, head_scale: float = 2.5) -> dict[str, np.ndarray]:
+def random_tensors(
+    config: ModelConfig, seed: int = 0, scale: float = 1.0, head_scale: float = 2.5
+) -> dict[str, np.ndarray]:
     """Weights that make every part matter, with probabilities that span many orders of magnitude."""
     rng = np.random.default_rng(seed)
     tensors = {}
@@ -101,6 +103,6 @@ def log_probs(config, tensors, tokens, mode, hop_keep=0, first_position=0):
         if mode == "crop":
             start = max(0, t + 1 - W)
         elif t + 1 - start > W:
-            start = t + 1 - hop_keep
+            start = t - hop_keep
         rows.append(log_probs_parallel(config, tensors, tokens[start : t + 1])[-1])
     return np.array(rows)

@@ -124,7 +124,9 @@ def test_exponential(isa):
     exact = np.exp(x.astype(np.float64))
     ulp = np.spacing(exact.astype(np.float32)).astype(np.float64)
     assert (np.abs(y - exact) / ulp).max() < 2.0
-    assert np.array_equal(_native.exp_array(np.float32([-88, -np.inf, -1e30, 0] * 4), isa), np.float32([0, 0, 0, 1] * 4))
+    assert np.array_equal(
+        _native.exp_array(np.float32([-88, -np.inf, -1e30, 0] * 4), isa), np.float32([0, 0, 0, 1] * 4)
+    )
 
 
 def test_rope_tables_are_exact():
