@@ -24,7 +24,13 @@ VARIANTS = [
     ("post", "gelu", (4, 2), True),
     ("pre", "gelu", (1, 1), True),
 ]
-MODES = [("rope", "ring", 0), ("learned", "hop", 4), ("learned", "hop", 1), ("learned", "hop", 7), ("learned", "crop", 0)]
+MODES = [
+    ("rope", "ring", 0),
+    ("learned", "hop", 4),
+    ("learned", "hop", 1),
+    ("learned", "hop", 7),
+    ("learned", "crop", 0),
+]
 
 
 def make(position: str, norm: str, activation: str, heads: tuple[int, int], markov_head: bool) -> NanoGPT:
@@ -89,7 +95,9 @@ def test_rollouts_draw_the_states_of_the_eager_reference(position: str, mode: st
     """State by state; a draw within rounding of a boundary could differ, and with this seed none does."""
     model = make(position, *VARIANTS[1])
     prompts = np.array([[1, 2, 3], [4, 0, 10]])
-    expected = generate_reference(model, prompts, LENGTH, mode=mode, hop_keep=hop_keep or None, seed=5, first_trajectory=7)
+    expected = generate_reference(
+        model, prompts, LENGTH, mode=mode, hop_keep=hop_keep or None, seed=5, first_trajectory=7
+    )
     session = engine_of(model).open(
         prompts.astype(np.uint16), np.array([7, 8], dtype=np.uint64), mode=mode, hop_keep=hop_keep, seed=5
     )

@@ -5,8 +5,6 @@ The three modes are written as what the model reads at each step; the compiled e
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
@@ -15,21 +13,7 @@ from nanomd._native import rollout_uniform
 from nanomd.config import ModelConfig
 from nanomd.errors import InputError
 from nanomd.model import NanoGPT
-
-if TYPE_CHECKING:
-    from nanomd.checkpoint import ModelFiles
-    from nanomd.rollout import Rollout
-
-
-def resolve_mode(config: ModelConfig, mode: str) -> str:
-    """Return ``"ring"``, ``"hop"`` or ``"crop"``, and refuse a mode that the position encoding cannot have."""
-    rope = config.position == "rope"
-    if mode == "auto":
-        return "ring" if rope else "hop"
-    if mode not in (("ring",) if rope else ("hop", "crop")):
-        allowed = "ring" if rope else "hop or crop"
-        raise InputError(f"mode must be {allowed} for a model with {config.position} positions, got {mode!r}")
-    return mode
+from nanomd.rollout import resolve_mode
 
 
 def context_start(config: ModelConfig, mode: str, n_known: int, hop_keep: int) -> int:
@@ -111,21 +95,3 @@ def generate_reference(
     finally:
         model.train(training)
     return frames[:, length:]
-
-
-def generate_rollout(
-    files: ModelFiles,
-    model: NanoGPT,
-    n_steps: int,
-    n_trajs: int = 1,
-    *,
-    start: Any = "stationary",
-    mode: str = "auto",
-    hop_keep: int | None = None,
-    seed: int = 0,
-    stride: int = 1,
-    sampling_temperature: float = 1.0,
-    first_trajectory: int = 0,
-) -> Rollout:
-    """Generate with the reference, from the same starts and with the same result type as `nanomd.Sampler.generate`."""
-    raise NotImplementedError
