@@ -42,14 +42,7 @@ def start_prompts(
         raise InputError(
             f"start must have shape (n_trajs,) or (n_trajs, P) with n_trajs = {n_trajs} and P >= 1, got {labels.shape}"
         )
-    symbols = files.state_map.symbols
-    tokens = np.minimum(np.searchsorted(symbols, labels), len(symbols) - 1)
-    unknown = labels[symbols[tokens] != labels]
-    if unknown.size:
-        raise InputError(
-            f"start holds the unknown state {unknown.flat[0]}; the model knows {len(symbols)} states, "
-            f"{symbols[0]} to {symbols[-1]}"
-        )
+    tokens = files.state_map.encode_labels(labels)
     return "prompts", tokens.reshape(n_trajs, -1).astype(np.uint16)
 
 
