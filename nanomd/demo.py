@@ -35,6 +35,7 @@ def plan(
 ) -> _Plan:
     """Return what the demo does for a system; `quick` keeps the path and drops the statistics."""
     if system == "four-state":
+        lags = (1, 2, 5, 10, 20) if quick else (1, 2, 5, 10, 20, 50, 100, 200, 400)
         return _Plan(
             "Four-state potential seen through one coordinate",
             simulate={"preset": "demo", "n_trajs": 16, "n_frames": 5_000 if quick else 200_000},
@@ -48,13 +49,14 @@ def plan(
                     "context_length": 64,
                     "train_length": 128,
                     "batch_size": 32,
-                    "n_steps": 20 if quick else 1200,
+                    "n_steps": 20 if quick else 1500,
                     "learning_rate": 4e-3,
-                    "mix_max": 0.05,
+                    "mix_max": 0.02,
                 },
             },
             generate={"n_trajs": 2 if quick else 16, "n_steps": 5_000 if quick else 1_000_000},
-            validate={"n_bootstrap": 20 if quick else 200},
+            # At this lag the bins of one coordinate tell the four minima apart.
+            validate={"lagtimes": lags, "lagtime": 20 if quick else 100, "n_bootstrap": 20 if quick else 200},
         )
     return _Plan(
         "Alanine dipeptide: the second trajectory judges a model of the first",
