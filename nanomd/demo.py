@@ -73,7 +73,12 @@ def plan(
             },
         },
         generate={"n_trajs": 2 if quick else 16, "n_steps": 5_000 if quick else 1_000_000},
-        validate={"n_bootstrap": 20 if quick else 200},
+        # 50 ps: where the slowest timescale, near 1.4 ns, is well resolved.
+        validate={
+            "lagtimes": (1, 2, 5, 10, 20, 50, 100, 200, 500),
+            "lagtime": 50,
+            "n_bootstrap": 20 if quick else 200,
+        },
     )
 
 
