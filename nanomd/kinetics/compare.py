@@ -86,14 +86,14 @@ def validate(
     if frame_interval is None and getattr(rollout, "frame_interval", None) is not None:
         interval = rollout.frame_interval
     notes: list[str] = []
-    inputs = {"MD": _trajs("dtrajs", dtrajs, stride)}
+    inputs = {"MD": trajectories("dtrajs", dtrajs, stride)}
     if rollout is not None:
-        inputs["GPT"] = _trajs("rollout", getattr(rollout, "dtrajs", rollout), 1)
+        inputs["GPT"] = trajectories("rollout", getattr(rollout, "dtrajs", rollout), 1)
     for name, trajs in (others or {}).items():
         if name in ("MD", "GPT", "MSM", "MSM (lag 1)"):
             raise InputError(f"others must not be named {name!r}, which is taken")
-        inputs[name] = _trajs(f"others[{name!r}]", trajs, stride)
-    seen = inputs["MD"] if training is None else _trajs("training", training, stride)
+        inputs[name] = trajectories(f"others[{name!r}]", trajs, stride)
+    seen = inputs["MD"] if training is None else trajectories("training", training, stride)
     if stride > 1:
         interval = FrameInterval(interval.value * stride, interval.unit)
         notes.append(
@@ -138,7 +138,8 @@ def validate(
     )
 
 
-def _trajs(name: str, value: Any, stride: int) -> Trajs:
+def trajectories(name: str, value: Any, stride: int = 1) -> Trajs:
+    """Check a list of discrete trajectories, leave out empty ones, and keep every stride-th frame."""
     arrays = [value] if isinstance(value, np.ndarray) and value.ndim == 1 else list(value)
     out: Trajs = []
     for i, item in enumerate(arrays):

@@ -69,7 +69,7 @@ def trajectory_source(name: str, sample: Sample, frame: Frame) -> SourceKinetics
         ck_estimated=estimates.self_transitions(macro, frame.ck_lagtimes),
         ck_predicted=np.full(shape, np.nan)
         if model is None
-        else _self_transitions(model.transition, model.stationary, frame, frame.lagtime),
+        else _self_transitions(model.transition, model.stationary, frame),
         unseen_fraction=unseen,
         unseen_states=np.flatnonzero(visits == 0).astype(np.int64),
     )
@@ -171,23 +171,14 @@ def _quantities(matrix: FloatArray, stationary: FloatArray, frame: Frame) -> dic
     return {
         "mfpt": frame.lagtime * markov.passage_times(matrix, stationary, frame.macrostate, m),
         "residence": frame.lagtime * markov.mean_residence(matrix, stationary, frame.macrostate, m)[0],
-        "self": _self_transitions(matrix, stationary, frame, frame.lagtime),
+        "self": _self_transitions(matrix, stationary, frame),
     }
 
 
-def _self_transitions(matrix: FloatArray, stationary: FloatArray, frame: Frame, lagtime: int) -> FloatArray:
-    """Return the probabilities (c, m) to be in a macrostate a lag after being in it; the matrix steps `lagtime`."""
-    member = (frame.macrostate[:, None] == np.arange(frame.n_macrostates)).astype(np.float64)
-    start = member * stationary[:, None]
-    with np.errstate(all="ignore"):
-        start /= start.sum(axis=0)
-    out, ahead, steps = np.empty((len(frame.ck_lagtimes), frame.n_macrostates)), member, 0
-    for c, lag in enumerate(frame.ck_lagtimes):
-        while steps < lag // lagtime:
-            ahead = matrix @ ahead
-            steps += 1
-        out[c] = (start * ahead).sum(axis=0)
-    return out
+def _self_transitions(matrix: FloatArray, stationary: FloatArray, frame: Frame) -> FloatArray:
+    """Return the probabilities (c, m) to be in a macrostate a lag after being in it."""
+    steps = frame.ck_lagtimes // frame.lagtime
+    return markov.self_transitions(matrix, stationary, frame.macrostate, frame.n_macrostates, steps)
 
 
 def _survival(matrix: FloatArray, stationary: FloatArray, frame: Frame) -> FloatArray:
