@@ -17,6 +17,7 @@ from nanomd.kinetics.results import Interval, SourceKinetics
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
+_MANY_STATES = 400
 _MAX_BLOCK_COUNTS = 3 * 10**7  # numbers in the per-block count matrices behind a Markov model's intervals
 
 
@@ -96,7 +97,8 @@ def markov_source(name: str, sample: Sample, frame: Frame, lagtime: int) -> Sour
     macro_point = _macro(model.stationary, frame)
     replicates: dict[str, list[FloatArray]] = {key: [] for key in (*point, "populations", "macro_populations")}
     boot = sample.bootstrap
-    if per_block is not None:
+    # With many states a replicate takes seconds: then the lag 1 model, a mere warning example, goes without intervals.
+    if per_block is not None and (n <= _MANY_STATES or power == 1):
         limit = len(boot.weights) if n <= 150 else max(20, min(len(boot.weights), int(4e8 / n**3)))
         boot = Bootstrap(boot.weights[:limit], boot.confidence)
         for weights in boot.weights:
