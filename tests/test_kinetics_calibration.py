@@ -42,6 +42,7 @@ def quantities(sample):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n_steps", "n_trajs"), [(20_000, 1), (3_000, 8)], ids=["one long", "eight short"])
 def test_coverage(n_steps, n_trajs):
     trajs = CHAIN.sample(n_steps, n_trajs * REPEATS, seed=5)
@@ -58,9 +59,10 @@ def test_coverage(n_steps, n_trajs):
     assert all(abs(b - 1) < 0.04 for b in bias.values()), bias
 
 
+@pytest.mark.slow
 def test_markov_source_covers_what_it_estimates():
     """The Markov model's intervals cover the values of a Markov model of infinite data."""
-    trajs = CHAIN.sample(10_000, 100, seed=6)
+    trajs = CHAIN.sample(20_000, 100, seed=6)
     matrix = CHAIN.lagged_matrix(1)
     frame = sources.Frame(
         n_states=4,
@@ -85,7 +87,7 @@ def test_markov_source_covers_what_it_estimates():
     }
     hits: dict[str, list[bool]] = {name: [] for name in truth}
     for r, x in enumerate(trajs):
-        source = sources.markov_source("MSM", Sample.make([x], 4, timescale=35, n_bootstrap=60, seed=r), frame, 1)
+        source = sources.markov_source("MSM", Sample.make([x], 4, timescale=140, n_bootstrap=40, seed=r), frame, 1)
         found = {
             "mfpt": source.mfpt[0, 3],
             "residence": source.residence[0],

@@ -12,7 +12,7 @@ from known_chain import default_chain
 import nanomd
 from nanomd.baselines.msm import MSMEstimator
 from nanomd.errors import InputError
-from nanomd.kinetics import deeptime_adapter, estimates, macrostates, markov, verdict
+from nanomd.kinetics import compare, deeptime_adapter, estimates, macrostates, markov, verdict
 from nanomd.kinetics.compare import default_lagtimes, usable_length, validate
 from nanomd.kinetics.results import Interval
 from nanomd.units import FrameInterval
@@ -186,6 +186,15 @@ def test_lag_helpers():
     assert default_lagtimes(5).tolist() == [1]
     assert usable_length([np.zeros(n) for n in (1000, 1000, 3)]) == 1000
     assert usable_length([np.zeros(n) for n in (1000, 400)]) == 400
+
+
+def test_lag_is_chosen_where_timescales_have_settled():
+    lags = np.array([1, 2, 4, 8, 16, 32, 64, 128])
+    rising = np.array([[40.0], [45], [52], [60], [70], [83], [100], [np.nan]])
+    assert compare._settled(lags, rising) == 5  # 64 exceeds half of the longest, 100
+    level = np.array([[97.0, 10], [99, 13], [100, 14], [100, 15], [100, 9], [100, np.nan], [101, 99], [120, 90]])
+    assert compare._settled(lags, level) == 1
+    assert compare._settled(lags, np.full((8, 2), 0.5)) is None
 
 
 def test_agreement_rule():

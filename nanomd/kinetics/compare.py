@@ -58,7 +58,7 @@ def validate(
     lagtime : int, optional
         Lag of the macrostates and of the "MSM" source, and the stride at which first passages and stays are seen in
         every source, so that quick recrossings count for none. By default the shortest of `lagtimes` at which the three
-        slowest timescales have settled: within 5 % (10 % the others) of their median over the longer reliable lags.
+        slowest timescales have settled: within 5 % (10 % the others) of their value at the longest reliable lag.
     n_macrostates : int, optional
         By default the largest gap among the timescales; all states where there are at most five.
     frame_interval : FrameInterval or str, optional
@@ -86,14 +86,14 @@ def validate(
     if frame_interval is None and getattr(rollout, "frame_interval", None) is not None:
         interval = rollout.frame_interval
     notes: list[str] = []
-    inputs = {"MD": _trajs("dtrajs", dtrajs, stride)}
+    inputs = {"MD": trajectories("dtrajs", dtrajs, stride)}
     if rollout is not None:
-        inputs["GPT"] = _trajs("rollout", getattr(rollout, "dtrajs", rollout), 1)
+        inputs["GPT"] = trajectories("rollout", getattr(rollout, "dtrajs", rollout), 1)
     for name, trajs in (others or {}).items():
         if name in ("MD", "GPT", "MSM", "MSM (lag 1)"):
             raise InputError(f"others must not be named {name!r}, which is taken")
-        inputs[name] = _trajs(f"others[{name!r}]", trajs, stride)
-    seen = inputs["MD"] if training is None else _trajs("training", training, stride)
+        inputs[name] = trajectories(f"others[{name!r}]", trajs, stride)
+    seen = inputs["MD"] if training is None else trajectories("training", training, stride)
     if stride > 1:
         interval = FrameInterval(interval.value * stride, interval.unit)
         notes.append(
@@ -138,7 +138,8 @@ def validate(
     )
 
 
-def _trajs(name: str, value: Any, stride: int) -> Trajs:
+def trajectories(name: str, value: Any, stride: int = 1) -> Trajs:
+    """Check a list of discrete trajectories, leave out empty ones, and keep every stride-th frame."""
     arrays = [value] if isinstance(value, np.ndarray) and value.ndim == 1 else list(value)
     out: Trajs = []
     for i, item in enumerate(arrays):
@@ -200,18 +201,21 @@ def _lags(
 
 
 def _settled(lags: IntArray, table: FloatArray) -> int | None:
-    """Return the index of the first lag at which timescales (l, k) have settled, or of the last reliable one."""
-    reliable = np.isfinite(table) & (lags[:, None] <= table / 2)
-    candidates = np.flatnonzero(reliable[:, 0])
-    for i in candidates:
-        settled = True
-        for k in range(table.shape[1]):
-            later = table[i:, k][reliable[i:, k]]
-            if len(later) and reliable[i, k]:
-                settled &= bool(abs(table[i, k] / np.median(later) - 1) <= (0.05 if k == 0 else 0.1))
-        if settled:
-            return int(i)
-    return int(candidates[-1]) if len(candidates) else None
+    """Return the index of the first lag at which timescales (l, k) have settled; None where no lag is reliable.
+
+    A lag is reliable for a process while it is at most half the process's longest timescale (at lags up to half of it).
+    Settled is a timescale within 5 % (the slowest) or 10 % of its value at the last reliable lag.
+    """
+    last = np.full(table.shape[1], -1)
+    for k, column in enumerate(table.T):
+        known = np.where(np.isfinite(column) & (lags <= column / 2), column, -np.inf)
+        reliable = np.flatnonzero(np.isfinite(column) & (lags <= known.max() / 2))
+        last[k] = reliable[-1] if len(reliable) else -1
+    for i in range(last[0] + 1):
+        near = [abs(table[i, k] / table[last[k], k] - 1) for k in range(len(last)) if i <= last[k]]
+        if near[0] <= 0.05 and all(x <= 0.1 for x in near[1:]):
+            return i
+    return None
 
 
 def check_lagtime(lagtime: int, length: int) -> None:

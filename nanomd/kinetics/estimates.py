@@ -177,7 +177,8 @@ def residence_times(macro: Sample, stride: int, times: IntArray) -> tuple[Interv
     number = -(-events // stride)
     interval = macro.bootstrap.interval(ratio(exposure.sum(axis=0), events), replicates, "log", _least_error(number))
     at_risk = np.cumsum((completed + cut)[:, ::-1], axis=1)[:, ::-1]
-    survival = np.cumprod(1 - completed / np.maximum(at_risk, 1), axis=1)  # to stay longer than a number of strides
+    hazard = completed / np.maximum(at_risk, 1)
+    survival = np.asarray(np.cumprod(1 - hazard, axis=1), np.float64)  # to stay longer than a number of strides
     survival[(at_risk == 0) & (survival > 0)] = np.nan  # nothing was followed for so long
     return interval, number, survival[:, times // stride]
 
