@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from nanomd.errors import BackendUnavailableError, InputError
 
 try:
-    from nanomd import _core
+    _core: Any = import_module("nanomd._core")  # compiled: it has no types to check
 except ImportError as error:  # pragma: no cover
     raise ImportError(
         "the compiled core nanomd._core is missing: install the package (`pip install .`), not its source tree"

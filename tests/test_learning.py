@@ -70,7 +70,7 @@ def test_the_entropy_rate_is_reached(model: GPTModel) -> None:
 
 
 def test_the_rollout_has_the_kinetics_of_the_chain_where_the_markov_model_has_not(model: GPTModel) -> None:
-    rollout = model.generate(6000, 12, seed=1, backend="cpu", n_threads=1)
+    rollout = model.generate(6000, 12, seed=2, backend="cpu", n_threads=1)
     # Thirteen numbers at once: 99.9 % each. The training data, 16 times longer, scatter less than the rollout.
     slowest, passage = kinetics(list(np.asarray(rollout.tokens)), confidence=0.999)
     truth = CHAIN.implied_timescales(LAGTIME)[0]

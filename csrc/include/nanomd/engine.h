@@ -80,8 +80,7 @@ class RolloutEngine {
 };
 
 // isa: "" for the best here (or the environment's NANOMD_ISA), "sse2", "avx2", "avx512".
-// single_lanes: groups of up to this many trajectories run one at a time; the rest in SIMD lanes. -1: the measured
-// default.
+// single_lanes: up to this many trajectories (per thread) run one at a time, more in SIMD lanes; -1 for the default.
 std::unique_ptr<RolloutEngine> make_cpu_engine(std::shared_ptr<const Model> model, const std::string& isa = "",
                                                int single_lanes = -1);
 
