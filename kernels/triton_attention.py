@@ -9,11 +9,14 @@ rotation pairs equal columns of the two halves and the inner dimension of `tl.do
 
 Two backward kernels:
 
-- `backward_walk`, where the window fits one tile (W <= BLOCK + 1): one program walks the tiles of a (sequence, key/value
-  head), each query tile meeting its own key tile and the one before; scores are computed once and every tensor is read
-  once. A sequence no longer than a tile is a walk of one step.
-- `backward_tiles`, for any window: one program per key tile sums dk and dv over the query tiles that see it, and then dq
-  of the query tile of the same index over the key tiles that it sees.
+- `backward_walk`, where the window fits one tile (W <= BLOCK + 1): one program walks the tiles of a (sequence, head) in a
+  zigzag, (query tile 0, key tile 0), (1, 0), (1, 1), (2, 1), ... Each pair's scores are computed once, five products
+  instead of seven; dk and dv of a key tile, and dq of a query tile, are each complete after two steps, so three sums stay
+  in registers. A sequence no longer than a tile is a walk of one step, which also serves grouped queries.
+- `backward_tiles`, for any window: one program per tile sums dk and dv over the query tiles that see its keys, and then
+  dq of its queries over the key tiles that they see.
+
+Programs that share keys are neighbours in the grid, so that their reads meet in the L2 cache.
 """
 
 from __future__ import annotations
@@ -98,7 +101,7 @@ def _store_unrotated(
         _store_tile(base, dx, rows, stride, T, D, HALF)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T", "H", "WINDOW"])
 def forward(
     Q, K, V, COS, SIN, O, LSE,
     q_batch, q_head, q_row, kv_batch, kv_head, kv_row, v_batch, v_head, v_row, o_batch, o_head, o_row,
@@ -165,7 +168,7 @@ def _scores_and_gradient(q, k, v, do, lse, delta, rows, columns, T, WINDOW, scal
     return p, p * (dp - delta[:, None])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T", "H", "WINDOW"])
 def backward_tiles(
     Q, K, V, COS, SIN, O, LSE, DO, DQ, DK, DV,
     q_batch, q_head, q_row, kv_batch, kv_head, kv_row, v_batch, v_head, v_row, o_batch, o_head, o_row,
@@ -229,7 +232,7 @@ def backward_tiles(
         _store_unrotated(DQ + member * dq_head, dq * scale, COS, SIN, rows, dq_row, T, BLOCK, D, HALF, ROTARY)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T", "H", "WINDOW"])
 def backward_walk(
     Q, K, V, COS, SIN, O, LSE, DO, DQ, DK, DV,
     q_batch, q_head, q_row, kv_batch, kv_head, kv_row, v_batch, v_head, v_row, o_batch, o_head, o_row,
@@ -325,20 +328,41 @@ def half_columns(d_head: int) -> int:
 
 def plan_forward(dtype: torch.dtype, d_head: int, length: int) -> Launch:
     """Choose the forward's tile."""
-    del d_head
-    largest = 32 if dtype == torch.float32 else 64
-    return Launch(forward, min(largest, max(16, triton.next_power_of_2(length))), 4, 2)
+    wide = half_columns(d_head) > 16
+    if dtype == torch.float32:
+        return Launch(forward, min(32, _tile(length)), 8, 1)
+    return Launch(forward, min(64, _tile(length)), 4, 1 if wide else 2)
 
 
-def plan_backward(dtype: torch.dtype, d_head: int, length: int, window: int) -> Launch:
-    """Choose the backward's kernel and tile: the walk wherever its tile holds the window."""
+def plan_backward(dtype: torch.dtype, d_head: int, length: int, window: int, group: int) -> Launch:
+    """Choose the backward's kernel and tile: the largest walk that holds the window in registers, else tiles.
+
+    The limits are those at which the compiler reports no spilled register on any supported architecture. Grouped queries
+    walk only a single tile, since the dq of several heads cannot travel along the walk at once.
+    """
+    half = half_columns(d_head)
     single = dtype == torch.float32
-    largest = 32 if single else 64
-    smallest = max(16, triton.next_power_of_2(min(length, window - 1)))
-    if smallest <= largest:
-        block = min(largest, max(16, triton.next_power_of_2(length)))
-        return Launch(backward_walk, block, 4, 2, one_tile=length <= block)
-    return Launch(backward_tiles, largest, 4, 2)
+    whole = 32 if single else (64 if half > 16 else 128)  # the largest sequence that is one tile
+    if length <= whole:
+        warps = 8 if length > 64 or (single and half > 16) else 4
+        return Launch(backward_walk, _tile(length), warps, 1, one_tile=True)
+    return _plan_long(single, half, window, group)
+
+
+def _plan_long(single: bool, half: int, window: int, group: int) -> Launch:
+    if single:
+        if window <= 33 and group == 1:
+            return Launch(backward_walk, 32, 8 if half > 16 else 4, 1, one_tile=False)
+        return Launch(backward_tiles, 32, 8 if half > 16 else 4, 1)
+    if window <= 65 and group == 1:
+        return Launch(backward_walk, 64, 8 if half > 16 else 4, 2 if half > 16 else 1, one_tile=False)
+    if window <= 129 and half == 8 and group == 1:
+        return Launch(backward_walk, 128, 8, 1, one_tile=False)
+    return Launch(backward_tiles, 64, 8 if half > 16 else 4, 1)
+
+
+def _tile(length: int) -> int:
+    return max(16, triton.next_power_of_2(length))
 
 
 def _head_strides(x: Tensor) -> tuple[int, int, int]:
@@ -385,7 +409,7 @@ class _Attention(torch.autograd.Function):
         batch, n_head, length, d_head = q.shape
         n_kv_head = k.shape[1]
         dq, dk, dv = _like(q), _like(k), _like(v)
-        launch = plan_backward(q.dtype, d_head, length, ctx.window)
+        launch = plan_backward(q.dtype, d_head, length, ctx.window, n_head // n_kv_head)
         n_tiles = 1 if launch.kernel is backward_walk else triton.cdiv(length, launch.block)
         tables = (q, q) if cos is None else (cos, sin)
         launch.kernel[(n_tiles * batch * n_kv_head,)](
