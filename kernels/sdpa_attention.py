@@ -9,10 +9,9 @@ from __future__ import annotations
 from functools import lru_cache
 
 import torch
+from nanomd.kernels.reference.attention import rotate
 from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
-
-from nanomd.kernels.reference.attention import rotate
 
 
 @lru_cache(maxsize=32)
@@ -25,7 +24,7 @@ def _band_mask(length: int, window: int, device: torch.device) -> Tensor:
 
 @lru_cache(maxsize=32)
 def _block_mask(n_blocks: int, n_head: int, window: int, device: torch.device) -> Tensor:
-    """Mask (1, n_head * n_blocks, window, 2 window) of queries in one block on keys of the block before and their own."""
+    """Mask (1, n_head * n_blocks, window, 2 window): queries of a block on keys of the block before and their own."""
     query = torch.arange(window, device=device)[:, None]
     key = torch.arange(2 * window, device=device)[None, :] - window
     band = (query - key >= 0) & (query - key < window)

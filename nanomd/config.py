@@ -1,4 +1,4 @@
-"""What a model, a training and a rollout are made of: frozen dataclasses, checked when made, with TOML and JSON round trips."""
+"""What a model, a training and a rollout are made of: frozen dataclasses, checked when made, with TOML round trips."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class _Config:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
-        """Build from a dictionary. Unknown keys and wrong types are errors, since a misspelt option must not pass silently."""
+        """Build from a dictionary; unknown keys and wrong types are errors, since a misspelt option must not pass."""
         fields = {field.name: field for field in dataclasses.fields(cls)}
         unknown = sorted(set(values) - set(fields))
         if unknown:
@@ -302,7 +302,8 @@ class RolloutConfig(_Config):
     n_steps, n_trajs : int
         States generated per trajectory (prompts not counted), and trajectories.
     start : str
-        ``"uniform"`` states, ``"stationary"`` (of the training data's MSM) or ``"data"`` (windows of the MD).
+        ``"uniform"`` states, ``"stationary"`` (of the training data's MSM), ``"data"`` (windows of the MD),
+        or ``"prompts"`` (given by the caller).
     mode : str
         ``"ring"``, ``"hop"``, ``"crop"``, or ``"auto"``: ring for rotary, hop for learned positions.
     hop_keep : int, optional
@@ -334,7 +335,7 @@ class RolloutConfig(_Config):
         """Check every field."""
         check_range("n_steps", self.n_steps, 1)
         check_range("n_trajs", self.n_trajs, 1)
-        check_choice("start", self.start, Literal["uniform", "stationary", "data"])
+        check_choice("start", self.start, Literal["uniform", "stationary", "data", "prompts"])
         check_choice("mode", self.mode, Mode)
         if self.hop_keep is not None:
             check_range("hop_keep", self.hop_keep, 1)
@@ -396,6 +397,7 @@ def dump_toml(sections: dict[str, dict[str, Any]]) -> str:
         for key, value in values.items():
             if value is None:
                 continue
-            lines.append(f"{key} = {json.dumps(value, ensure_ascii=False)}")
+            # JSON's strings are TOML's, but for DEL, which TOML wants escaped.
+            lines.append(f"{key} = {json.dumps(value, ensure_ascii=False)}".replace("\x7f", "\\u007f"))
         lines.append("")
     return "\n".join(lines)

@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from nanomd.config import MAX_STATES
 from nanomd.errors import InputError
+from nanomd.file_lists import expand_paths, natural_key
 
 Dtraj: TypeAlias = NDArray[np.int64]
 Tokens: TypeAlias = NDArray[np.uint8] | NDArray[np.uint16]
@@ -32,50 +33,6 @@ def token_dtype(n_states: int) -> np.dtype[Any]:
     if not 1 <= n_states <= MAX_STATES:
         raise InputError(f"n_states must be in [1, {MAX_STATES}] (tokens are stored in 16 bits), got {n_states}")
     return np.dtype(np.uint8 if n_states <= 256 else np.uint16)
-
-
-def natural_key(path: str | Path) -> list[tuple[int, int, str]]:
-    """Sort key that puts ``run_2`` before ``run_10``."""
-    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", str(path)) if part]
-
-
-def expand_paths(source: str | Path | Sequence[str | Path], what: str = "file") -> list[Path]:
-    """Expand files and globs into existing files.
-
-    Parameters
-    ----------
-    source : str, Path, or a sequence of them
-        Paths, or patterns with ``*``, ``?`` or ``[...]``. What one pattern matches is sorted naturally; the order of a
-        sequence is kept.
-    what : str
-        What the files are, for the error messages.
-
-    Raises
-    ------
-    InputError
-        If a file is missing, a pattern matches nothing, or a folder is given.
-    """
-    from glob import glob, has_magic
-
-    paths: list[Path] = []
-    for item in [source] if isinstance(source, str | Path) else source:
-        path = Path(item).expanduser()
-        if path.is_file():
-            paths.append(path)
-        elif path.is_dir():
-            raise InputError(f"{item} is a folder; give its {what}s as a pattern, such as '{path}/*'")
-        elif has_magic(str(item)):
-            # Path.glob cannot start from an absolute pattern.
-            matches = sorted((Path(name) for name in glob(str(path), recursive=True)), key=natural_key)  # noqa: PTH207
-            found = [match for match in matches if match.is_file()]
-            if not found:
-                raise InputError(f"no {what} matches {str(item)!r}; check the pattern and the working folder")
-            paths.extend(found)
-        else:
-            raise InputError(f"{what} {str(item)!r} does not exist; check the path")
-    if not paths:
-        raise InputError(f"no {what} given: the list is empty")
-    return paths
 
 
 def load_dtrajs(source: DtrajsLike) -> list[Dtraj]:
@@ -149,13 +106,15 @@ def _load_files(sources: Sequence[str | Path]) -> list[Dtraj]:
             raise InputError(
                 f"{path}: a dtraj file must be one of {', '.join(_SUFFIXES)}, got {path.suffix or 'no suffix'!r}"
             )
+        arrays: dict[str, NDArray[Any]]
         try:
             if suffix == ".npy":
                 # Memory mapping checks the size that the header promises against the file's, before allocating.
-                arrays = {"": np.load(path, mmap_mode="r", allow_pickle=False)}
+                arrays = {"": np.lib.format.open_memmap(path, mode="r")}
             elif suffix == ".npz":
-                with np.load(path, allow_pickle=False) as archive:
-                    arrays = {f"[{name}]": archive[name] for name in sorted(archive.files, key=natural_key)}
+                with zipfile.ZipFile(path) as archive:
+                    names = sorted(archive.namelist(), key=natural_key)
+                    arrays = {f"[{name.removesuffix('.npy')}]": _read_member(archive, name) for name in names}
             else:
                 arrays = {"": _read_text(path)}
         except InputError:
@@ -171,6 +130,12 @@ def _load_files(sources: Sequence[str | Path]) -> list[Dtraj]:
             raise InputError(f"{path} holds no array; save each trajectory as one 1-D integer array")
         dtrajs.extend(check_dtraj(array, f"{path}{name}") for name, array in arrays.items())
     return dtrajs
+
+
+def _read_member(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
+    with archive.open(name) as file:
+        array: NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
+    return array
 
 
 def _read_text(path: Path) -> NDArray[Any]:
@@ -215,7 +180,8 @@ def save_dtrajs(dtrajs: DtrajsLike, folder: str | Path, prefix: str = "md_", *, 
             f"{folder} already holds {len(present)} trajectories {prefix}*.npy; use another folder or overwrite=True"
         )
     low, high = min(int(array.min()) for array in arrays), max(int(array.max()) for array in arrays)
-    dtype = np.result_type(np.min_scalar_type(low), np.min_scalar_type(high))
+    kinds = [np.dtype(name) for name in ("u1", "i1", "u2", "i2", "i4")]
+    dtype = next(kind for kind in kinds if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max)
     paths = [folder / f"{prefix}{index:04d}.npy" for index in range(len(arrays))]
     try:
         folder.mkdir(parents=True, exist_ok=True)

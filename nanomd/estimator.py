@@ -113,7 +113,8 @@ class GPTEstimator:
         tokens = state_map.encode(labels)
         if not tokens:
             raise InputError(
-                "dtrajs hold no two successive assigned frames, so no transition; give trajectories of at least 2 frames"
+                "dtrajs hold no two successive assigned frames, so no transition; "
+                "give trajectories of at least 2 frames"
             )
         fraction = self.train_config.validation_fraction
         training, validation = split_dtrajs(tokens, fraction) if fraction > 0 else (tokens, [])
@@ -237,10 +238,6 @@ class GPTModel:
         backend : str
             ``"auto"``, ``"cpu"``, ``"cuda"``, or ``"reference"``: eager PyTorch without a cache, slow and readable.
         """
-        if backend == "reference":
-            from nanomd.baselines.reference_gpt import generate_rollout
-
-            return generate_rollout(self._files, self.module, n_steps, n_trajs, **options)
         from nanomd.rollout import Sampler
 
         return Sampler(self._files, backend=backend).generate(n_steps, n_trajs, **options)
@@ -248,8 +245,8 @@ class GPTModel:
     def log_likelihood(self, dtrajs: DtrajsLike) -> float:
         """Return the mean log-likelihood of the next state in nats per frame, by teacher forcing.
 
-        Every frame sees what a rollout would see: L (W - 1) + 1 frames with rotary positions, the hop window with learned
-        ones. The first frames of a trajectory have less, and count.
+        Every frame sees what a rollout would see: L (W - 1) + 1 frames with rotary positions, the hop window with
+        learned ones. The first frames of a trajectory have less, and count.
 
         Raises
         ------
@@ -270,7 +267,7 @@ def load_model(path: str | Path) -> GPTModel:
 
 
 def start_windows(tokens: Sequence[NDArray[Any]], context_length: int) -> NDArray[np.int32]:
-    """Return up to 256 windows of the data, int32 (n, W), spread evenly; n = 0 if every trajectory is shorter than W."""
+    """Return up to 256 windows of the data, int32 (n, W), spread evenly; none if every trajectory is shorter."""
     places = [
         np.arange(len(trajectory) - context_length + 1) for trajectory in tokens if len(trajectory) >= context_length
     ]

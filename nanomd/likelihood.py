@@ -1,8 +1,8 @@
-"""Teacher-forced likelihood of trajectories, cut into overlapping pieces so that every frame keeps its context.
+"""Teacher-forced likelihood: the cross-entropy of training, and the score of whole trajectories.
 
-Rotary models: a piece begins L (W - 1) frames before the first one that it scores, so every prediction is that of one
-parallel pass over the whole trajectory (ring mode). Learned positions: pieces of W frames that share W - K, which is hop
-mode with K = `hop_keep`.
+These are cut into overlapping pieces, so that every frame keeps its context. Rotary models: a piece begins L (W - 1)
+frames before the first one that it scores, so every prediction is that of one parallel pass over the whole trajectory
+(ring mode). Learned positions: pieces of W frames as the windows of hop mode, half of each new.
 """
 
 from __future__ import annotations
@@ -15,9 +15,26 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from nanomd.config import ModelConfig
 from nanomd.model import NanoGPT
+
+
+def weighted_nll(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+    """Return the mean negative log-likelihood in nats per frame.
+
+    Parameters
+    ----------
+    logits : Tensor, shape (B, T, V)
+    targets : Tensor, shape (B, T)
+        int64 states.
+    weights : Tensor, shape (B, T)
+        Zero on padding.
+    """
+    nll = cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
+    flat = weights.flatten()
+    return (nll * flat).sum() / flat.sum()
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +50,14 @@ class Piece:
 def full_context(config: ModelConfig) -> tuple[int, int]:
     """Return (length, context) of the pieces that give every frame the context of a rollout."""
     if config.position == "learned":
-        return config.context_length, config.context_length - config.context_length // 2
+        # A hop starts a window from W // 2 frames, and the last of them is scored.
+        return config.context_length, max(0, config.context_length // 2 - 1)
     context = config.receptive_field - 1
     return context + max(context, 64), context
 
 
 def cut(lengths: Sequence[int], length: int, context: int) -> list[Piece]:
-    """Cut trajectories of the given numbers of frames into pieces of up to `length` targets, scoring each target once."""
+    """Cut trajectories of the given numbers of frames into pieces of up to `length` targets, each scored once."""
     pieces = []
     for index, frames in enumerate(lengths):
         start = 0

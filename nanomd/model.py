@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional as F  # the usual name
+from torch.nn import functional as F  # noqa: N812  # the usual name
 
 from nanomd.config import ModelConfig
 from nanomd.errors import InputError
@@ -174,8 +174,8 @@ class NanoGPT(nn.Module):
         if self.config.position == "learned":
             if tokens.shape[1] > self.config.context_length:
                 raise InputError(
-                    f"a model with learned positions takes at most context_length = {self.config.context_length} frames "
-                    f"at once, got {tokens.shape[1]}: cut the sequence into windows"
+                    f"a model with learned positions takes at most context_length = {self.config.context_length} "
+                    f"frames at once, got {tokens.shape[1]}: cut the sequence into windows"
                 )
             x = x + self.position.weight[: tokens.shape[1]]
         return x
@@ -193,7 +193,7 @@ class NanoGPT(nn.Module):
         tokens : Tensor, shape (B, T)
             Current states, int64.
         positions : Tensor, optional, shape (T,)
-            Positions in time of a rotary model, int64, increasing by one; 0..T-1 when None. Only differences matter.
+            Positions in time of a rotary model, int64; 0..T-1 when None. Only differences matter.
         inputs_embeds : Tensor, optional, shape (B, T, d)
             Takes the place of `embed(tokens)`; the markov head still reads `tokens`.
         """

@@ -20,7 +20,7 @@ class Progress(Protocol):
 
 
 class _Silent:
-    def update(self, n: float = 1) -> object:
+    def update(self, n: float = 1) -> object:  # noqa: ARG002
         return None
 
     def note(self, text: str) -> None:

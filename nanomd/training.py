@@ -53,8 +53,9 @@ class TrainingResult:
     last : dict of Tensor
         The weights after the last step.
     history : list of dict
-        Records of ``step``, ``loss`` and, after validations, ``validation_loss`` (nats per frame), with ``learning_rate``,
-        ``mix`` (replacement probability of the token objective), ``seconds`` and ``frames_per_second``.
+        Records of ``step``, ``loss`` and, after validations, ``validation_loss`` (nats per frame), with
+        ``learning_rate``, ``mix`` (replacement probability of the token objective), ``seconds`` and
+        ``frames_per_second``.
     best_step, best_loss : int, float
         The step of `model`'s weights, and its validation loss (NaN where nothing was held out).
     """
@@ -112,8 +113,9 @@ def learning_rate(step: int, config: TrainConfig) -> float:
 
 
 def make_optimiser(model: NanoGPT, config: TrainConfig) -> torch.optim.AdamW:
-    """Return AdamW; weight decay acts on the weights of linear layers only, not on biases, norms, embeddings or counts."""
-    decayed, free = [], []
+    """Return AdamW; weight decay acts on the weights of linear layers, not on biases, norms, embeddings or counts."""
+    decayed: list[torch.nn.Parameter] = []
+    free: list[torch.nn.Parameter] = []
     for name, parameter in model.named_parameters():
         linear = name.endswith("weight") and (name.startswith("head") or ".attention." in name or ".mlp." in name)
         (decayed if linear else free).append(parameter)
@@ -125,14 +127,14 @@ def make_optimiser(model: NanoGPT, config: TrainConfig) -> torch.optim.AdamW:
 def torch_settings(device: torch.device, n_threads: int | None) -> Iterator[None]:
     """Set PyTorch up for a training and put everything back: threads, determinism on the CPU, denormals, generators."""
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    fill = torch.utils.deterministic.fill_uninitialized_memory
+    # A module-level property, which type checkers do not see.
+    deterministic_mode: Any = torch.utils.deterministic
+    fill = deterministic_mode.fill_uninitialized_memory
     if n_threads is not None:
         torch.set_num_threads(n_threads)
     if device.type == "cpu":
         torch.use_deterministic_algorithms(True)
-        torch.utils.deterministic.fill_uninitialized_memory = (
-            False  # a safety net against bugs that costs a memset each
-        )
+        deterministic_mode.fill_uninitialized_memory = False  # a safety net against bugs that costs a memset each
         torch.set_flush_denormal(True)  # moments of rarely seen states decay into denormals, which are slow
     try:
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -141,7 +143,7 @@ def torch_settings(device: torch.device, n_threads: int | None) -> Iterator[None
         if n_threads is not None:
             torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(deterministic)
-        torch.utils.deterministic.fill_uninitialized_memory = fill
+        deterministic_mode.fill_uninitialized_memory = fill
         torch.set_flush_denormal(False)
 
 
@@ -224,7 +226,8 @@ class _Loop:
             found = find_checkpoints(self.checkpoints)
             if found and not resume:
                 raise InputError(
-                    f"{self.checkpoints} already holds a training ({found[-1].name}); resume it, or use a new run folder"
+                    f"{self.checkpoints} already holds a training ({found[-1].name}); "
+                    "resume it, or use a new run folder"
                 )
             if found:
                 state = self.state = load_checkpoint(found[-1], self.model, self.optimiser, self.identity)
@@ -298,7 +301,7 @@ class _Loop:
         return loss.detach()
 
     def _validate(self) -> float:
-        """Score the held-out data by teacher forcing (nats per frame), and keep the weights if they are the best yet."""
+        """Score the held-out data by teacher forcing (nats per frame); keep the weights if they are the best yet."""
         context = self.length // 2 if self.length > 1 else 0
         with annotate("validation"):
             loss = -mean_log_likelihood(

@@ -1,8 +1,8 @@
 """Training checkpoints: weights, optimiser and progress in safetensors and JSON; never pickle.
 
 ``checkpoints/step_001000/`` holds ``model.safetensors``, ``best.safetensors``, ``optimiser.safetensors`` and
-``state.json``. It is written beside and renamed, so that a checkpoint that is there is whole. Random numbers are functions
-of (seed, step), so the step is all the generator state there is.
+``state.json``. It is written beside and renamed, so that a checkpoint that is there is whole. Random numbers are
+functions of (seed, step), so the step is all the generator state there is.
 """
 
 from __future__ import annotations

@@ -10,13 +10,14 @@ with weights w that are zero on padding. They differ in what the model reads.
     Teacher forcing: q_t = softmax f(x_0 ... x_t). The control, and the validation loss of every objective.
 
 ``two_pass_token`` (parallel scheduled sampling)
-    Pass 1, without gradient and without dropout, gives q; a state y_{t+1} ~ q_t is *sampled*, and replaces the input at
-    t + 1 with probability p(s). Pass 2 reads the mixture and gives the loss. p rises linearly over the first half of the
-    training to `mix_max`, and falls back to zero over the last quarter when `mix_anneal`. Sampling matters: in metastable
-    data the likeliest next state is the present one, and an argmax would delete every transition.
+    Pass 1, without gradient and without dropout, gives q; a state y_{t+1} ~ q_t is *sampled*, and replaces the input
+    at t + 1 with probability p(s). Pass 2 reads the mixture and gives the loss. p rises linearly over the first half of
+    the training to `mix_max`, and falls back to zero over the last quarter when `mix_anneal`. Sampling matters: in
+    metastable data the likeliest next state is the present one, and an argmax would delete every transition.
 
 ``two_pass_hidden``
-    Pass 1 runs the blocks on the embeddings e_t; their last output h_t replaces e_t, at the same position, with probability
+    Pass 1 runs the blocks on the embeddings e_t; their last output h_t replaces e_t, at the same position, with
+    probability
 
     .. math:: 1 - a^{t (1 - b^s)}, \quad a = 0.95, \; b = 0.99995, \; t = 0 \ldots W - 1
 
@@ -28,27 +29,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from nanomd._nvtx import annotate
 from nanomd.config import TrainConfig
+from nanomd.likelihood import weighted_nll
 from nanomd.model import NanoGPT
-
-
-def weighted_nll(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-    """Return the mean negative log-likelihood in nats per frame.
-
-    Parameters
-    ----------
-    logits : Tensor, shape (B, T, V)
-    targets : Tensor, shape (B, T)
-        int64 states.
-    weights : Tensor, shape (B, T)
-        Zero on padding.
-    """
-    nll = cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
-    flat = weights.flatten()
-    return (nll * flat).sum() / flat.sum()
 
 
 def token_mix_probability(step: int, config: TrainConfig) -> float:

@@ -3,14 +3,15 @@ r"""Training windows: one flat token array with trajectory offsets, and which fr
 A trajectory of n frames has N = n - 1 targets (the states after the first). A window of T targets reads T + 1 frames of
 one trajectory, never of two; a trajectory with N < T fills a window in part, and the rest is padding of weight zero.
 
-Random windows (`window_shift` None) give every target of the data the same expected weight. A plain uniform start would
-visit the first and last T frames of a trajectory less often than its middle, which matters when trajectories are short: a
-start is therefore drawn from [-e, N - T + e], e = T // 2, and clamped into [0, N - T]. Of these M = N - T + 1 + 2 e cases,
+Random windows (`window_shift` None) give every target of the data the same expected weight. A plain uniform start
+would visit the first and last T frames of a trajectory less often than its middle, which matters when trajectories are
+short: a start is therefore drawn from [-e, N - T + e], e = T // 2, and clamped into [0, N - T]. Of these
+M = N - T + 1 + 2 e cases,
 
 .. math:: c(j) = \min(j, N - T) - \max(0, j - T + 1) + 1 + e \, [j < T] + e \, [j \ge N - T]
 
-cover target j, and its weight is T M / (N c(j)): between about 2/3 and 2 at the ends, 1 inside. Trajectories are drawn with
-probability proportional to max(N, T).
+cover target j, and its weight is T M / (N c(j)): between about 2/3 and 2 at the ends, 1 inside. Trajectories are drawn
+with probability proportional to max(N, T).
 
 Every choice is a pure function of (seed, step), so that a resumed training needs no generator state.
 """

@@ -10,14 +10,14 @@ import torch
 
 from nanomd._native import rollout_uniform
 from nanomd.baselines.lstm import LSTMEstimator
-from nanomd.baselines.reference_gpt import context_start, draw_state, generate_reference, resolve_mode
+from nanomd.baselines.reference_gpt import context_start, draw_state, generate_reference
 from nanomd.config import ModelConfig
 from nanomd.errors import InputError
 from nanomd.model import NanoGPT
 
 
 def make(**changes: object) -> NanoGPT:
-    shape = dict(n_states=5, d_model=16, n_layer=2, n_head=2, context_length=4, mlp_ratio=2)
+    shape = {"n_states": 5, "d_model": 16, "n_layer": 2, "n_head": 2, "context_length": 4, "mlp_ratio": 2}
     model = NanoGPT(ModelConfig.from_dict({**shape, **changes}), seed=0).eval()
     torch.nn.init.normal_(model.head.weight, generator=torch.Generator().manual_seed(1))
     return model
@@ -34,13 +34,11 @@ def test_what_each_mode_reads() -> None:
     assert [context_start(rope, "ring", n, 2) for n in (1, 7, 8, 20)] == [0, 0, 1, 13]
     learned = make(position="learned").config
     assert [context_start(learned, "crop", n, 2) for n in (1, 4, 5, 9)] == [0, 0, 1, 5]
-    assert [context_start(learned, "hop", n, 2) for n in range(1, 10)] == [0, 0, 0, 0, 2, 2, 4, 4, 6]
-    assert [context_start(learned, "hop", n, 1) for n in range(3, 8)] == [0, 0, 1, 2, 3]  # K = 1 is crop
-    assert resolve_mode(rope, "auto") == "ring" and resolve_mode(learned, "auto") == "hop"
-    with pytest.raises(InputError, match="mode must be ring"):
-        resolve_mode(rope, "crop")
-    with pytest.raises(InputError, match="hop or crop"):
-        resolve_mode(learned, "ring")
+    assert [context_start(learned, "hop", n, 2) for n in range(1, 10)] == [0, 0, 0, 0, 3, 3, 3, 6, 6]
+    assert [context_start(learned, "hop", n, 1) for n in range(3, 10)] == [0, 0, 4, 4, 4, 4, 8]
+    assert [context_start(learned, "hop", n, 3) for n in range(3, 8)] == [0, 0, 2, 2, 4]
+    with pytest.raises(InputError, match="ring needs rotary positions"):
+        generate_reference(make(position="learned"), np.zeros((1, 1)), 1, mode="ring")
 
 
 def test_ring_equals_the_parallel_pass_over_the_whole_sequence() -> None:
@@ -70,7 +68,14 @@ def test_temperature_sharpens() -> None:
     assert np.array_equal(cold, warm)  # argmax, whatever the random numbers
 
 
-QUICK = dict(embedding_dim=8, hidden_dim=16, train_length=20, batch_size=8, n_steps=150, learning_rate=0.02)
+QUICK = {
+    "embedding_dim": 8,
+    "hidden_dim": 16,
+    "train_length": 20,
+    "batch_size": 8,
+    "n_steps": 150,
+    "learning_rate": 0.02,
+}
 
 
 def alternation(n: int = 1200, seed: int = 0) -> np.ndarray:
@@ -85,20 +90,24 @@ def test_lstm_learns_memory_and_generates_it() -> None:
     for dtraj in dtrajs:
         runs = np.diff(np.flatnonzero(np.diff(dtraj)))
         assert (runs == 2).mean() > 0.9
-    assert all(np.array_equal(a, b) for a, b in zip(dtrajs, model.generate(60, 3, seed=5, start=[10, 20, 30]), strict=True))
+    assert all(
+        np.array_equal(a, b) for a, b in zip(dtrajs, model.generate(60, 3, seed=5, start=[10, 20, 30]), strict=True)
+    )
 
 
 def test_lstm_is_decided_by_its_seed() -> None:
-    options = QUICK | dict(n_steps=5)
+    options = QUICK | {"n_steps": 5}
     one, two = (LSTMEstimator(seed=1, **options).fit(alternation()).fetch_model() for _ in range(2))
     assert one.log_likelihood(alternation()) == two.log_likelihood(alternation())
-    assert all(np.array_equal(a, b) for a, b in zip(one.generate(20, 2, seed=1), two.generate(20, 2, seed=1), strict=True))
+    assert all(
+        np.array_equal(a, b) for a, b in zip(one.generate(20, 2, seed=1), two.generate(20, 2, seed=1), strict=True)
+    )
     other = LSTMEstimator(seed=2, **options).fit(alternation()).fetch_model()
     assert one.log_likelihood(alternation()) != other.log_likelihood(alternation())
 
 
 def test_lstm_scores_long_and_short_trajectories_together() -> None:
-    model = LSTMEstimator(**QUICK | dict(n_steps=5)).fit(alternation()).fetch_model()
+    model = LSTMEstimator(**QUICK | {"n_steps": 5}).fit(alternation()).fetch_model()
     x, y = alternation(1200), alternation(60)[:31]
     both = model.log_likelihood([y, x])
     weights = (len(x) - 1) * model.log_likelihood(x) + (len(y) - 1) * model.log_likelihood(y)
@@ -118,7 +127,7 @@ def test_lstm_refuses_bad_input() -> None:
         LSTMEstimator(**QUICK).fit(np.zeros(50, dtype=int))
     with pytest.raises(InputError, match="call fit"):
         LSTMEstimator().fetch_model()
-    model = LSTMEstimator(**QUICK | dict(n_steps=1)).fit(alternation()).fetch_model()
+    model = LSTMEstimator(**QUICK | {"n_steps": 1}).fit(alternation()).fetch_model()
     with pytest.raises(InputError, match="start must hold 2 states"):
         model.generate(5, 2, start=np.array([10]))
     with pytest.raises(InputError, match="unknown state 11"):

@@ -12,7 +12,16 @@ from nanomd.config import TrainConfig
 from nanomd.errors import InputError
 from nanomd.estimator import GPTEstimator, load_model, start_windows, stationary_distribution
 
-QUICK = dict(d_model=16, n_layer=1, n_head=2, context_length=8, n_steps=6, batch_size=4, validation_interval=3, seed=2)
+QUICK = {
+    "d_model": 16,
+    "n_layer": 1,
+    "n_head": 2,
+    "context_length": 8,
+    "n_steps": 6,
+    "batch_size": 4,
+    "validation_interval": 3,
+    "seed": 2,
+}
 
 
 def labels(n_frames: int = 400, n_trajs: int = 2, seed: int = 0) -> list[np.ndarray]:
@@ -52,7 +61,7 @@ def test_files_patterns_and_arrays_are_the_same_data(tmp_path: Path) -> None:
 
 
 def test_best_and_last() -> None:
-    estimator = GPTEstimator("tiny", **QUICK | dict(n_steps=150, learning_rate=0.03)).fit(labels(60))
+    estimator = GPTEstimator("tiny", **QUICK | {"n_steps": 150, "learning_rate": 0.03}).fit(labels(60))
     best, last = estimator.fetch_model(), estimator.fetch_model("last")
     assert best.provenance["best_step"] < 150 == last.provenance["best_step"]
     assert best.log_likelihood(labels(seed=5)) > last.log_likelihood(labels(seed=5))
@@ -69,14 +78,14 @@ def test_train_config_and_overrides() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (dict(preset="huge"), "preset must be one of"),
-        (dict(objectiv="one_pass"), "no option objectiv"),
-        (dict(n_states=5), "comes from the data"),
-        (dict(d_model=30), "multiple of 8"),
-        (dict(objective="three_pass"), "objective must be one of"),
-        (dict(batch_size=0), "batch_size must be at least 1"),
-        (dict(n_steps=2.5), "n_steps must be int"),
-        (dict(frame_interval=0.2), "needs a unit"),
+        ({"preset": "huge"}, "preset must be one of"),
+        ({"objectiv": "one_pass"}, "no option objectiv"),
+        ({"n_states": 5}, "comes from the data"),
+        ({"d_model": 30}, "multiple of 8"),
+        ({"objective": "three_pass"}, "objective must be one of"),
+        ({"batch_size": 0}, "batch_size must be at least 1"),
+        ({"n_steps": 2.5}, "n_steps must be int"),
+        ({"frame_interval": 0.2}, "needs a unit"),
     ],
 )
 def test_bad_options(options: dict[str, object], message: str) -> None:
@@ -135,7 +144,7 @@ def test_without_validation_the_last_weights_are_the_model() -> None:
 
 
 def test_resume_through_the_estimator(tmp_path: Path) -> None:
-    options = QUICK | dict(checkpoint_interval=3)
+    options = QUICK | {"checkpoint_interval": 3}
     whole = GPTEstimator("tiny", run_dir=tmp_path, **options).fit(labels()).fetch_model()
     again = GPTEstimator("tiny", run_dir=tmp_path, resume=True, **options).fit(labels()).fetch_model()
     assert again.log_likelihood(labels()) == whole.log_likelihood(labels())
@@ -174,7 +183,19 @@ def test_stationary_distribution_of_slow_and_of_disconnected_data() -> None:
 def test_start_windows_are_pieces_of_the_data() -> None:
     tokens = [np.arange(10), np.arange(100, 103), np.arange(50, 59)]
     windows = start_windows(tokens, 5)
-    assert windows.dtype == np.int32 and sorted(w[0] for w in windows.tolist()) == [0, 1, 2, 3, 4, 5, 50, 51, 52, 53, 54]
+    assert windows.dtype == np.int32 and sorted(w[0] for w in windows.tolist()) == [
+        0,
+        1,
+        2,
+        3,
+        4,
+        5,
+        50,
+        51,
+        52,
+        53,
+        54,
+    ]
     assert (np.diff(windows, axis=1) == 1).all()
     assert start_windows([np.arange(4)], 5).shape == (0, 5)
     assert start_windows([np.arange(5000)], 5).shape == (256, 5)

@@ -7,18 +7,18 @@ import math
 import numpy as np
 import pytest
 import torch
-
-from nanomd.config import ModelConfig
-from nanomd.errors import InputError
 from nanomd.kernels.reference.attention import attention as defined_attention
 from nanomd.kernels.reference.attention import rotate
 from nanomd.kernels.sdpa_attention import attention as sdpa_attention
+
+from nanomd.config import ModelConfig
+from nanomd.errors import InputError
 from nanomd.likelihood import cut, full_context, mean_log_likelihood
 from nanomd.model import NanoGPT
 
-SHAPE = dict(n_states=7, d_model=32, n_layer=2, n_head=4, context_length=6, mlp_ratio=2)
+SHAPE = {"n_states": 7, "d_model": 32, "n_layer": 2, "n_head": 4, "context_length": 6, "mlp_ratio": 2}
 VARIANTS = [
-    dict(norm=norm, position=position, activation=activation, n_kv_head=n_kv_head, markov_head=markov_head)
+    {"norm": norm, "position": position, "activation": activation, "n_kv_head": n_kv_head, "markov_head": markov_head}
     for norm, position, activation, n_kv_head, markov_head in [
         ("pre", "rope", "gelu", 4, False),
         ("post", "rope", "relu", 2, True),
@@ -47,7 +47,10 @@ def formula(q, k, v, window, cos, sin):
                 low = max(0, i - window + 1)
                 qi, kj = q[b, h, i], k[b, h // group, low : i + 1]
                 if cos is not None:
-                    qi, kj = rotate(qi[None], cos[i : i + 1], sin[i : i + 1])[0], rotate(kj, cos[low : i + 1], sin[low : i + 1])
+                    qi, kj = (
+                        rotate(qi[None], cos[i : i + 1], sin[i : i + 1])[0],
+                        rotate(kj, cos[low : i + 1], sin[low : i + 1]),
+                    )
                 p = torch.softmax(kj @ qi / math.sqrt(q.shape[3]), 0)
                 out[b, h, i] = p @ v[b, h // group, low : i + 1]
     return out
@@ -92,7 +95,7 @@ def test_parameters_are_the_tensors_of_the_model_file(variant: dict[str, object]
 def test_wrong_tensors_are_refused() -> None:
     model = make()
     tensors = model.to_tensors()
-    with pytest.raises(InputError, match="head.bias is missing"):
+    with pytest.raises(InputError, match=r"head\.bias is missing"):
         model.load_tensors({name: value for name, value in tensors.items() if name != "head.bias"})
     with pytest.raises(InputError, match="unknown in"):
         model.load_tensors({**tensors, "evil": np.zeros(3, np.float32)})
@@ -194,8 +197,8 @@ def test_likelihood_with_learned_positions_hops() -> None:
     x = np.random.default_rng(0).integers(0, 7, 40)
     total, start = 0.0, 0
     for t in range(39):  # predict frame t + 1 from frames start..t
-        if t - start == 6:
-            start += 3
+        if t - start == 6:  # full: the window starts again from three frames, this one included
+            start = t - 2
         logits = model(torch.from_numpy(x[start : t + 1])[None])[0, -1]
         total += logits.log_softmax(-1)[x[t + 1]].item()
     assert mean_log_likelihood(model, [x]) == pytest.approx(total / 39, rel=1e-12)

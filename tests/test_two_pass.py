@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from nanomd.config import ModelConfig, TrainConfig
+from nanomd.likelihood import weighted_nll
 from nanomd.model import NanoGPT
 from nanomd.two_pass import (
     hidden_mix_probability,
@@ -18,12 +19,11 @@ from nanomd.two_pass import (
     training_loss,
     two_pass_hidden_loss,
     two_pass_token_loss,
-    weighted_nll,
 )
 
 
 def model_of(seed: int = 0, **changes: object) -> NanoGPT:
-    shape = dict(n_states=6, d_model=16, n_layer=2, n_head=2, context_length=8, mlp_ratio=2)
+    shape = {"n_states": 6, "d_model": 16, "n_layer": 2, "n_head": 2, "context_length": 8, "mlp_ratio": 2}
     return NanoGPT(ModelConfig.from_dict({**shape, **changes}), seed=seed)
 
 
@@ -86,7 +86,7 @@ def test_sampling_follows_the_softmax_including_rare_states() -> None:
 
 
 def test_hidden_objective_without_replacement_is_one_pass() -> None:
-    for changes in (dict(position="rope"), dict(position="learned"), dict(norm="post", markov_head=True)):
+    for changes in ({"position": "rope"}, {"position": "learned"}, {"norm": "post", "markov_head": True}):
         model = model_of(**changes)
         torch.nn.init.normal_(model.head.weight)  # the head reads the hidden state also where it starts at zero
         frames = random_tokens(3, 8)
@@ -203,7 +203,7 @@ def test_padding_counts_for_nothing() -> None:
             frames[1, 6:] = value
             model = model_of()
             config = TrainConfig(objective=objective, n_steps=10, mix_max=1.0)
-            args = dict(step=5, config=config, generator=generator(1))
+            args = {"step": 5, "config": config, "generator": generator(1)}
             losses.append(training_loss(model, frames[:, :-1], frames[:, 1:], weights, **args))
             losses[-1].backward()
             losses.append(model.embedding.weight.grad.clone())

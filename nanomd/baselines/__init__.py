@@ -1,1 +1,1 @@
-""""""
+"""What nanomd is measured against: Markov state models, an LSTM, and the eager reference."""

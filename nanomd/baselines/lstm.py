@@ -16,8 +16,8 @@ from nanomd._native import rollout_uniform
 from nanomd.config import check_range
 from nanomd.dtrajs import DtrajsLike, StateMap, load_dtrajs, split_dtrajs
 from nanomd.errors import InputError, NanomdError
+from nanomd.likelihood import weighted_nll
 from nanomd.progress import Progress
-from nanomd.two_pass import weighted_nll
 from nanomd.windows import WindowSampler
 
 _CHUNK = 512  # frames scored at once; the state is carried on
@@ -64,7 +64,7 @@ class LSTMConfig:
 
 
 class LSTMNetwork(nn.Module):
-    """Embedding, LSTM and a linear head; a forward pass maps tokens (B, T) and a state to logits (B, T, V) and the state."""
+    """Embedding, LSTM and a linear head; maps tokens (B, T) and a state to logits (B, T, V) and the next state."""
 
     def __init__(self, n_states: int, config: LSTMConfig) -> None:
         super().__init__()

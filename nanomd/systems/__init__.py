@@ -1,1 +1,1 @@
-""""""
+"""Systems that give trajectories and tokens reproducibly."""

@@ -1,0 +1,59 @@
+// The choice of instruction set at run time, and the sizes that all kernels share.
+#include <algorithm>
+#include <array>
+#include <cstdlib>
+
+#include "kernels.h"
+#include "nanomd/check.h"
+
+namespace nanomd {
+
+namespace {
+std::array<const Kernels*, 3> all_kernels() { return {&avx512_kernels(), &avx2_kernels(), &sse2_kernels()}; }
+}  // namespace
+
+const Kernels& choose_kernels(const std::string& name) {
+  std::string wanted = name;
+  if (wanted.empty()) {
+    const char* forced = std::getenv("NANOMD_ISA");
+    if (forced != nullptr) wanted = forced;
+  }
+  for (const Kernels* kernels : all_kernels()) {
+    if (!wanted.empty() && wanted != kernels->name) continue;
+    if (kernels->supported()) return *kernels;
+    if (!wanted.empty())
+      throw UnsupportedError(join("this processor has no ", wanted, "; leave NANOMD_ISA empty to choose what it has"));
+  }
+  throw InputError(join("the instruction set must be one of avx512, avx2, sse2, got ", wanted));
+}
+
+std::vector<std::string> available_isas() {
+  std::vector<std::string> names;
+  for (const Kernels* kernels : all_kernels())
+    if (kernels->supported()) names.emplace_back(kernels->name);
+  return names;
+}
+
+KeyValueLayout many_layout(const ModelShape& shape) {
+  const std::size_t per_head = static_cast<std::size_t>(round_up(shape.context_length)) * shape.d_head() * kLanes;
+  const std::size_t total = per_head * shape.n_kv_head * shape.n_layer;
+  return {per_head, per_head, total, total};
+}
+
+KeyValueLayout single_layout(const ModelShape& shape) {
+  const std::size_t slots = static_cast<std::size_t>(round_up(shape.context_length));
+  const std::size_t keys = slots * shape.d_head(), values = slots * round_up(shape.d_head());
+  const std::size_t heads = static_cast<std::size_t>(shape.n_kv_head) * shape.n_layer;
+  return {keys, values, keys * heads, values * heads};
+}
+
+Scratch::Scratch(const ModelShape& shape)
+    : x(static_cast<std::size_t>(round_up(shape.d_model)) * kLanes),
+      h(x.size()),
+      qkv(static_cast<std::size_t>(round_up(shape.d_qkv())) * kLanes),
+      attention(x.size()),
+      mlp(static_cast<std::size_t>(round_up(shape.d_mlp)) * kLanes),
+      scores(static_cast<std::size_t>(round_up(shape.context_length)) * kLanes),
+      logits(static_cast<std::size_t>(round_up(shape.n_states)) * kLanes) {}
+
+}  // namespace nanomd

@@ -1,0 +1,267 @@
+// The CPU engine: trajectories in groups, groups over threads, each group many steps at a time so that its caches stay warm.
+#include "nanomd/engine.h"
+
+#include <algorithm>
+#include <cmath>
+#include <mutex>
+
+#include "group.h"
+#include "nanomd/check.h"
+#include "parallel.h"
+
+namespace nanomd {
+
+namespace {
+
+constexpr std::uint64_t kStepsBetweenChecks = 64;  // of cancellation and progress
+// Up to this many trajectories run faster one after the other than in sixteen lanes (measured, configuration S).
+constexpr int kDefaultSingleLanes = 2;
+
+void check_mode(const ModelShape& shape, Mode mode, int hop_keep) {
+  check(mode != Mode::kRing || !shape.learned_position,
+        "mode ring needs rotary positions, but this model has learned ones; use hop or crop");
+  check(mode != Mode::kHop || (hop_keep >= 1 && hop_keep < shape.context_length), "hop_keep must be in [1, ",
+        shape.context_length - 1, "] (below the context length), got ", hop_keep);
+}
+
+void check_tokens(const std::uint16_t* tokens, std::size_t n, int n_states) {
+  for (std::size_t i = 0; i < n; ++i)
+    check(tokens[i] < n_states, "tokens must be in [0, ", n_states - 1, "], got ", tokens[i]);
+}
+
+// Scratch memory is handed to whichever worker asks: made once per thread, not in the step loop.
+std::vector<std::unique_ptr<Scratch>> make_scratch(const ModelShape& shape, std::size_t n_pieces, int n_threads) {
+  std::vector<std::unique_ptr<Scratch>> all;
+  const std::size_t n = std::min<std::size_t>(n_pieces, static_cast<std::size_t>(std::max(n_threads, 1)));
+  for (std::size_t i = 0; i < n; ++i) all.push_back(std::make_unique<Scratch>(shape));
+  return all;
+}
+
+// Ranges of trajectories: sixteen at a time, a small remainder (or all, if few) one by one.
+struct Piece {
+  int first, lanes;
+  bool single;
+};
+std::vector<Piece> make_pieces(int n, int single_lanes) {
+  std::vector<Piece> pieces;
+  for (int first = 0; first < n; first += kLanes) {
+    const int lanes = std::min(kLanes, n - first);
+    if (lanes > single_lanes) {
+      pieces.push_back({first, lanes, false});
+    } else {
+      for (int i = 0; i < lanes; ++i) pieces.push_back({first + i, 1, true});
+    }
+  }
+  return pieces;
+}
+
+// One token per lane; lanes without a trajectory repeat the last one, whose results nobody reads.
+void gather(const std::uint16_t* rows, std::size_t length, std::size_t column, const Piece& piece, std::int32_t* token) {
+  for (int lane = 0; lane < kLanes; ++lane)
+    token[lane] = rows[static_cast<std::size_t>(piece.first + std::min(lane, piece.lanes - 1)) * length + column];
+}
+
+class CpuSession final : public Session {
+ public:
+  CpuSession(std::shared_ptr<const Model> model, const Kernels& kernels, int single_lanes, std::uint64_t history_length,
+             std::uint64_t replay, const SessionOptions& options)
+      : model_(std::move(model)),
+        seed_(options.seed),
+        step_(options.first_step),
+        inverse_temperature_(static_cast<float>(1.0 / options.temperature)),
+        n_trajs_(options.n_trajs),
+        n_threads_(options.n_threads),
+        trajectory_(options.trajectory, options.trajectory + options.n_trajs),
+        history_(history_length) {
+    const std::vector<Piece> pieces = make_pieces(n_trajs_, single_lanes);
+    scratch_ = make_scratch(model_->shape, pieces.size(), n_threads_);
+    for (const Piece& piece : pieces)
+      members_.push_back({piece, Group(*model_, kernels, options.mode, options.hop_keep, piece.lanes, piece.single), {}, {}});
+    recorded_ = std::min<std::uint64_t>(options.n_history, history_);
+    end_ = options.n_before + options.n_history;
+    // Fill the caches with all but the last token, which the first step feeds.
+    WorkState state;
+    parallel_for(members_.size(), n_threads_, state, nullptr, [&](int worker, std::size_t index) {
+      Member& member = members_[index];
+      const std::size_t skipped = options.n_history - static_cast<std::size_t>(replay);
+      member.group.start(options.n_before + skipped);
+      for (std::size_t t = skipped; t + 1 < options.n_history; ++t) {
+        gather(options.history, options.n_history, t, member.piece, member.token);
+        member.group.feed(member.token, false, *scratch_[worker]);
+      }
+      gather(options.history, options.n_history, options.n_history - 1, member.piece, member.token);
+      member.recent.assign(history_ * member.piece.lanes, 0);
+      for (std::size_t t = options.n_history - recorded_; t < options.n_history; ++t)
+        for (int lane = 0; lane < member.piece.lanes; ++lane)
+          member.recent[(options.n_before + t) % history_ * member.piece.lanes + lane] =
+              options.history[static_cast<std::size_t>(member.piece.first + lane) * options.n_history + t];
+    });
+  }
+
+  bool advance(std::uint64_t n_steps, const TokenSink& sink, const ProgressCallback& progress) override {
+    check(!spent_, "the session was cancelled and cannot go on; open a new one from the stored tokens");
+    check(sink.tokens == nullptr || sink.stride >= 1, "stride must be at least 1, got ", sink.stride);
+    WorkState state;
+    spent_ = true;  // until all groups stand at the same step again
+    parallel_for(members_.size(), n_threads_, state, progress, [&](int worker, std::size_t index) {
+      for (std::uint64_t done = 0; done < n_steps && !state.cancelled;) {
+        const std::uint64_t chunk = std::min(kStepsBetweenChecks, n_steps - done);
+        run(members_[index], step_ + done, end_ + done, chunk, sink, *scratch_[worker]);
+        done += chunk;
+        state.done += chunk * members_[index].piece.lanes;
+      }
+    });
+    if (state.cancelled) return false;
+    spent_ = false;
+    step_ += n_steps;
+    end_ += n_steps;
+    recorded_ = std::min(history_, recorded_ + n_steps);
+    return true;
+  }
+
+  std::size_t history_length() const override { return recorded_; }
+
+  void copy_history(std::uint16_t* history) const override {
+    for (const Member& member : members_)
+      for (int lane = 0; lane < member.piece.lanes; ++lane)
+        for (std::uint64_t t = 0; t < recorded_; ++t)
+          history[static_cast<std::size_t>(member.piece.first + lane) * recorded_ + t] =
+              member.recent[(end_ - recorded_ + t) % history_ * member.piece.lanes + lane];
+  }
+
+ private:
+  struct Member {
+    Piece piece;
+    Group group;
+    alignas(64) std::int32_t token[kLanes];  // drawn, not yet fed
+    std::vector<std::uint16_t> recent;       // [history][lanes], token of position p in row p mod history
+  };
+
+  void run(Member& member, std::uint64_t step, std::uint64_t position, std::uint64_t n_steps, const TokenSink& sink,
+           Scratch& scratch) const {
+    alignas(64) double u[kLanes] = {};
+    const int lanes = member.piece.lanes;
+    for (std::uint64_t s = step; s < step + n_steps; ++s, ++position) {
+      member.group.feed(member.token, true, scratch);
+      fill_uniforms(seed_, s, trajectory_.data() + member.piece.first, lanes, u);
+      member.group.sample(scratch, inverse_temperature_, u, member.token);
+      for (int lane = lanes; lane < kLanes; ++lane) member.token[lane] = member.token[lanes - 1];
+      std::uint16_t* recent = member.recent.data() + position % history_ * lanes;
+      for (int lane = 0; lane < lanes; ++lane) recent[lane] = static_cast<std::uint16_t>(member.token[lane]);
+      if (sink.tokens != nullptr && s % sink.stride == 0) {
+        std::size_t at = static_cast<std::size_t>(member.piece.first) * sink.row_stride + s / sink.stride - sink.first_index;
+        for (int lane = 0; lane < lanes; ++lane, at += sink.row_stride) {
+          if (sink.item_size == 1)
+            static_cast<std::uint8_t*>(sink.tokens)[at] = static_cast<std::uint8_t>(member.token[lane]);
+          else
+            static_cast<std::uint16_t*>(sink.tokens)[at] = static_cast<std::uint16_t>(member.token[lane]);
+        }
+      }
+    }
+  }
+
+  std::shared_ptr<const Model> model_;
+  std::uint64_t seed_, step_;
+  float inverse_temperature_;
+  int n_trajs_, n_threads_;
+  std::vector<std::uint64_t> trajectory_;
+  std::uint64_t history_;       // tokens remembered per trajectory
+  std::uint64_t recorded_ = 0;  // of which this many are known
+  std::uint64_t end_ = 0;       // tokens seen in total: the position of the next one
+  bool spent_ = false;
+  std::vector<Member> members_;
+  std::vector<std::unique_ptr<Scratch>> scratch_;
+};
+
+class CpuEngine final : public RolloutEngine {
+ public:
+  CpuEngine(std::shared_ptr<const Model> model, const std::string& isa, int single_lanes)
+      : model_(std::move(model)), kernels_(choose_kernels(isa)), single_lanes_(single_lanes) {
+    check(single_lanes_ >= 0 && single_lanes_ <= kLanes, "single_lanes must be in [0, 16], got ", single_lanes_);
+  }
+
+  std::string name() const override { return std::string("cpu/") + kernels_.name; }
+
+  std::size_t bytes_per_trajectory() const override {
+    const KeyValueLayout layout = many_layout(model_->shape);
+    return (layout.keys + layout.values) * sizeof(float) / kLanes;
+  }
+
+  std::uint64_t replay_length(Mode mode, int hop_keep, std::uint64_t n_tokens) const override {
+    const std::int64_t n = static_cast<std::int64_t>(n_tokens), W = model_->shape.context_length;
+    switch (mode) {
+      case Mode::kRing:
+        return std::min<std::uint64_t>(n_tokens, static_cast<std::uint64_t>(model_->shape.receptive_field()));
+      case Mode::kHop:
+        return static_cast<std::uint64_t>(hop_window(n, W, hop_keep));
+      case Mode::kCrop:
+        break;
+    }
+    return static_cast<std::uint64_t>(crop_window(n, W));
+  }
+
+  std::unique_ptr<Session> open(const SessionOptions& options) const override {
+    check_mode(model_->shape, options.mode, options.hop_keep);
+    check(options.n_trajs >= 1, "n_trajs must be at least 1, got ", options.n_trajs);
+    check(options.n_threads >= 1, "n_threads must be at least 1, got ", options.n_threads);
+    check(options.temperature > 0 && std::isfinite(options.temperature), "sampling_temperature must be positive, got ",
+          options.temperature);
+    check(options.n_history >= 1, "a rollout starts from at least one state");
+    const std::uint64_t replay = replay_length(options.mode, options.hop_keep, options.n_before + options.n_history);
+    check(replay <= options.n_history, "the history must hold the last ", replay, " tokens, got ", options.n_history);
+    check_tokens(options.history, options.n_history * static_cast<std::size_t>(options.n_trajs), model_->shape.n_states);
+    const std::uint64_t history = options.mode == Mode::kRing
+                                      ? static_cast<std::uint64_t>(model_->shape.receptive_field())
+                                      : static_cast<std::uint64_t>(model_->shape.context_length);
+    return std::make_unique<CpuSession>(model_, kernels_, single_lanes_, history, replay, options);
+  }
+
+  bool log_probs(const LogProbOptions& options, float* out, const ProgressCallback& progress) const override {
+    check_mode(model_->shape, options.mode, options.hop_keep);
+    check(options.n_threads >= 1, "n_threads must be at least 1, got ", options.n_threads);
+    check_tokens(options.tokens, options.n_tokens * static_cast<std::size_t>(options.n_sequences), model_->shape.n_states);
+    const std::vector<Piece> pieces = make_pieces(options.n_sequences, single_lanes_);
+    const std::vector<std::unique_ptr<Scratch>> scratch = make_scratch(model_->shape, pieces.size(), options.n_threads);
+    WorkState state;
+    parallel_for(pieces.size(), options.n_threads, state, progress, [&](int worker, std::size_t index) {
+      const Piece& piece = pieces[index];
+      Group group(*model_, kernels_, options.mode, options.hop_keep, piece.lanes, piece.single);
+      group.start(options.mode == Mode::kRing ? options.first_position : 0);
+      alignas(64) std::int32_t token[kLanes];
+      for (std::size_t t = 0; t < options.n_tokens && !state.cancelled; ++t) {
+        gather(options.tokens, options.n_tokens, t, piece, token);
+        group.feed(token, true, *scratch[worker]);
+        for (int lane = 0; lane < piece.lanes; ++lane) {
+          const std::size_t row = static_cast<std::size_t>(piece.first + lane) * options.n_tokens + t;
+          write_log_probs(scratch[worker]->logits.data() + (piece.single ? 0 : lane), piece.single ? 1 : kLanes,
+                          out + row * model_->shape.n_states);
+        }
+        state.done += piece.lanes;
+      }
+    });
+    return !state.cancelled;
+  }
+
+ private:
+  void write_log_probs(const float* logits, int stride, float* out) const {
+    const int n = model_->shape.n_states;
+    double top = logits[0], sum = 0;
+    for (int k = 0; k < n; ++k) top = std::max(top, static_cast<double>(logits[static_cast<std::size_t>(k) * stride]));
+    for (int k = 0; k < n; ++k) sum += std::exp(logits[static_cast<std::size_t>(k) * stride] - top);
+    const double log_sum = top + std::log(sum);
+    for (int k = 0; k < n; ++k) out[k] = static_cast<float>(logits[static_cast<std::size_t>(k) * stride] - log_sum);
+  }
+
+  std::shared_ptr<const Model> model_;
+  const Kernels& kernels_;
+  int single_lanes_;
+};
+
+}  // namespace
+
+std::unique_ptr<RolloutEngine> make_cpu_engine(std::shared_ptr<const Model> model, const std::string& isa,
+                                               int single_lanes) {
+  return std::make_unique<CpuEngine>(std::move(model), isa, single_lanes < 0 ? kDefaultSingleLanes : single_lanes);
+}
+
+}  // namespace nanomd

@@ -1,0 +1,81 @@
+// The functions that exist once per instruction set, and the choice among them at run time.
+//
+// THE ORDER OF SUMMATION. The many-trajectory kernel (sixteen trajectories in SIMD lanes) and the one-trajectory kernel
+// (sixteen outputs, features or slots in SIMD lanes) give bit-identical logits because every number is made in one order:
+//   linear maps       acc = bias[o]; then acc = fma(W[o][i], x[i], acc) for i = 0, 1, ...
+//   LayerNorm         sums over features in 16 partial sums (feature mod 16), folded by `fold` below; mean = sum * (1/d);
+//                     squared deviations likewise with fma; y = fma((x - mean) * (1 / sqrt(var + eps)), weight, bias)
+//   rotary            (x1 cos - x2 sin, x2 cos + x1 sin) as fma(-x2, sin, x1 * cos), fma(x1, sin, x2 * cos)
+//   scores            the query is scaled by 1/sqrt(d_head) after the rotation; acc = 0, fma over features 0, 1, ...
+//   softmax           maximum over slots; e = exp(score - max); sum in 16 partial sums (slot mod 16), folded
+//   values            acc = 0; fma(e[slot], v[slot][f], acc) over slots 0, 1, ..., then times 1 / sum
+//   residual          x = x + y (norm = post normalises the sum)
+//   logits            linear map, then + markov[token][k]
+//   probabilities     exp((logit - max) * (1 / temperature)); cumulative sums in double, in state order
+//   fold(p[16])       p[i] += p[i + 8] (i < 8); p[i] += p[i + 4] (i < 4); p[i] += p[i + 2] (i < 2); p[0] + p[1]
+// exp is one polynomial (simd_math.h) for softmax, GELU and sampling. Slots that hold nothing count as e = 0 with v = 0.
+// AVX2 and AVX-512 agree bit for bit; SSE2 has no fused operations and differs in the last bits.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "nanomd/kv_cache.h"
+#include "nanomd/model.h"
+
+namespace nanomd {
+
+// Working memory of one thread. Rows of 16 lanes in the many-trajectory kernel, plain vectors in the other.
+struct Scratch {
+  explicit Scratch(const ModelShape& shape);
+  AlignedBuffer x, h, qkv, attention, mlp, scores, logits;
+};
+
+// One token of one group: what decode reads and writes.
+struct DecodeStep {
+  const Model* model = nullptr;
+  Scratch* scratch = nullptr;
+  float* keys = nullptr;     // layout: KeyValueLayout
+  float* values = nullptr;
+  const std::int32_t* token = nullptr;  // [lanes]
+  const float* cos = nullptr;           // [d_head / 2], null for learned positions
+  const float* sin = nullptr;
+  int position = 0;                     // row of the learned positions
+  int slot = 0;                         // where this token's keys and values go
+  SlotRange slots;                      // what attention reads, this token included
+  bool want_logits = false;             // else only the caches are filled
+};
+
+// Sizes of a group's caches, in floats. W is padded to a multiple of 16 slots, d_head to 16 features in the
+// one-trajectory layout.
+//   many trajectories: keys [layer][kv_head][slot][d_head][16], values [layer][kv_head][d_head / 8][slot][8][16]
+//   one trajectory:    keys [layer][kv_head][d_head][slot],     values [layer][kv_head][slot][d_head padded]
+struct KeyValueLayout {
+  std::size_t keys_per_head, values_per_head;
+  std::size_t keys, values;
+};
+KeyValueLayout many_layout(const ModelShape& shape);
+KeyValueLayout single_layout(const ModelShape& shape);
+
+struct Kernels {
+  const char* name;
+  bool (*supported)();
+  void (*decode_many)(const DecodeStep&);    // logits to scratch.logits[V][16]
+  void (*decode_single)(const DecodeStep&);  // logits to scratch.logits[V]
+  // logits -> probabilities, in place; and the drawn states. `u` holds one uniform per lane.
+  void (*sample_many)(float* logits, int n_states, float inverse_temperature, const double* u, std::int32_t* state);
+  void (*sample_single)(float* logits, int n_states, float inverse_temperature, const double* u, std::int32_t* state);
+  void (*exp)(const float* x, float* y, std::size_t n);  // n a multiple of 16, aligned: for tests
+};
+
+const Kernels& sse2_kernels();
+const Kernels& avx2_kernels();
+const Kernels& avx512_kernels();
+
+// The best that this processor runs, or the one named ("sse2", "avx2", "avx512"; "" chooses, heeding NANOMD_ISA).
+// Throws InputError for an unknown name, UnsupportedError where the processor cannot.
+const Kernels& choose_kernels(const std::string& name = "");
+std::vector<std::string> available_isas();
+
+}  // namespace nanomd

@@ -1,0 +1,26 @@
+// The kernels compiled for sse2. Only templates over this instruction set's own Vec may be instantiated here: an inline
+// function shared with other files could be the copy that the linker keeps, and then run where sse2 is missing.
+#include "simd_sse2.h"
+// The wrapper comes first: the templates find its functions by argument.
+#include "decode_many.h"
+#include "decode_single.h"
+
+namespace nanomd {
+
+namespace {
+bool supported() {
+  return true;  // part of x86-64
+}
+void exp_array(const float* x, float* y, std::size_t n) {
+  for (std::size_t i = 0; i < n; i += kLanes) exp_vec(sse2::Vec::load(x + i)).store(y + i);
+}
+}  // namespace
+
+const Kernels& sse2_kernels() {
+  using Vec = sse2::Vec;
+  static constexpr Kernels kernels{"sse2",           supported,           Many<Vec>::decode, Single<Vec>::decode,
+                                   Many<Vec>::sample, Single<Vec>::sample, exp_array};
+  return kernels;
+}
+
+}  // namespace nanomd

@@ -1,0 +1,48 @@
+// Sixteen floats in two AVX registers.
+#pragma once
+
+#include <immintrin.h>
+
+namespace nanomd::avx2 {
+
+struct Vec {
+  static constexpr int kTile = 4;  // accumulators of sixteen floats that fit the register file
+  __m256 a, b;
+
+  static Vec load(const float* p) { return {_mm256_load_ps(p), _mm256_load_ps(p + 8)}; }
+  static Vec set(float x) {
+    const __m256 v = _mm256_set1_ps(x);
+    return {v, v};
+  }
+  void store(float* p) const {
+    _mm256_store_ps(p, a);
+    _mm256_store_ps(p + 8, b);
+  }
+  friend Vec operator+(Vec x, Vec y) { return {_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)}; }
+  friend Vec operator-(Vec x, Vec y) { return {_mm256_sub_ps(x.a, y.a), _mm256_sub_ps(x.b, y.b)}; }
+  friend Vec operator*(Vec x, Vec y) { return {_mm256_mul_ps(x.a, y.a), _mm256_mul_ps(x.b, y.b)}; }
+  friend Vec operator/(Vec x, Vec y) { return {_mm256_div_ps(x.a, y.a), _mm256_div_ps(x.b, y.b)}; }
+};
+
+inline Vec fma(Vec x, Vec y, Vec z) { return {_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)}; }
+inline Vec max(Vec x, Vec y) { return {_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)}; }
+inline Vec min(Vec x, Vec y) { return {_mm256_min_ps(x.a, y.a), _mm256_min_ps(x.b, y.b)}; }
+inline Vec sqrt(Vec x) { return {_mm256_sqrt_ps(x.a), _mm256_sqrt_ps(x.b)}; }
+
+// Nearest integer, as a float, and 2^n for that integer in [-126, 127].
+inline __m256 round_part(__m256 x) { return _mm256_cvtepi32_ps(_mm256_cvtps_epi32(x)); }
+inline Vec round(Vec x) { return {round_part(x.a), round_part(x.b)}; }
+inline __m256 exp2_part(__m256 n) {
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23));
+}
+inline Vec exp2_integer(Vec n) { return {exp2_part(n.a), exp2_part(n.b)}; }
+
+// The value in the lanes where x >= limit, zero elsewhere.
+inline __m256 keep_part(__m256 x, __m256 limit, __m256 value) {
+  return _mm256_and_ps(_mm256_cmp_ps(x, limit, _CMP_GE_OQ), value);
+}
+inline Vec zero_below(Vec x, Vec limit, Vec value) {
+  return {keep_part(x.a, limit.a, value.a), keep_part(x.b, limit.b, value.b)};
+}
+
+}  // namespace nanomd::avx2

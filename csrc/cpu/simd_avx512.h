@@ -1,0 +1,39 @@
+// Sixteen floats in one AVX-512 register.
+#pragma once
+
+#include <immintrin.h>
+
+namespace nanomd::avx512 {
+
+struct Vec {
+  static constexpr int kTile = 16;  // accumulators of sixteen floats that fit the register file
+  __m512 a;
+
+  static Vec load(const float* p) { return {_mm512_load_ps(p)}; }
+  static Vec set(float x) { return {_mm512_set1_ps(x)}; }
+  void store(float* p) const { _mm512_store_ps(p, a); }
+  friend Vec operator+(Vec x, Vec y) { return {_mm512_add_ps(x.a, y.a)}; }
+  friend Vec operator-(Vec x, Vec y) { return {_mm512_sub_ps(x.a, y.a)}; }
+  friend Vec operator*(Vec x, Vec y) { return {_mm512_mul_ps(x.a, y.a)}; }
+  friend Vec operator/(Vec x, Vec y) { return {_mm512_div_ps(x.a, y.a)}; }
+};
+
+inline Vec fma(Vec x, Vec y, Vec z) { return {_mm512_fmadd_ps(x.a, y.a, z.a)}; }
+// The compiler's own max, min and sqrt intrinsics start from an undefined register, which its warnings object to.
+inline Vec max(Vec x, Vec y) { return {_mm512_maskz_max_ps(0xffff, x.a, y.a)}; }
+inline Vec min(Vec x, Vec y) { return {_mm512_maskz_min_ps(0xffff, x.a, y.a)}; }
+inline Vec sqrt(Vec x) { return {_mm512_maskz_sqrt_ps(0xffff, x.a)}; }
+
+// Nearest integer, as a float, and 2^n for that integer in [-126, 127].
+inline Vec round(Vec x) { return {_mm512_maskz_cvtepi32_ps(0xffff, _mm512_maskz_cvtps_epi32(0xffff, x.a))}; }
+inline Vec exp2_integer(Vec n) {
+  const __m512i biased = _mm512_add_epi32(_mm512_maskz_cvtps_epi32(0xffff, n.a), _mm512_set1_epi32(127));
+  return {_mm512_castsi512_ps(_mm512_maskz_slli_epi32(0xffff, biased, 23))};
+}
+
+// The value in the lanes where x >= limit, zero elsewhere.
+inline Vec zero_below(Vec x, Vec limit, Vec value) {
+  return {_mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x.a, limit.a, _CMP_GE_OQ), value.a)};
+}
+
+}  // namespace nanomd::avx512

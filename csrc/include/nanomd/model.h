@@ -1,0 +1,102 @@
+// The weights of a nano-GPT, packed for the CPU engine. The mathematics:
+//   qkv = x Wqkv^T + b, rows [q heads | k heads | v heads]; query head h reads key/value head h / (n_head / n_kv_head)
+//   norm = pre:   a = x + Attn(LN1 x),   x' = a + MLP(LN2 a),   logits = LN_f(x) Wh^T + bh
+//   norm = post:  a = LN1(x + Attn x),   x' = LN2(a + MLP a),   logits = x Wh^T + bh
+//   markov head:  logits += markov[current token]
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace nanomd {
+
+struct ModelShape {
+  int n_states = 0;        // V
+  int d_model = 0;         // d
+  int n_layer = 0;         // L
+  int n_head = 0;
+  int n_kv_head = 0;       // divides n_head
+  int context_length = 0;  // W
+  int d_mlp = 0;
+  bool pre_norm = true;
+  bool gelu = true;             // else ReLU
+  bool learned_position = false;  // else rotary
+  bool markov_head = false;
+
+  int d_head() const { return d_model / n_head; }
+  int d_kv() const { return n_kv_head * d_head(); }
+  int d_qkv() const { return d_model + 2 * d_kv(); }
+  // Frames of the past that a ring rollout can see, the present one included.
+  long receptive_field() const { return static_cast<long>(n_layer) * (context_length - 1) + 1; }
+};
+
+// A tensor of the caller: row-major float32.
+struct TensorView {
+  const float* data = nullptr;
+  std::vector<std::size_t> shape;
+};
+using TensorMap = std::map<std::string, TensorView>;
+
+// Memory aligned to cache lines, on large pages where it is big: caches of many megabytes are walked in every step.
+class AlignedBuffer {
+ public:
+  AlignedBuffer() = default;
+  explicit AlignedBuffer(std::size_t n_floats);  // zeroed
+  float* data() const { return memory_.get(); }
+  std::size_t size() const { return size_; }
+
+ private:
+  struct Free {
+    void operator()(float* memory) const;
+  };
+  std::unique_ptr<float, Free> memory_;
+  std::size_t size_ = 0;
+};
+
+inline constexpr int kLanes = 16;  // trajectories in a group, and outputs in a packed block
+inline int round_up(int n, int multiple = kLanes) { return (n + multiple - 1) / multiple * multiple; }
+
+// A linear map y = W x + b with outputs in blocks of 16, padded with zeros: weight[block][n_in][16], bias[block][16].
+// The many-trajectory kernel broadcasts single weights, the one-trajectory kernel loads 16 at once: one layout for both.
+struct PackedLinear {
+  const float* weight = nullptr;
+  const float* bias = nullptr;
+  int n_in = 0;
+  int n_blocks = 0;
+};
+
+struct LayerNormWeights {
+  const float* weight = nullptr;  // [d], zero-padded to a multiple of 16
+  const float* bias = nullptr;    // [d], zero-padded
+};
+
+struct LayerWeights {
+  PackedLinear qkv, proj, up, down;
+  LayerNormWeights norm1, norm2;
+};
+
+// Immutable once built; shared by all threads.
+class Model {
+ public:
+  // Copies and packs the tensors, named as in a model file. Throws InputError for a missing or misshapen tensor or a value
+  // that is not finite, and UnsupportedError for what the CPU engine cannot run.
+  Model(const ModelShape& shape, const TensorMap& tensors, const std::vector<std::uint32_t>& rope_multipliers);
+
+  ModelShape shape;
+  std::vector<std::uint32_t> rope_multipliers;  // [d_head / 2], units of 2 pi / 2^32; empty for learned positions
+  const float* embedding = nullptr;             // [V][d]
+  const float* position = nullptr;              // [W][d], or null
+  std::vector<LayerWeights> layers;
+  LayerNormWeights norm;          // before the head; unused with post-norm
+  PackedLinear head;              // [V] outputs
+  const float* markov = nullptr;  // [V][V], row = current token; or null
+
+ private:
+  std::vector<AlignedBuffer> storage_;
+};
+
+}  // namespace nanomd

@@ -1,0 +1,23 @@
+// Drawing a state from unnormalised probabilities: the contract of every rollout engine.
+// Always inlined: files compiled for different instruction sets must not share a copy.
+#pragma once
+
+namespace nanomd {
+
+// The smallest k whose cumulative weight exceeds u * total; states in index order, sums in double; if rounding leaves none,
+// the last state with a positive weight. `stride` separates the weights of one trajectory.
+[[gnu::always_inline]] inline int sample_state(const float* weight, int n_states, double u, int stride = 1) {
+  double total = 0.0;
+  for (int k = 0; k < n_states; ++k) total += static_cast<double>(weight[k * stride]);
+  const double target = u * total;
+  double cumulative = 0.0;
+  for (int k = 0; k < n_states; ++k) {
+    cumulative += static_cast<double>(weight[k * stride]);
+    if (cumulative > target) return k;
+  }
+  for (int k = n_states - 1; k > 0; --k)
+    if (weight[k * stride] > 0.0f) return k;
+  return 0;
+}
+
+}  // namespace nanomd

@@ -1,0 +1,80 @@
+"""Where rollouts start: prompts of tokens, drawn reproducibly or given by the user."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from nanomd.checkpoint import ModelFiles
+from nanomd.errors import InputError
+
+# Second half of the key of the generator that draws starts: apart from every other use of the seed.
+_DOMAIN = 0x7374617274  # "start"
+
+
+def start_prompts(
+    files: ModelFiles, start: str | ArrayLike, n_trajs: int, first_trajectory: int, seed: int
+) -> tuple[str, NDArray[np.uint16]]:
+    """Return the kind of start and the prompts, (n_trajs, P) tokens.
+
+    A drawn prompt depends on the seed and the global index of its trajectory alone, not on how trajectories are split.
+
+    Parameters
+    ----------
+    files : ModelFiles
+        Gives the stationary distribution, the windows, and the map of raw labels.
+    start : str or (n_trajs,) or (n_trajs, P) integers
+        ``"stationary"``, ``"uniform"``, ``"data"``, or raw labels.
+
+    Raises
+    ------
+    InputError
+        For an unknown kind, an unknown state, or a shape that does not fit.
+    """
+    if isinstance(start, str):
+        return start, _drawn(files, start, n_trajs, first_trajectory, seed)
+    labels = np.asarray(start)
+    if labels.dtype.kind not in "iu":
+        raise InputError(f"start must hold integer state labels, got {labels.dtype}")
+    if labels.ndim not in (1, 2) or labels.shape[0] != n_trajs or labels.size == 0:
+        raise InputError(
+            f"start must have shape (n_trajs,) or (n_trajs, P) with n_trajs = {n_trajs} and P >= 1, got {labels.shape}"
+        )
+    symbols = files.state_map.symbols
+    tokens = np.minimum(np.searchsorted(symbols, labels), len(symbols) - 1)
+    unknown = labels[symbols[tokens] != labels]
+    if unknown.size:
+        raise InputError(
+            f"start holds the unknown state {unknown.flat[0]}; the model knows {len(symbols)} states, "
+            f"{symbols[0]} to {symbols[-1]}"
+        )
+    return "prompts", tokens.reshape(n_trajs, -1).astype(np.uint16)
+
+
+def _drawn(files: ModelFiles, kind: str, n_trajs: int, first_trajectory: int, seed: int) -> NDArray[np.uint16]:
+    if kind not in ("stationary", "uniform", "data"):
+        raise InputError(f"start must be stationary, uniform, data or an array of states, got {kind!r}")
+    windows = files.starts.windows
+    if kind == "data" and not len(windows):
+        raise InputError("start='data' needs windows of the training data, but the model has none; use 'stationary'")
+    u = np.array([_uniform(seed, first_trajectory + i) for i in range(n_trajs)])
+    if kind == "data":
+        return windows[_index(u, len(windows))].astype(np.uint16)
+    if kind == "uniform":
+        return _index(u, files.config.n_states)[:, None].astype(np.uint16)
+    cumulative = np.cumsum(files.starts.stationary)
+    tokens: NDArray[Any] = np.searchsorted(cumulative, u * cumulative[-1], side="right")
+    last = int(np.flatnonzero(files.starts.stationary)[-1])
+    return np.minimum(tokens, last)[:, None].astype(np.uint16)
+
+
+def _index(u: NDArray[np.float64], n: int) -> NDArray[np.int64]:
+    return np.minimum((u * n).astype(np.int64), n - 1)
+
+
+def _uniform(seed: int, trajectory: int) -> float:
+    key = np.array([seed, _DOMAIN], dtype=np.uint64)
+    counter = np.array([0, 0, trajectory, 0], dtype=np.uint64)
+    return float(np.random.Generator(np.random.Philox(key=key, counter=counter)).random())

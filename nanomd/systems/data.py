@@ -1,0 +1,45 @@
+"""Where reference trajectories lie: they are not part of the package."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from nanomd.errors import InputError
+
+
+def data_folder(name: str, needed: Sequence[str], data_dir: str | Path | None, source: str) -> Path:
+    """Find the folder of a system's reference trajectories.
+
+    Parameters
+    ----------
+    name : str
+        Folder of the system inside the data folder.
+    needed : sequence of str
+        Files that must be in it.
+    data_dir : path, optional
+        The data folder, or the system's own. By default the environment variable NANOMD_DATA, else ``../shared/data``
+        beside the working folder or the repository.
+    source : str
+        What the files are and where such data come from, for the error message.
+
+    Raises
+    ------
+    InputError
+        If the files are nowhere, with what they are and where they come from.
+    """
+    if data_dir is not None:
+        roots = [Path(data_dir).expanduser()]
+    elif os.environ.get("NANOMD_DATA"):
+        roots = [Path(os.environ["NANOMD_DATA"]).expanduser()]
+    else:
+        roots = [Path.cwd().parent / "shared" / "data", Path(__file__).parents[2].parent / "shared" / "data"]
+    for root in roots:
+        for folder in (root / name, root):
+            if all((folder / file).is_file() for file in needed):
+                return folder
+    raise InputError(
+        f"no {name} data ({', '.join(needed)}) in {' or '.join(map(str, roots))}; "
+        f"give the folder, or set NANOMD_DATA. {source}"
+    )

@@ -1,0 +1,145 @@
+"""A structure-based (Go) model of the Pin1 WW domain near its folding midpoint: a small protein that folds often.
+
+34 C-alpha beads (PDB 1PIN, residues 6-39), 61 native contacts, four independent runs of 31250 frames, one frame per
+0.75 ps of model time. A stand-in for the Fip35 WW domain, to which the same pipeline applies.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nanomd.config import check_choice
+from nanomd.errors import InputError
+from nanomd.file_lists import natural_key
+from nanomd.systems.data import data_folder
+
+NAME = "ww_domain_go"
+_SOURCE = (
+    "They are a C-alpha Go model of the Pin1 WW domain: topology, native contacts (residue_i, residue_j, "
+    "native_ca_distance_nm) and runs ww_go_*.xtc, which any structure-based simulation of PDB 1PIN can replace"
+)
+
+
+class Files(NamedTuple):
+    """Where the WW domain's files are."""
+
+    topology: Path
+    trajectories: list[Path]
+    contacts: Path
+
+
+def files(data_dir: str | Path | None = None) -> Files:
+    """Find the topology, the runs (naturally sorted) and the table of native contacts.
+
+    Parameters
+    ----------
+    data_dir : path, optional
+        The folder with the files, or the one above; default NANOMD_DATA, else ``../shared/data``.
+    """
+    folder = data_folder(NAME, ("ww_go.pdb", "contacts.csv", "ww_go_0.xtc"), data_dir, _SOURCE)
+    runs = sorted(folder.glob("ww_go_*.xtc"), key=natural_key)
+    return Files(folder / "ww_go.pdb", runs, folder / "contacts.csv")
+
+
+def native_contacts(data_dir: str | Path | None = None) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return the native contacts: atom pairs, shape (61, 2), zero-based, and their distances in nm, shape (61,)."""
+    path = files(data_dir).contacts
+    try:
+        table = np.loadtxt(path, delimiter=",", skiprows=1, ndmin=2)
+    except ValueError as error:
+        raise InputError(f"{path} cannot be read: {error}. {_SOURCE}") from None
+    if table.shape[0] < 1 or table.shape[1] != 3 or not np.isfinite(table).all() or np.any(table[:, 2] <= 0):
+        raise InputError(f"{path} must have rows of residue_i, residue_j, native_ca_distance_nm. {_SOURCE}")
+    return table[:, :2].astype(np.int64), table[:, 2]
+
+
+def tokenize(
+    n_states: int = 100,
+    features: Literal["distances", "contacts"] = "distances",
+    *,
+    lagtime: int = 20,
+    n_components: int = 5,
+    stride: int = 1,
+    seed: int = 0,
+    data_dir: str | Path | None = None,
+    progress: bool | None = None,
+) -> tuple[Any, list[NDArray[np.int64]]]:
+    """Tokenize the four runs: C-alpha distances or native contacts, TICA, k-means.
+
+    Parameters
+    ----------
+    n_states : int
+    features : str
+        ``"distances"`` (all C-alpha pairs at least three residues apart, nm) or ``"contacts"`` (soft native contacts).
+    lagtime : int
+        Of TICA, in frames after the stride.
+    n_components : int
+        Slow coordinates kept.
+    stride, seed, data_dir, progress
+        As in `Tokenizer`.
+
+    Returns
+    -------
+    tokenizer : Tokenizer
+        Fitted.
+    dtrajs : list of int64 arrays, shape (n_frames,)
+    """
+    from nanomd.tokenize.features import Distances
+    from nanomd.tokenize.tokenizer import Tokenizer
+
+    check_choice("features", features, Literal["distances", "contacts"])
+    found = files(data_dir)
+    chosen = Distances() if features == "distances" else _soft_contacts(data_dir)
+    tokenizer = Tokenizer(
+        chosen,
+        reduction="tica",
+        lagtime=lagtime,
+        n_components=n_components,
+        n_states=n_states,
+        seed=seed,
+        progress=progress,
+    )
+    return tokenizer, tokenizer.fit_transform(found.topology, found.trajectories, stride)
+
+
+def fraction_native(
+    trajectories: Any = None, *, stride: int = 1, data_dir: str | Path | None = None
+) -> list[NDArray[np.float64]]:
+    """Return the fraction of native contacts Q of each frame, shape (n_frames,), one array per trajectory.
+
+    Q is the mean over native contacts of 1 / (1 + exp((r - 1.2 r0) / w)), w = 0.02 nm (Best, Hummer and Eaton 2013):
+    near 1 when folded, below 0.5 when unfolded.
+
+    Parameters
+    ----------
+    trajectories : path, pattern or sequence, optional
+        Trajectories of the same 34 beads, generated structures for example; by default the four runs.
+    stride, data_dir
+        As in `tokenize`.
+    """
+    from nanomd.config import check_range
+    from nanomd.tokenize.features import prepare
+    from nanomd.tokenize.sources import group_files, load_topology
+    from nanomd.tokenize.stream import FileStream
+
+    check_range("stride", stride, 1)
+    found = files(data_dir)
+    topology = load_topology(found.topology)
+    groups = group_files(found.trajectories if trajectories is None else trajectories)
+    compute = prepare([_soft_contacts(data_dir)], topology)
+    stream = FileStream(groups, topology, compute, stride, with_times=False, on_frames=lambda _: None)
+    parts: list[list[NDArray[np.float64]]] = [[] for _ in groups]
+    for trajectory, chunk in stream.chunks():
+        parts[trajectory].append(chunk.mean(axis=1, dtype=np.float64))
+    return [np.concatenate(part) for part in parts]
+
+
+def _soft_contacts(data_dir: str | Path | None) -> Any:
+    from nanomd.tokenize.features import Contacts
+
+    pairs, native = native_contacts(data_dir)
+    return Contacts(pairs=tuple(map(tuple, pairs.tolist())), cutoff=tuple(1.2 * native), width=0.02)

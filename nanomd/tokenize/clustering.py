@@ -1,0 +1,90 @@
+"""Microstates: k-means centres, and the nearest centre of each frame."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nanomd.config import MAX_STATES
+from nanomd.errors import InputError
+
+MINIBATCH_ABOVE = 500_000
+_MINIBATCH_FRAMES = 10_240
+_ASSIGN_FRAMES = 65_536
+
+
+def kmeans_centers(coordinates: Sequence[NDArray[Any]], n_states: int, seed: int) -> NDArray[np.float64]:
+    """Find centres by k-means, started by k-means++; in mini-batches above 500,000 frames.
+
+    Runs on one thread, since sums over threads have no fixed order: the same data and seed give the same centres.
+
+    Parameters
+    ----------
+    coordinates : sequence of arrays, shape (n_frames, n_dimensions)
+    n_states : int
+    seed : int
+
+    Returns
+    -------
+    float64 array, shape (n_states, n_dimensions)
+        Sorted by the first coordinate, so that neighbouring states tend to have neighbouring labels.
+
+    Raises
+    ------
+    InputError
+        If there are fewer distinct frames than states.
+    """
+    from sklearn.cluster import KMeans, MiniBatchKMeans
+    from sklearn.exceptions import ConvergenceWarning
+    from threadpoolctl import threadpool_limits
+
+    check_n_states(n_states)
+    n_frames = sum(map(len, coordinates))
+    if n_frames < n_states:
+        raise InputError(f"n_states must be at most the number of frames, {n_frames}, got {n_states}")
+    joined = coordinates[0] if len(coordinates) == 1 else np.concatenate(coordinates)
+    seed %= 2**32  # scikit-learn's seeds have 32 bits
+    if n_frames > MINIBATCH_ABOVE:
+        estimator = MiniBatchKMeans(n_states, batch_size=_MINIBATCH_FRAMES, n_init=3, random_state=seed)
+    else:
+        estimator = KMeans(n_states, n_init=1, random_state=seed)
+    with warnings.catch_warnings(), threadpool_limits(limits=1):
+        # Too few distinct points is the one thing that scikit-learn warns of here; it is an error below.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        estimator.fit(joined)
+    centers = np.asarray(estimator.cluster_centers_, dtype=np.float64)
+    n_distinct = len(np.unique(centers, axis=0))
+    if n_distinct < n_states:
+        raise InputError(
+            f"n_states must be at most the number of distinct frames: only {n_distinct} distinct centres for "
+            f"{n_states} states; use fewer states or other features"
+        )
+    return centers[np.lexsort(centers.T[::-1])]
+
+
+def check_n_states(n_states: int) -> None:
+    """Refuse a number of states that has no kinetics, or that tokens cannot hold."""
+    if n_states < 2:
+        raise InputError(f"n_states must be at least 2, got {n_states}: one state has no kinetics to learn")
+    if n_states > MAX_STATES:
+        raise InputError(f"n_states must be in [2, {MAX_STATES}] (tokens are stored in 16 bits), got {n_states}")
+
+
+def assign(coordinates: NDArray[Any], centers: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Return the nearest centre of each frame, shape (n_frames,).
+
+    A tree search computes each distance by itself, so a frame's state does not depend on the frames around it, as it
+    can with the rounding of blocked matrix products.
+    """
+    from scipy.spatial import cKDTree
+
+    tree = cKDTree(centers)
+    labels = np.empty(len(coordinates), dtype=np.int64)
+    for start in range(0, len(coordinates), _ASSIGN_FRAMES):
+        block = np.asarray(coordinates[start : start + _ASSIGN_FRAMES], dtype=np.float64)
+        labels[start : start + len(block)] = tree.query(block)[1]
+    return labels

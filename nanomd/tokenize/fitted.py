@@ -1,0 +1,92 @@
+"""What a fitted tokenizer holds, and how it is stored and checked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nanomd.tokenize import storage
+from nanomd.tokenize.frame_index import FrameIndex
+from nanomd.tokenize.reduction import Reduction
+from nanomd.tokenize.sources import SourceFile
+from nanomd.units import FrameInterval
+
+
+class Fitted:
+    """What a fit found.
+
+    Parameters
+    ----------
+    centers : float64 array, shape (n_states, n_coordinates)
+    reduction : Reduction or None
+    n_features : int
+        Values per frame before the reduction.
+    """
+
+    def __init__(self, centers: NDArray[np.float64], reduction: Reduction | None, n_features: int) -> None:
+        self.centers, self.reduction, self.n_features = centers, reduction, n_features
+        self.index = FrameIndex(np.zeros(1, np.int64), np.zeros(0, np.int32), np.zeros(0, np.int64))
+        self.frame_interval = FrameInterval()
+        self.sources: list[SourceFile] = []
+        self.n_frames: list[int] = []  # of the arrays, when fitted to arrays
+        self.stride = 1
+        self.n_atoms = 0
+        self.topology: str | None = None
+
+    def settings(self) -> dict[str, Any]:
+        """Return the JSON part."""
+        return {
+            "n_features": self.n_features,
+            "stride": self.stride,
+            "n_atoms": self.n_atoms,
+            "topology": self.topology,
+            "sources": [vars(source) for source in self.sources],
+            "array_frames": self.n_frames,
+            "frame_interval": {"value": self.frame_interval.value, "unit": self.frame_interval.unit},
+        }
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Return the npz part."""
+        return {"centers": self.centers, **({} if self.reduction is None else self.reduction.arrays())}
+
+    @classmethod
+    def restore(
+        cls,
+        settings: dict[str, Any],
+        arrays: dict[str, NDArray[Any]],
+        index: dict[str, NDArray[Any]],
+        n_states: int,
+        lagtime: int | None,
+        folder: Path,
+    ) -> Fitted:
+        """Build from the files' content, checked piece by piece; `lagtime` is None without a reduction."""
+        where = str(folder / storage.ARRAYS_FILE)
+        n_features = int(settings["n_features"])
+        reduction = None
+        if lagtime is not None:
+            take = storage.take_array
+            matrix = take(arrays, "reduction_matrix", np.float64, (n_features, None), where)
+            reduction = Reduction(
+                take(arrays, "reduction_mean", np.float64, (n_features,), where),
+                matrix,
+                take(arrays, "reduction_offset", np.float64, (matrix.shape[1],), where),
+                take(arrays, "reduction_singular_values", np.float64, (None,), where),
+                lagtime,
+            )
+        width = n_features if reduction is None else reduction.n_components
+        fitted = cls(storage.take_array(arrays, "centers", np.float64, (n_states, width), where), reduction, n_features)
+        interval = settings["frame_interval"]
+        fitted.frame_interval = FrameInterval(float(interval["value"]), str(interval["unit"]))
+        fitted.sources = [SourceFile(**source) for source in settings["sources"]]
+        fitted.n_frames = [int(count) for count in settings["array_frames"]]
+        fitted.stride, fitted.n_atoms = int(settings["stride"]), int(settings["n_atoms"])
+        fitted.topology = settings["topology"]
+        where = str(folder / storage.INDEX_FILE)
+        for name, dtype in (("offsets", np.int64), ("files", np.int32), ("frames", np.int64)):
+            storage.take_array(index, name, dtype, (None,), where)
+        frames_in = [int(source.n_frames) for source in fitted.sources] or fitted.n_frames
+        fitted.index = FrameIndex.from_arrays(index, n_states, frames_in, where)
+        return fitted

@@ -1,0 +1,115 @@
+"""A tokenizer on disk: JSON settings and two npz files of arrays, tied together by checksums; never pickle."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nanomd.errors import InputError
+
+FORMAT, FORMAT_VERSION = "nanomd-tokenizer", 1
+SETTINGS_FILE, ARRAYS_FILE, INDEX_FILE = "tokenizer.json", "tokenizer.npz", "frames_index.npz"
+_MAX_SETTINGS_BYTES = 256 * 2**20
+
+
+def save_folder(
+    folder: Path, settings: dict[str, Any], arrays: dict[str, NDArray[Any]], index: dict[str, NDArray[Any]]
+) -> None:
+    """Write the three files, each under a temporary name first; the settings, which vouch for the others, last."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        checksums = {}
+        for name, content in ((ARRAYS_FILE, arrays), (INDEX_FILE, index)):
+            partial = folder / f"{name}.partial"
+            with partial.open("wb") as file:
+                # Stored, not compressed: a file can then not claim to hold more than its size on disk.
+                np.savez(file, allow_pickle=False, **content)
+            checksums[name] = _checksum(partial)
+        text = json.dumps(
+            {"format": FORMAT, "format_version": FORMAT_VERSION, **settings, "sha256": checksums}, indent=1
+        )
+        partial = folder / f"{SETTINGS_FILE}.partial"
+        partial.write_text(text + "\n", encoding="utf-8")
+        for name in (ARRAYS_FILE, INDEX_FILE, SETTINGS_FILE):
+            (folder / f"{name}.partial").replace(folder / name)
+    except OSError as error:
+        raise InputError(f"cannot write the tokenizer to {folder}: {error.strerror or error}") from None
+
+
+def load_folder(folder: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
+    """Read and check the three files.
+
+    Raises
+    ------
+    InputError
+        If one is missing, damaged, of another version, or does not belong to the others.
+    """
+    path = folder / SETTINGS_FILE
+    if not path.is_file():
+        raise InputError(f"{folder} holds no tokenizer ({SETTINGS_FILE} is missing); make one with Tokenizer.save")
+    try:
+        if path.stat().st_size > _MAX_SETTINGS_BYTES:
+            raise InputError(f"{path} is too large for a tokenizer's settings")
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError, OSError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path} cannot be read: {error}; tokenize again") from None
+    if not isinstance(settings, dict) or settings.get("format") != FORMAT:
+        raise InputError(f"{path} is not the settings of a tokenizer (format {FORMAT!r})")
+    if settings.get("format_version") != FORMAT_VERSION:
+        raise InputError(
+            f"{path} has format version {settings.get('format_version')}, this nanomd reads {FORMAT_VERSION}; "
+            "tokenize again"
+        )
+    checksums = settings.get("sha256")
+    loaded = []
+    for name in (ARRAYS_FILE, INDEX_FILE):
+        file = folder / name
+        if not file.is_file():
+            raise InputError(f"{file} is missing; tokenize again")
+        if not isinstance(checksums, dict) or checksums.get(name) != _checksum(file):
+            raise InputError(f"{file} does not belong to {path} or is damaged (its checksum differs); tokenize again")
+        loaded.append(_read_npz(file))
+    return settings, loaded[0], loaded[1]
+
+
+def _checksum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+                raise InputError(f"{path} is compressed, which tokenizers never are; tokenize again")
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except InputError:
+        raise
+    except (ValueError, OSError, EOFError, KeyError, MemoryError, OverflowError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path} cannot be read: {error}; tokenize again") from None
+
+
+def take_array(
+    arrays: dict[str, NDArray[Any]], name: str, dtype: type[Any], shape: tuple[int | None, ...], where: str
+) -> NDArray[Any]:
+    """Return a stored array after checking its name, type, shape (None: any length) and that it is finite."""
+    array = arrays.get(name)
+    if array is None:
+        raise InputError(f"{where} has no array {name!r}; tokenize again")
+    fits = len(array.shape) == len(shape) and all(w is None or w == h for w, h in zip(shape, array.shape, strict=True))
+    if array.dtype != dtype or not fits:
+        raise InputError(
+            f"{where}: array {name!r} must be {np.dtype(dtype)} of shape {shape}, got {array.dtype} of {array.shape}"
+        )
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise InputError(f"{where}: array {name!r} is not finite; tokenize again")
+    return array

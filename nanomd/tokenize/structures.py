@@ -1,0 +1,160 @@
+"""Back-mapping: read chosen frames of the MD and write them as one trajectory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nanomd.errors import InputError
+from nanomd.progress import progress_bar
+from nanomd.tokenize.frame_index import FrameIndex
+from nanomd.tokenize.sources import SourceFile, read_chunks
+
+_BLOCK_BYTES = 128 * 2**20
+# Reading over a short gap is cheaper than seeking across it.
+_GAP = 4
+# XTC stores whole multiples of 0.001 nm in 32 bits.
+_XTC_LIMIT_NM = 2.0e6
+
+
+def locate(sources: Sequence[SourceFile], files: Sequence[str | Path] | None) -> list[Path]:
+    """Find the source files again and check that they are the ones that were tokenised.
+
+    Raises
+    ------
+    InputError
+        If one is missing or has another size.
+    """
+    paths = [Path(source.path) for source in sources] if files is None else [Path(path) for path in files]
+    if len(paths) != len(sources):
+        raise InputError(f"files must name the {len(sources)} trajectory files that were tokenised, got {len(paths)}")
+    for source, path in zip(sources, paths, strict=True):
+        if not path.is_file():
+            raise InputError(f"source trajectory {path} is gone; pass files= with where it is now")
+        size = path.stat().st_size
+        if size != source.size:
+            raise InputError(
+                f"source trajectory {path} has changed since it was tokenised ({size} bytes, was {source.size}); "
+                "pass files= with the original, or tokenize again"
+            )
+    return paths
+
+
+def read_frames(path: Path, topology: Any, frames: NDArray[np.int64]) -> tuple[NDArray[np.float32], Any]:
+    """Read frames of one file.
+
+    Parameters
+    ----------
+    path : Path
+    topology : mdtraj.Topology
+    frames : int64 array, shape (n,)
+        Strictly increasing frame numbers.
+
+    Returns
+    -------
+    xyz : float32 array, shape (n, n_atoms, 3)
+        Coordinates in nm.
+    box : float32 array, shape (n, 3, 3), or None
+        Unit cell vectors in nm, where the file has them.
+    """
+    import mdtraj
+
+    xyz = np.empty((len(frames), topology.n_atoms, 3), dtype=np.float32)
+    boxes: list[Any] = []
+    n_read = 0
+
+    def keep(first: int, trajectory: Any) -> None:
+        nonlocal n_read
+        low, high = np.searchsorted(frames, [first, first + trajectory.n_frames])
+        if low < high:
+            xyz[low:high] = trajectory.xyz[frames[low:high] - first]
+            box = trajectory.unitcell_vectors
+            boxes.append(None if box is None else box[frames[low:high] - first])
+            n_read += int(high - low)
+
+    file = mdtraj.open(str(path)) if path.suffix.lower() in (".xtc", ".trr", ".dcd", ".nc", ".h5") else None
+    if file is None:
+        for first, chunk in read_chunks(path, topology):
+            keep(first, chunk)
+    else:
+        with file:
+            starts = np.flatnonzero(np.diff(frames) > _GAP + 1) + 1
+            for run in np.split(frames, starts):
+                file.seek(int(run[0]))
+                options = {} if path.suffix.lower() == ".h5" else {"topology": topology}
+                keep(int(run[0]), file.read_as_traj(n_frames=int(run[-1] - run[0] + 1), **options))
+    if n_read != len(frames):
+        raise InputError(f"{path} has fewer frames than when it was tokenised; tokenize again")
+    return xyz, None if not boxes or any(box is None for box in boxes) else np.concatenate(boxes)
+
+
+def write_structures(
+    out: Path,
+    labels: NDArray[np.int64],
+    index: FrameIndex,
+    paths: Sequence[Path],
+    topology: Any,
+    *,
+    seed: int,
+    interval_ps: float,
+    show_progress: bool | None = None,
+) -> None:
+    """Write for each label a drawn frame to the XTC file `out`, in nm, in blocks of bounded memory.
+
+    The file appears under its name only when it is complete.
+    """
+    from mdtraj.formats import XTCTrajectoryFile
+
+    chosen = index.draw(labels, seed)
+    block = max(1, _BLOCK_BYTES // (12 * topology.n_atoms))
+    partial = out.with_name(out.name + ".partial")
+    bar = progress_bar(len(labels), "structures", "frame", show_progress)
+    try:
+        try:
+            with XTCTrajectoryFile(str(partial), "w") as file:
+                for start in range(0, len(chosen), block):
+                    part = chosen[start : start + block]
+                    xyz, box = _gather(part, index, paths, topology)
+                    step = np.arange(start, start + len(part))
+                    file.write(xyz, time=(step * interval_ps).astype(np.float32), step=step.astype(np.int32), box=box)
+                    bar.update(len(part))
+            partial.replace(out)
+        finally:
+            bar.close()
+            partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot write structures to {out}: {error.strerror or error}") from None
+
+
+def _gather(
+    entries: NDArray[np.int64], index: FrameIndex, paths: Sequence[Path], topology: Any
+) -> tuple[NDArray[np.float32], Any]:
+    """Read each frame that is needed once, file by file, and lay them out in the order asked for."""
+    xyz = np.empty((len(entries), topology.n_atoms, 3), dtype=np.float32)
+    box: Any = np.zeros((len(entries), 3, 3), dtype=np.float32)
+    files, frames = index.file[entries], index.frame[entries]
+    for number in np.unique(files):
+        here = np.flatnonzero(files == number)
+        unique, back = np.unique(frames[here], return_inverse=True)
+        read = _read_friendly(paths[number], topology, unique)
+        if not np.isfinite(read[0]).all() or np.abs(read[0]).max() > _XTC_LIMIT_NM:
+            raise InputError(f"{paths[number]} has coordinates that XTC cannot hold (not finite, or beyond 2e6 nm)")
+        xyz[here] = read[0][back]
+        if read[1] is None:
+            box = None
+        elif box is not None:
+            box[here] = read[1][back]
+    return xyz, box
+
+
+def _read_friendly(path: Path, topology: Any, frames: NDArray[np.int64]) -> tuple[NDArray[np.float32], Any]:
+    try:
+        return read_frames(path, topology, frames)
+    except InputError:
+        raise
+    except Exception as error:  # mdtraj's readers raise almost any type for a damaged file
+        raise InputError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}; tokenize again") from None

@@ -1,0 +1,440 @@
+"""`Tokenizer`: MD files -> features -> slow coordinates -> microstates, and microstates -> structures."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from nanomd.config import check_choice, check_range
+from nanomd.dtrajs import load_dtrajs
+from nanomd.errors import InputError
+from nanomd.progress import Progress, progress_bar
+from nanomd.tokenize import features as feature_kinds
+from nanomd.tokenize import storage
+from nanomd.tokenize.clustering import assign, check_n_states, kmeans_centers
+from nanomd.tokenize.fitted import Fitted
+from nanomd.tokenize.frame_index import FrameIndex
+from nanomd.tokenize.reduction import Method, Reduction, ReductionFit
+from nanomd.tokenize.sources import FilesLike, SourceFile, count_frames, group_files, load_topology
+from nanomd.tokenize.stream import ArrayStream, FeatureStream, FileStream
+from nanomd.tokenize.structures import locate, write_structures
+from nanomd.units import FrameInterval
+
+_IN_PS = {"fs": 1e-3, "ps": 1.0, "ns": 1e3, "us": 1e6, "µs": 1e6, "ms": 1e9, "s": 1e12}
+
+
+class Tokenizer:
+    """Turns molecular dynamics into discrete trajectories, and states back into structures.
+
+    Files are read in chunks, so memory grows with frames times slow coordinates (times features, without a reduction),
+    never with atoms. Trajectories are kept apart throughout.
+
+    Parameters
+    ----------
+    features : str, feature, function, or a sequence of them
+        ``"backbone_torsions"`` (cosine and sine of phi and psi), ``"distances"`` (C-alpha pairs, nm), ``"contacts"``;
+        a `BackboneTorsions`, `Distances` or `Contacts` with options; or a function from an `mdtraj.Trajectory` of n
+        frames to an array (n, n_features). Several are put side by side.
+    reduction : str, optional
+        ``"tica"`` or ``"vamp"``: project on slow coordinates before clustering.
+    lagtime : int
+        Lag of the reduction, in frames of the dtrajs (after the stride).
+    n_components : int, optional
+        Slow coordinates kept; 5 by default, or all where there are fewer.
+    n_states : int
+        Microstates, at least 2.
+    seed : int
+        Of the clustering.
+    frame_interval : str, tuple or FrameInterval, optional
+        Time between frames in the files, such as ``"0.2 ns"``; by default from the files' time stamps (XTC, TRR).
+    progress : bool, optional
+        Show a progress bar; by default on a terminal.
+
+    Attributes
+    ----------
+    frame_interval : FrameInterval
+        Of the dtrajs: the files' interval times the stride.
+    centers : float64 array, shape (n_states, n_coordinates)
+    counts : int64 array, shape (n_states,)
+        Frames of each state in the data that was fitted.
+    reduction_ : Reduction or None
+    frame_index : FrameIndex
+
+    Examples
+    --------
+    >>> tokenizer = Tokenizer("distances", reduction="tica", lagtime=20, n_states=100, seed=1)
+    >>> dtrajs = tokenizer.fit_transform("protein.pdb", "run_*.xtc", stride=5)  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        features: feature_kinds.FeaturesLike = "backbone_torsions",
+        *,
+        reduction: Method | None = None,
+        lagtime: int = 10,
+        n_components: int | None = None,
+        n_states: int = 100,
+        seed: int = 0,
+        frame_interval: Any = None,
+        progress: bool | None = None,
+    ) -> None:
+        if reduction is not None:
+            check_choice("reduction", reduction, Method)
+        lagtime = _whole("lagtime", lagtime, 1, "frames")
+        n_components = None if n_components is None else _whole("n_components", n_components, 1)
+        n_states = _whole("n_states", n_states)
+        check_n_states(n_states)
+        seed = _whole("seed", seed, 0)
+        self.features = feature_kinds.parse_features(features)
+        self.reduction, self.lagtime, self.n_components = reduction, lagtime, n_components
+        self.n_states, self.seed, self.progress = n_states, seed, progress
+        self._interval = None if frame_interval is None else FrameInterval.parse(frame_interval)
+        self._fitted: Fitted | None = None
+        self._topology: Any = None
+
+    # -- fitting and transforming -------------------------------------------------------------------------------------
+
+    def fit(self, topology: Any, files: FilesLike, stride: int = 1) -> Self:
+        """Find the microstates of trajectory files; see `fit_transform`."""
+        self.fit_transform(topology, files, stride)
+        return self
+
+    def fit_transform(self, topology: Any, files: FilesLike, stride: int = 1) -> list[NDArray[np.int64]]:
+        """Find the microstates of trajectory files, and give each frame its state.
+
+        Parameters
+        ----------
+        topology : path, mdtraj.Topology or mdtraj.Trajectory
+        files : path, pattern, or a sequence of them
+            Each file is one trajectory; a sequence inside the sequence holds consecutive files of one trajectory.
+        stride : int
+            Use every stride-th frame.
+
+        Returns
+        -------
+        list of int64 arrays, shape (n_frames,)
+            Labels in [0, n_states), one array per trajectory.
+
+        Raises
+        ------
+        InputError
+            For missing, damaged or empty files, atom counts that differ, coordinates that are not finite, a lag longer
+            than the trajectories, fewer frames than states, or time stamps that disagree.
+        """
+        stride = _whole("stride", stride, 1, "frames")
+        stream, bar = self._open(topology, files, stride, passes=1 if self.reduction is None else 2)
+        try:
+            dtrajs, fitted = self._fit(stream)
+        finally:
+            bar.close()
+        fitted.sources = stream.sources
+        fitted.stride = stride
+        fitted.n_atoms = self._topology.n_atoms
+        fitted.topology = _topology_record(topology)
+        fitted.frame_interval = self._times_stride(stride) or stream.times.frame_interval(stride)
+        parts = [
+            [
+                (number, source.n_frames)
+                for number, source in enumerate(stream.sources)
+                if source.trajectory == trajectory
+            ]
+            for trajectory in range(stream.n_trajectories)
+        ]
+        fitted.index = FrameIndex.build(dtrajs, self.n_states, parts, stride)
+        self._fitted = fitted
+        return dtrajs
+
+    def fit_transform_arrays(
+        self, arrays: Sequence[ArrayLike] | NDArray[Any], frame_interval: Any = None
+    ) -> list[NDArray[np.int64]]:
+        """Find the microstates of features you computed, one array (n_frames, n_features) per trajectory.
+
+        `features` and `stride` play no part. The frame index counts arrays as files, so that `to_structures` works with
+        `topology` and `files` given, one file per array with the same frames.
+        """
+        stream = ArrayStream(arrays)
+        dtrajs, fitted = self._fit(stream)
+        interval = None if frame_interval is None else FrameInterval.parse(frame_interval)
+        fitted.frame_interval = interval or self._interval or FrameInterval()
+        parts = [[(number, len(array))] for number, array in enumerate(stream.arrays)]
+        fitted.index = FrameIndex.build(dtrajs, self.n_states, parts, 1)
+        fitted.n_frames = [len(array) for array in stream.arrays]
+        self._fitted = fitted
+        return dtrajs
+
+    def transform(self, topology: Any, files: FilesLike, stride: int | None = None) -> list[NDArray[np.int64]]:
+        """Give each frame of other files its state; the stride is the fit's unless given.
+
+        The frame index stays that of the fitted files.
+        """
+        fitted = self._need_fit()
+        stride = fitted.stride if stride is None else stride
+        stride = _whole("stride", stride, 1, "frames")
+        if not fitted.n_atoms:
+            raise InputError("this tokenizer was fitted to arrays; use transform_arrays")
+        kept = self._topology
+        stream, bar = self._open(topology, files, stride, passes=1)
+        try:
+            if self._topology.n_atoms != fitted.n_atoms:
+                raise InputError(
+                    f"the topology has {self._topology.n_atoms} atoms, the tokenizer was fitted to {fitted.n_atoms}; "
+                    "strip or keep the same molecules"
+                )
+            return self._assign(stream, fitted)
+        finally:
+            self._topology = kept
+            bar.close()
+
+    def transform_arrays(self, arrays: Sequence[ArrayLike] | NDArray[Any]) -> list[NDArray[np.int64]]:
+        """Give each frame of features you computed its state."""
+        return self._assign(ArrayStream(arrays), self._need_fit())
+
+    def _open(self, topology: Any, files: FilesLike, stride: int, passes: int) -> tuple[FileStream, Progress]:
+        if any(item is None for item in self.features):
+            raise InputError(
+                "the tokenizer was made with a function as feature, and functions are not stored; "
+                "pass it again: Tokenizer.load(folder, features=...)"
+            )
+        resolved = load_topology(topology)
+        groups = group_files(files)
+        compute = feature_kinds.prepare(self.features, resolved)
+        total = passes * sum(count_frames(path) for group in groups for path in group)
+        bar = progress_bar(total or None, "tokenize", "frame", self.progress)  # type: ignore[arg-type]
+        self._topology = resolved
+        with_times = self._interval is None
+        return FileStream(groups, resolved, compute, stride, with_times=with_times, on_frames=bar.update), bar
+
+    def _times_stride(self, stride: int) -> FrameInterval | None:
+        return None if self._interval is None else FrameInterval(self._interval.value * stride, self._interval.unit)
+
+    def _fit(self, stream: FeatureStream) -> tuple[list[NDArray[np.int64]], Fitted]:
+        reduction: Reduction | None = None
+        if self.reduction is not None:
+            fit = ReductionFit(self.reduction, self.lagtime, self.n_components)
+            for trajectory, chunk in stream.chunks():
+                fit.add(trajectory, chunk)
+            reduction = fit.finish()
+        coordinates, n_features = _collect(stream, reduction)
+        centers = kmeans_centers(coordinates, self.n_states, self.seed)
+        dtrajs = [assign(values, centers) for values in coordinates]
+        return dtrajs, Fitted(centers, reduction, n_features)
+
+    def _assign(self, stream: FeatureStream, fitted: Fitted) -> list[NDArray[np.int64]]:
+        labels: list[list[NDArray[np.int64]]] = [[] for _ in range(stream.n_trajectories)]
+        for trajectory, chunk in stream.chunks():
+            if chunk.shape[1] != fitted.n_features:
+                raise InputError(
+                    f"{chunk.shape[1]} features per frame, but the tokenizer was fitted to {fitted.n_features}"
+                )
+            values = chunk if fitted.reduction is None else fitted.reduction.transform(chunk)
+            labels[trajectory].append(assign(values, fitted.centers))
+        return [np.concatenate(parts) for parts in labels]
+
+    # -- what was found -----------------------------------------------------------------------------------------------
+
+    def _need_fit(self) -> Fitted:
+        if self._fitted is None:
+            raise InputError("the tokenizer is not fitted; call fit or fit_transform first")
+        return self._fitted
+
+    @property
+    def frame_interval(self) -> FrameInterval:
+        """Time between frames of the dtrajs."""
+        return self._need_fit().frame_interval
+
+    @property
+    def centers(self) -> NDArray[np.float64]:
+        """Centres of the microstates, shape (n_states, n_coordinates)."""
+        return self._need_fit().centers
+
+    @property
+    def reduction_(self) -> Reduction | None:
+        """The fitted slow coordinates."""
+        return self._need_fit().reduction
+
+    @property
+    def frame_index(self) -> FrameIndex:
+        """For each microstate, the (file, frame) pairs it came from."""
+        return self._need_fit().index
+
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """Frames of each state in the fitted data."""
+        return self.frame_index.counts
+
+    @property
+    def sources(self) -> list[SourceFile]:
+        """The files of the fitted data, in the order of the frame index."""
+        return self._need_fit().sources
+
+    # -- back to structures -------------------------------------------------------------------------------------------
+
+    def to_structures(
+        self,
+        labels: ArrayLike,
+        out: str | Path,
+        seed: int = 0,
+        *,
+        topology: Any = None,
+        files: Sequence[str | Path] | None = None,
+        write_pdb: bool = False,
+        overwrite: bool = False,
+    ) -> Path:
+        """Write a structure for each label, drawn at random from the MD frames of that microstate.
+
+        Parameters
+        ----------
+        labels : int array, shape (n_frames,)
+            Raw labels (a rollout's ``dtrajs[i]``), in [0, n_states).
+        out : path
+            An ``.xtc`` file; coordinates in nm. Time stamps count `frame_interval` in ps.
+        seed : int
+            Of the drawing: equal labels and seed give equal structures.
+        topology, files : optional
+            Where the topology and the source trajectories are now, if they moved; `files` in the order of `sources`.
+        write_pdb : bool
+            Also write the first structure as a PDB beside, as topology for viewers.
+        overwrite : bool
+            Replace `out` if it exists.
+
+        Returns
+        -------
+        Path
+            Of the XTC file.
+
+        Raises
+        ------
+        InputError
+            For unknown or unvisited states, and source files that moved or changed.
+        """
+        fitted, out = self._need_fit(), Path(out)
+        if out.suffix.lower() != ".xtc":
+            raise InputError(f"out must end in .xtc, got {str(out)!r}")
+        for path in [out, out.with_suffix(".pdb")] if write_pdb else [out]:
+            if path.exists() and not overwrite:
+                raise InputError(f"{path} exists; choose another name or overwrite=True")
+        dtrajs = load_dtrajs(labels)  # type: ignore[arg-type]
+        if len(dtrajs) != 1:
+            raise InputError(f"labels must be one trajectory, got {len(dtrajs)}; write one file for each")
+        resolved = self._find_topology(topology, fitted)
+        paths = self._find_files(files, fitted)
+        interval = fitted.frame_interval
+        interval_ps = 1.0 if interval.unit == "frame" else interval.value * _IN_PS[interval.unit]
+        write_structures(
+            out,
+            dtrajs[0],
+            fitted.index,
+            paths,
+            resolved,
+            seed=seed,
+            interval_ps=interval_ps,
+            show_progress=self.progress,
+        )
+        if write_pdb:
+            import mdtraj
+
+            first = mdtraj.load_frame(str(out), 0, top=resolved)
+            first.save_pdb(str(out.with_suffix(".pdb")))
+        return out
+
+    def _find_topology(self, topology: Any, fitted: Fitted) -> Any:
+        if topology is None and self._topology is None:
+            if fitted.topology is None:
+                raise InputError("the tokenizer was not fitted to a topology file; pass topology=")
+            topology = fitted.topology
+        resolved = self._topology if topology is None else load_topology(topology)
+        if fitted.n_atoms and resolved.n_atoms != fitted.n_atoms:
+            raise InputError(f"the topology has {resolved.n_atoms} atoms, the tokenised trajectories {fitted.n_atoms}")
+        return resolved
+
+    def _find_files(self, files: Sequence[str | Path] | None, fitted: Fitted) -> list[Path]:
+        if fitted.sources:
+            return locate(fitted.sources, files)
+        if files is None:
+            raise InputError("the tokenizer was fitted to arrays; pass topology= and files=, one file per array")
+        paths = [Path(path) for path in files]
+        if len(paths) != len(fitted.n_frames):
+            raise InputError(f"files must name one file per array, {len(fitted.n_frames)}, got {len(paths)}")
+        for path in paths:
+            if not path.is_file():
+                raise InputError(f"trajectory {path} does not exist; check the path")
+        return paths
+
+    # -- on disk ------------------------------------------------------------------------------------------------------
+
+    def save(self, folder: str | Path) -> None:
+        """Write tokenizer.json, tokenizer.npz and frames_index.npz to a folder (made if absent)."""
+        fitted = self._need_fit()
+        settings = {
+            "features": [{"name": "function"} if f is None else feature_kinds.describe(f) for f in self.features],
+            "reduction": self.reduction,
+            "lagtime": self.lagtime,
+            "n_components": self.n_components,
+            "n_states": self.n_states,
+            "seed": self.seed,
+            **fitted.settings(),
+        }
+        storage.save_folder(Path(folder), settings, fitted.arrays(), fitted.index.arrays())
+
+    @classmethod
+    def load(cls, folder: str | Path, features: feature_kinds.FeaturesLike | None = None) -> Tokenizer:
+        """Read a tokenizer back.
+
+        Parameters
+        ----------
+        folder : path
+        features : optional
+            The features again, needed for `transform` if one of them was a function.
+        """
+        folder = Path(folder)
+        settings, arrays, index = storage.load_folder(folder)
+        try:
+            kinds = [feature_kinds.restore(item) for item in settings["features"]]
+            tokenizer = cls(
+                "backbone_torsions",
+                reduction=settings["reduction"],
+                lagtime=int(settings["lagtime"]),
+                n_components=settings["n_components"],
+                n_states=int(settings["n_states"]),
+                seed=int(settings["seed"]),
+            )
+            tokenizer.features = kinds if features is None else feature_kinds.parse_features(features)
+            tokenizer._fitted = Fitted.restore(
+                settings, arrays, index, tokenizer.n_states, tokenizer.lagtime if tokenizer.reduction else None, folder
+            )
+        except (KeyError, TypeError) as error:
+            raise InputError(f"{folder / storage.SETTINGS_FILE} is damaged ({error!r}); tokenize again") from None
+        return tokenizer
+
+
+def _whole(name: str, value: Any, low: int | None = None, why: str = "") -> int:
+    """Return `value` as an int; refuse fractions, which would otherwise fail far from here."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise InputError(f"{name} must be a whole number, got {value!r}") from None
+    if low is not None:
+        check_range(name, number, low, 2**63 - 1, why)
+    return number
+
+
+def _collect(stream: FeatureStream, reduction: Reduction | None) -> tuple[list[NDArray[np.float32]], int]:
+    """Read the coordinates to cluster, shape (n_frames, n_dimensions) per trajectory, and the number of features."""
+    transform: Callable[[NDArray[Any]], NDArray[np.float32]] = (
+        (lambda x: x) if reduction is None else reduction.transform
+    )
+    parts: list[list[NDArray[np.float32]]] = [[] for _ in range(stream.n_trajectories)]
+    n_features = 0
+    for trajectory, chunk in stream.chunks():
+        n_features = chunk.shape[1]
+        parts[trajectory].append(transform(chunk))
+    return [np.concatenate(part) for part in parts], n_features
+
+
+def _topology_record(topology: Any) -> str | None:
+    return str(Path(topology).expanduser().resolve()) if isinstance(topology, str | Path) else None

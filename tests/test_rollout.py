@@ -1,0 +1,348 @@
+"""Rollouts: the same tokens however the work is split, interrupted or resumed; friendly errors; no PyTorch."""
+
+import dataclasses
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from nanomd import _native
+from nanomd.checkpoint import ModelFiles, Starts, save_model
+from nanomd.config import ModelConfig
+from nanomd.dtrajs import StateMap
+from nanomd.errors import BackendUnavailableError, InputError, StoreError
+from nanomd.rollout import Rollout, Sampler
+from nanomd.token_store import lock_folder
+from nanomd.units import FrameInterval
+
+_spec = importlib.util.spec_from_file_location("reference_numpy", Path(__file__).with_name("reference_numpy.py"))
+reference = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(reference)
+
+LABELS = np.arange(11) * 3 + 5  # raw labels that are not tokens
+
+
+def make_files(seed=0, **changes):
+    config = ModelConfig(
+        **{**dict(n_states=11, d_model=16, n_layer=2, n_head=2, context_length=6, mlp_ratio=2), **changes}
+    )
+    rng = np.random.default_rng(seed)
+    p = rng.random(config.n_states)
+    windows = rng.integers(0, config.n_states, (5, config.context_length)).astype(np.int32)
+    symbols = np.arange(config.n_states) * 3 + 5
+    return ModelFiles(
+        config,
+        reference.random_tensors(config, seed),
+        StateMap(symbols),
+        Starts(p / p.sum(), windows),
+        FrameInterval(0.2, "ns"),
+        {},
+    )
+
+
+@pytest.fixture(scope="module")
+def files():
+    return make_files()
+
+
+@pytest.fixture(scope="module")
+def learned():
+    return make_files(position="learned", norm="post", activation="relu", context_length=7)
+
+
+def test_tokens_follow_the_contract(files):
+    """Every state is the inverse cumulative distribution of the float64 reference at the uniform of (seed, step, index)."""
+    rollout = Sampler(files).generate(60, 2, start=LABELS[[[1, 2, 3], [4, 4, 4]]], seed=9, first_trajectory=5)
+    for row, prompt in ((0, [1, 2, 3]), (1, [4, 4, 4])):
+        tokens = np.concatenate([prompt, np.asarray(rollout.tokens[row], dtype=int)])
+        log_p = reference.log_probs(files.config, files.tensors, tokens, "ring")
+        near = 0
+        for step in range(60):
+            cumulative = np.cumsum(np.exp(log_p[2 + step]))
+            u = _native.rollout_uniform(9, step, 5 + row)
+            near += np.abs(cumulative - u).min() < 1e-5
+            if np.abs(cumulative - u).min() >= 1e-5:
+                assert tokens[3 + step] == np.searchsorted(cumulative, u, side="right")
+        assert near < 3
+    assert np.array_equal(rollout.dtrajs[0], LABELS[rollout.tokens[0]])
+    assert rollout.n_trajs == 2 and rollout.n_steps == 60 and rollout.tokens_per_second > 0
+
+
+CASES = [("ring", {}, None), ("hop", dict(position="learned", context_length=7), 3)]
+CASES += [
+    ("hop", dict(position="learned", markov_head=True), None),
+    ("crop", dict(position="learned", n_layer=1), None),
+]
+
+
+@pytest.mark.parametrize(("mode", "changes", "keep"), CASES, ids=["ring", "hop-3", "hop", "crop"])
+def test_tokens_depend_on_neither_batch_nor_threads_nor_kernel_nor_split(mode, changes, keep):
+    files = make_files(**changes)
+    options = dict(mode=mode, hop_keep=keep, seed=3)
+    whole = Sampler(files).generate(150, 37, n_threads=1, **options).tokens
+    assert np.array_equal(whole, Sampler(files).generate(150, 37, n_threads=3, **options).tokens)
+    for lanes in (0, 5, 16):
+        assert np.array_equal(whole, Sampler(files, single_lanes=lanes).generate(150, 37, **options).tokens)
+    for first, last in ((0, 1), (1, 18), (18, 37)):
+        part = Sampler(files).generate(150, last - first, first_trajectory=first, **options).tokens
+        assert np.array_equal(whole[first:last], part)
+    assert np.array_equal(whole[:, ::7], Sampler(files).generate(150, 37, stride=7, **options).tokens)
+    assert not np.array_equal(whole, Sampler(files).generate(150, 37, **{**options, "seed": 4}).tokens)
+    assert len(np.unique(whole)) > 5
+
+
+@pytest.mark.parametrize("isa", _native.available_isas())
+def test_forced_instruction_set(files, isa):
+    """In a fresh process, as NANOMD_ISA is read by the engine; fused ones agree token for token."""
+    code = textwrap.dedent("""
+        import sys; sys.path.insert(0, sys.argv[1])
+        import test_rollout as t
+        from nanomd.rollout import Sampler
+        r = Sampler(t.make_files()).generate(300, 3, seed=1)
+        print(r.backend, r.tokens.tolist())
+    """)
+    folder = str(Path(__file__).parent)
+    environment = {**os.environ, "NANOMD_ISA": isa}
+    done = subprocess.run(
+        [sys.executable, "-c", code, folder], env=environment, capture_output=True, text=True, check=True, timeout=60
+    )
+    name, tokens = done.stdout.split(" ", 1)
+    assert name == f"cpu/{isa}"
+    same = np.mean(np.array(json.loads(tokens)) == Sampler(files).generate(300, 3, seed=1).tokens)
+    assert same == 1 if isa != "sse2" else same > 0.3
+
+
+@pytest.mark.parametrize(("mode", "changes", "keep"), CASES, ids=["ring", "hop-3", "hop", "crop"])
+@pytest.mark.parametrize("prompt_length", [1, 4, 20])
+def test_resume_from_history_is_bit_identical(mode, changes, keep, prompt_length):
+    """A session opened on the history of another one continues it, wherever it is cut."""
+    files = make_files(**changes)
+    sampler = Sampler(files)
+    engine, keep = sampler._engine, keep or (files.config.context_length // 2 if mode == "hop" else 0)
+    rng = np.random.default_rng(1)
+    prompts = rng.integers(0, 11, (3, prompt_length)).astype(np.uint16)
+    options = dict(mode=mode, hop_keep=keep, seed=5)
+    whole = np.empty((3, 60), np.uint8)
+    engine.open(prompts, np.arange(3, dtype=np.uint64), **options).advance(60, whole)
+    for cut in [*range(1, 20), 41]:
+        first = engine.open(prompts, np.arange(3, dtype=np.uint64), **options)
+        head = np.empty((3, cut), np.uint8)
+        first.advance(cut, head)
+        assert np.array_equal(head, whole[:, :cut])
+        history = first.history()
+        rest = np.empty((3, 60 - cut), np.uint8)
+        session = engine.open(
+            history,
+            np.arange(3, dtype=np.uint64),
+            n_before=prompt_length + cut - history.shape[1],
+            first_step=cut,
+            **options,
+        )
+        session.advance(60 - cut, rest)
+        assert np.array_equal(rest, whole[:, cut:])
+
+
+def test_history_too_short_is_refused(files):
+    engine = Sampler(files)._engine
+    with pytest.raises(InputError, match="must hold the last 11 tokens, got 2"):
+        engine.open(np.zeros((1, 2), np.uint16), np.zeros(1, np.uint64), mode="ring", n_before=100)
+
+
+def test_starts_depend_on_the_global_index(files):
+    sampler = Sampler(files)
+    from nanomd.starts import start_prompts
+
+    for kind in ("stationary", "uniform", "data"):
+        _, whole = start_prompts(files, kind, 200, 0, seed=4)
+        _, part = start_prompts(files, kind, 50, 70, seed=4)
+        assert np.array_equal(whole[70:120], part)
+        assert whole.shape[1] == (files.config.context_length if kind == "data" else 1)
+    _, many = start_prompts(files, "stationary", 20000, 0, seed=1)
+    counts = np.bincount(many[:, 0], minlength=11)
+    expected = files.starts.stationary * 20000
+    assert ((counts - expected) ** 2 / expected).sum() < 35  # chi-square, 10 degrees of freedom: p < 1e-4 above
+    with pytest.raises(InputError, match="unknown state 6"):
+        sampler.generate(3, 1, start=[6])
+    with pytest.raises(InputError, match=r"n_trajs = 2 and P >= 1, got \(1,\)"):
+        sampler.generate(3, 2, start=[5])
+    with pytest.raises(InputError, match="start must be"):
+        sampler.generate(3, 1, start="nowhere")
+    empty = dataclasses.replace(files, starts=Starts(files.starts.stationary, np.zeros((0, 6), np.int32)))
+    with pytest.raises(InputError, match="the model has none"):
+        Sampler(empty).generate(3, 1, start="data")
+
+
+def test_store_equals_memory_and_resumes(files, tmp_path):
+    sampler = Sampler(files)
+    for stride in (1, 7):
+        memory = sampler.generate(2000, 150, seed=2, stride=stride, n_threads=1)
+        folder = tmp_path / f"stride{stride}"
+        stored = sampler.generate(2000, 150, seed=2, stride=stride, n_threads=1, out=folder)
+        assert len(list(folder.glob("shard_*.npy"))) == 3 and not list(folder.glob("tail_*"))
+        assert stored.tokens.shape == memory.tokens.shape and stored.seconds > 0
+        assert np.array_equal(np.asarray(stored.tokens), memory.tokens)
+        assert np.array_equal(stored.tokens[-1], memory.tokens[-1])
+        assert np.array_equal(stored.tokens[60:70], memory.tokens[60:70])
+        assert np.array_equal(stored.tokens[:, 5:9], memory.tokens[:, 5:9])
+        again = Rollout.load(folder)
+        assert again.config == stored.config and again.frame_interval == files.frame_interval
+        assert all(np.array_equal(a, b) for a, b in zip(again.dtrajs, memory.dtrajs, strict=True))
+        with pytest.raises(InputError, match="holds a rollout already"):
+            sampler.generate(2000, 150, out=folder)
+        with pytest.raises(InputError, match="seed = 2, so it cannot be resumed with 3"):
+            sampler.generate(2000, 150, seed=3, stride=stride, out=folder, resume=True)
+        resumed = sampler.generate(2000, 150, seed=2, stride=stride, out=folder, resume=True)  # nothing left to do
+        assert np.array_equal(np.asarray(resumed.tokens), memory.tokens)
+    with pytest.raises(InputError, match="needs out="):
+        sampler.generate(5, resume=True)
+    memory.save(tmp_path / "saved")
+    assert np.array_equal(np.asarray(Rollout.load(tmp_path / "saved").tokens), memory.tokens)
+
+
+def test_interrupted_anywhere_resumes_bit_identically(files, tmp_path, monkeypatch):
+    """Progress raises at random moments, over and over, until the rollout is complete."""
+    monkeypatch.setattr("nanomd.rollout._COMMIT_SECONDS", 0.002)
+    whole = Sampler(files).generate(20_000, 70, seed=8, stride=3, n_threads=1).tokens
+
+    class Fuse:
+        def __init__(self, n):
+            self.left = n
+
+        def update(self, n=1):
+            self.left -= n
+            if self.left < 0:
+                raise KeyboardInterrupt
+
+        def note(self, text): ...
+        def close(self): ...
+
+    rng = np.random.default_rng(0)
+    for attempt in range(400):
+        options = dict(seed=8, stride=3, n_threads=1, out=tmp_path / "run", resume=attempt > 0)
+        try:
+            rollout = Sampler(files).generate(20_000, 70, progress=Fuse(rng.integers(10_000, 1_500_000)), **options)
+            break
+        except KeyboardInterrupt:
+            pass
+    assert attempt >= 2
+    assert np.array_equal(np.asarray(rollout.tokens), whole)
+
+
+def test_killed_process_resumes(files, tmp_path):
+    """kill -9 while it writes: the manifest declares what is complete, and the rest is made again."""
+    save_model(tmp_path / "model", files)
+    code = textwrap.dedent("""
+        import sys
+        import nanomd.rollout as r
+        r._COMMIT_SECONDS = 0.01
+        r.Sampler.load(sys.argv[1]).generate(60_000, 20, seed=1, n_threads=1, out=sys.argv[2], resume=True)
+        print("complete")
+    """)
+    kills = 0
+    for delay in (0.25, 0.3, 0.4, 0.5, 60.0):
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, str(tmp_path / "model"), str(tmp_path / "run")], stdout=subprocess.DEVNULL
+        )
+        try:
+            process.wait(timeout=delay)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            kills += 1
+    assert kills >= 1 and process.returncode == 0
+    whole = Sampler(files).generate(60_000, 20, seed=1).tokens
+    assert np.array_equal(np.asarray(Rollout.load(tmp_path / "run").tokens), whole)
+
+
+def test_second_writer_is_refused(files, tmp_path):
+    with lock_folder(tmp_path / "run"), pytest.raises(StoreError, match="being written by another process"):
+        Sampler(files).generate(10, out=tmp_path / "run")
+
+
+def test_control_c_stops_at_once(files):
+    timer = threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT))
+    begun = time.perf_counter()
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        Sampler(files).generate(2_000_000_000, 4, stride=1_000_000)
+    assert time.perf_counter() - begun < 5
+
+
+def test_gil_is_released(files):
+    """Two threads generate while a third counts: nobody waits for the interpreter."""
+    results = {}
+
+    def work(seed):
+        results[seed] = Sampler(files).generate(20_000, 16, seed=seed, n_threads=1).tokens
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in (1, 2)]
+    for thread in threads:
+        thread.start()
+    counted = 0
+    while any(thread.is_alive() for thread in threads):
+        counted += 1
+        time.sleep(0.001)
+    assert counted > 5
+    assert np.array_equal(results[1], Sampler(files).generate(20_000, 16, seed=1).tokens)
+
+
+def test_backends(files, monkeypatch):
+    with pytest.raises(BackendUnavailableError, match="'cuda' is not available: .*available are cpu and reference"):
+        Sampler(files, backend="cuda")
+    with pytest.raises(InputError, match="one of auto, reference, cpu, cuda, got 'tpu'"):
+        Sampler(files, backend="tpu")
+    monkeypatch.setenv("NANOMD_BACKEND", "cuda")
+    with pytest.raises(BackendUnavailableError):
+        Sampler(files, backend="cpu")
+    monkeypatch.setenv("NANOMD_BACKEND", "cpu")
+    assert Sampler(files, backend="reference").backend == "cpu"
+
+
+def test_modes_and_arguments(files, learned):
+    assert Sampler(learned).generate(20, 2).config.mode == "hop"
+    with pytest.raises(InputError, match="ring needs rotary"):
+        Sampler(learned).generate(20, mode="ring")
+    with pytest.raises(InputError, match=r"hop_keep must be in \[1, 6\]"):
+        Sampler(learned).generate(20, hop_keep=7)
+    for bad in (dict(n_steps=0), dict(n_steps=5, n_trajs=0), dict(n_steps=5, stride=6), dict(n_steps=5, seed=-1)):
+        with pytest.raises(InputError):
+            Sampler(files).generate(**bad)
+    with pytest.raises(InputError):
+        Sampler(files).generate(5, sampling_temperature=0.0)
+    cold = Sampler(files).generate(300, 4, start=[5] * 4, sampling_temperature=1e-3).tokens
+    assert (cold == cold[0]).all()  # at temperature zero the likeliest state follows, whatever the random numbers
+
+
+def test_log_probs_of_dtrajs(files):
+    rng = np.random.default_rng(0)
+    dtrajs = [LABELS[rng.integers(0, 11, n)] for n in (1, 40)]
+    for log_p, dtraj in zip(Sampler(files).log_probs(dtrajs), dtrajs, strict=True):
+        expected = reference.log_probs(files.config, files.tensors, (dtraj - 5) // 3, "ring")
+        assert np.abs(log_p - expected)[expected > np.log(1e-7)].max() < 1e-3
+
+
+def test_rollout_needs_no_torch(files, tmp_path):
+    save_model(tmp_path / "model", files)
+    code = textwrap.dedent("""
+        import sys
+        from nanomd import Sampler
+        rollout = Sampler.load(sys.argv[1]).generate(50, 2, out=sys.argv[2])
+        heavy = {"torch", "triton", "matplotlib", "deeptime", "sklearn", "scipy"} & set(sys.modules)
+        assert not heavy, heavy
+        print(rollout.tokens.shape)
+    """)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "model"), str(tmp_path / "run")],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.stdout.strip() == "(2, 50)", done.stderr
