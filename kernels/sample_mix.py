@@ -4,13 +4,13 @@ For sequence b and position t >= 1 of a window, with logits z of pass 1 and, if 
 
 .. math::
 
-    \tilde x_{b,t} = \begin{cases} \min\{k : \sum_{j \le k} p_j > u \sum_j p_j\} & u' < \rho \\ x_{b,t} & \text{else}\end{cases},
-    \qquad p = e^{z_{b,t-1} + M_{x_{b,t-1}} - \max}
+    \tilde x_{b,t} = \begin{cases} \min\{k : \sum_{j \le k} p_j > u \sum_j p_j\} & u' < \rho \\
+    x_{b,t} & \text{else,}\end{cases} \qquad p = e^{z_{b,t-1} + M_{x_{b,t-1}} - \max}
 
 Position 0 keeps its token. u and u' are the two 53-bit uniforms of one Philox4x32-10 block with key
-``seed ^ STREAM`` and counter (step: 64 bits, position: 32 bits, sequence: 32 bits), so that a draw depends on neither the
-batch's layout nor the device; STREAM keeps training's numbers apart from a rollout's with the same seed. Exponentials are
-float32, their sums float64; on rounding, the last state with p > 0.
+``seed ^ STREAM`` and counter (step: 64 bits, position: 32 bits, sequence: 32 bits), so that a draw depends on
+neither the batch's layout nor the device; STREAM keeps training's numbers apart from a rollout's with the same seed.
+Exponentials are float32, their sums float64; on rounding, the last state with p > 0.
 
 Rows that are not replaced are not read: at replacement rate rho the traffic is rho * V values a position.
 """
@@ -80,7 +80,8 @@ def sample_mix(
         If a backend asked for by name cannot run here.
     """
     if logits.dim() != 3 or tokens.shape != logits.shape[:2]:
-        raise InputError(f"logits must be (B, T, V) and tokens (B, T), got {tuple(logits.shape)} and {tuple(tokens.shape)}")
+        shapes = f"{tuple(logits.shape)} and {tuple(tokens.shape)}"
+        raise InputError(f"logits must be (B, T, V) and tokens (B, T), got {shapes}")
     if tokens.is_floating_point() or tokens.device != logits.device:
         raise InputError(f"tokens must be integers on {logits.device}, got {tokens.dtype} on {tokens.device}")
     n_states = logits.shape[2]

@@ -38,18 +38,18 @@ def _uniform53(high, low):
 
 
 @triton.jit
-def _scores(LOGITS, MARKOV, at, current, states, V, wanted, HAS_MARKOV: tl.constexpr):
+def _scores(LOGITS, MARKOV, at, current, states, N_STATES, wanted, HAS_MARKOV: tl.constexpr):
     """Logits of some rows and states, (ROWS, BLOCK) float32, -inf where there is none or none is wanted."""
-    inside = wanted[:, None] & (states < V)[None, :]
+    inside = wanted[:, None] & (states < N_STATES)[None, :]
     z = tl.load(LOGITS + at[:, None] + states[None, :], mask=inside, other=float("-inf")).to(tl.float32)
     if HAS_MARKOV:
-        z += tl.load(MARKOV + current[:, None] * V + states[None, :], mask=inside, other=0.0).to(tl.float32)
+        z += tl.load(MARKOV + current[:, None] * N_STATES + states[None, :], mask=inside, other=0.0).to(tl.float32)
     return z
 
 
-@triton.jit(do_not_specialize=["key", "first_sequence", "N", "T", "V"])
+@triton.jit(do_not_specialize=["key", "first_sequence", "N", "T", "N_STATES"])
 def sample_and_mix(
-    LOGITS, MARKOV, TOKENS, OUT, PROBABILITY, STEP, key, first_sequence, N, T, V, logits_batch, logits_row,
+    LOGITS, MARKOV, TOKENS, MIXED, PROBABILITY, STEP, key, first_sequence, N, T, N_STATES, logits_batch, logits_row,
     ROWS: tl.constexpr, BLOCK: tl.constexpr, HAS_MARKOV: tl.constexpr,
 ):  # fmt: skip
     """ROWS positions a program, states in blocks: once for the maximum and the sum, once to find the state."""
@@ -69,8 +69,8 @@ def sample_and_mix(
 
     highest = tl.full((ROWS,), float("-inf"), tl.float32)
     total = tl.zeros((ROWS,), tl.float64)
-    for start in range(0, V, BLOCK):
-        z = _scores(LOGITS, MARKOV, at, current, start + tl.arange(0, BLOCK), V, wanted, HAS_MARKOV)
+    for start in range(0, N_STATES, BLOCK):
+        z = _scores(LOGITS, MARKOV, at, current, start + tl.arange(0, BLOCK), N_STATES, wanted, HAS_MARKOV)
         raised = tl.maximum(highest, tl.max(z, 1))
         finite = tl.where(raised == float("-inf"), 0.0, raised)
         shrink = tl.exp(highest - finite).to(tl.float64)
@@ -82,17 +82,17 @@ def sample_and_mix(
     below = tl.zeros((ROWS,), tl.float64)
     drawn = tl.zeros((ROWS,), tl.int64)
     last = tl.zeros((ROWS,), tl.int64)
-    for start in range(0, V, BLOCK):
+    for start in range(0, N_STATES, BLOCK):
         states = start + tl.arange(0, BLOCK)
-        z = _scores(LOGITS, MARKOV, at, current, states, V, wanted, HAS_MARKOV)
+        z = _scores(LOGITS, MARKOV, at, current, states, N_STATES, wanted, HAS_MARKOV)
         p = tl.exp(z - finite[:, None]).to(tl.float64)
         cumulative = below[:, None] + tl.cumsum(p, 1)
-        drawn += tl.sum(((cumulative <= target[:, None]) & (states < V)[None, :]).to(tl.int64), 1)
+        drawn += tl.sum(((cumulative <= target[:, None]) & (states < N_STATES)[None, :]).to(tl.int64), 1)
         last = tl.maximum(last, tl.max(tl.where(p > 0, states[None, :].to(tl.int64), 0), 1))
         below += tl.sum(p, 1)
     drawn = tl.minimum(drawn, last)
     mixed = tl.where(wanted, drawn, token.to(tl.int64))
-    tl.store(OUT + row, mixed.to(OUT.dtype.element_ty), mask=row < N)
+    tl.store(MIXED + row, mixed.to(MIXED.dtype.element_ty), mask=row < N)
 
 
 def plan(n_states: int) -> tuple[int, int]:
