@@ -16,7 +16,7 @@ EVERYTHING = [
 ]
 # The widest head of each register class, on the architecture that matters most, and one of each kernel on the others.
 QUICK = {
-    90: [*attention_variants(torch.float16, (32,)), *attention_variants(torch.float32, (64,))],
+    90: [*attention_variants(torch.float16, (32,)), *list(attention_variants(torch.float32, (64,)))[:3]],
     80: [*attention_variants(torch.float16, (64,))],
     100: [*attention_variants(torch.bfloat16, (32,))],
 }
@@ -30,7 +30,7 @@ def check(variant, capability):
 
 @pytest.mark.parametrize("capability", SHARED_LIMIT)
 def test_kernels_compile_without_spills(capability):
-    variants = [v for v in QUICK[capability] if "group=4" not in v.label]
+    variants = [v for v in QUICK[capability] if "group=1 rotary" in v.label]
     assert len({v.kernel for v in variants}) == 3, "forward, walk and tiles must all be covered"
     for variant in (*variants, *list(sample_mix_variants(torch.float32))[:1]):
         check(variant, capability)
