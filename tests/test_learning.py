@@ -41,9 +41,9 @@ def model(request: pytest.FixtureRequest) -> GPTModel:
         context_length=4,
         markov_head=True,
         train_length=64,
-        n_steps=600,
+        n_steps=900,
         batch_size=32,
-        learning_rate=1e-2,
+        learning_rate=5e-3,
         seed=0,
         n_threads=1,
     )
