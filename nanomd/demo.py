@@ -49,7 +49,7 @@ def plan(
                     "context_length": 64,
                     "train_length": 128,
                     "batch_size": 32,
-                    "n_steps": 20 if quick else 2000,
+                    "n_steps": 20 if quick else 1600,
                     "learning_rate": 4e-3,
                     "mix_max": 0.02,
                 },
