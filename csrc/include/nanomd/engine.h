@@ -20,7 +20,7 @@ namespace nanomd {
 // Where trajectories stand when a session opens. All of them have seen the same number of tokens.
 struct SessionOptions {
   Mode mode = Mode::kRing;
-  int hop_keep = 0;  // hop only: tokens kept when the window refills, in [1, W - 1]
+  int hop_keep = 0;  // hop only: tokens in a refilled window, in [1, W - 1]
   int n_trajs = 0;
   const std::uint16_t* history = nullptr;  // [n_trajs][n_history], the most recent tokens, n_history >= 1
   std::size_t n_history = 0;
