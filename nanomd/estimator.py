@@ -1,0 +1,323 @@
+"""The public face of training: `GPTEstimator` learns, `GPTModel` generates, scores and saves."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nanomd import __version__
+from nanomd.checkpoint import MAX_START_WINDOWS, ModelFiles, Starts, load_model_files, save_model
+from nanomd.config import ModelConfig, TrainConfig, model_preset
+from nanomd.dtrajs import DtrajsLike, StateMap, load_dtrajs, split_dtrajs
+from nanomd.errors import InputError
+from nanomd.progress import Progress
+from nanomd.units import FrameInterval
+
+if TYPE_CHECKING:
+    from nanomd.model import NanoGPT
+    from nanomd.rollout import Rollout
+
+_MODEL_FIELDS = frozenset(field.name for field in dataclasses.fields(ModelConfig)) - {"n_states"}
+_TRAIN_FIELDS = frozenset(field.name for field in dataclasses.fields(TrainConfig))
+_DENSE_STATES = 2048  # up to here the stationary distribution comes from a dense solve
+
+
+class GPTEstimator:
+    """Learn the next-state distribution of discrete trajectories with a nano-GPT.
+
+    Parameters
+    ----------
+    preset : str
+        Shape of the model, see `nanomd.config.PRESETS`.
+    train : TrainConfig, optional
+        How to train; the defaults when None.
+    frame_interval : str or FrameInterval, optional
+        Time between frames, such as ``"0.2 ns"``; kept with the model.
+    run_dir : path, optional
+        Where checkpoints and metrics go; nothing is written when None.
+    resume : bool
+        Continue an interrupted training in `run_dir`.
+    progress : Progress, optional
+        Advanced by one a step; see `nanomd.progress.progress_bar`.
+    **overrides
+        Fields of `ModelConfig` and `TrainConfig`, such as ``objective=``, ``context_length=``, ``seed=``.
+
+    Raises
+    ------
+    InputError
+        For an unknown preset or option.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> dtraj = np.tile([3, 3, 7], 200)
+    >>> model = GPTEstimator("tiny", n_steps=5, seed=1).fit(dtraj).fetch_model()
+    >>> model.state_map.symbols
+    array([3, 7])
+    """
+
+    def __init__(
+        self,
+        preset: str = "small",
+        *,
+        train: TrainConfig | None = None,
+        frame_interval: str | FrameInterval | None = None,
+        run_dir: str | Path | None = None,
+        resume: bool = False,
+        progress: Progress | None = None,
+        **overrides: Any,
+    ) -> None:
+        unknown = sorted(set(overrides) - _MODEL_FIELDS - _TRAIN_FIELDS)
+        if unknown:
+            reason = ": the number of states comes from the data" if unknown == ["n_states"] else ""
+            raise InputError(
+                f"GPTEstimator has no option {', '.join(unknown)}{reason}; "
+                f"it knows {', '.join(sorted(_MODEL_FIELDS | _TRAIN_FIELDS))}"
+            )
+        self.preset = preset
+        self.model_overrides = {name: value for name, value in overrides.items() if name in _MODEL_FIELDS}
+        model_preset(preset, 2, **self.model_overrides)  # refuse bad shapes now rather than after loading the data
+        base = (train or TrainConfig()).to_dict()
+        self.train_config = TrainConfig.from_dict(base | {k: v for k, v in overrides.items() if k in _TRAIN_FIELDS})
+        self.frame_interval = FrameInterval.parse(frame_interval)
+        self.run_dir = None if run_dir is None else Path(run_dir)
+        self.resume, self.progress = resume, progress
+        self._model: GPTModel | None = None
+        self._last: ModelFiles | None = None
+
+    def fit(self, dtrajs: DtrajsLike) -> Self:
+        """Train on discrete trajectories: arrays of raw labels, or paths and patterns of .npy, .npz or .txt files.
+
+        Negative labels are unassigned frames; a trajectory is cut there.
+
+        Raises
+        ------
+        InputError
+            For one state only, labels that are no whole numbers (NaN), empty or too short trajectories, a
+            `train_length` longer than all of them, or a checkpoint of another training.
+        """
+        from nanomd.training import train
+
+        labels = load_dtrajs(dtrajs)
+        state_map = StateMap.fit(labels)
+        if state_map.n_states < 2:
+            raise InputError(
+                f"dtrajs visit one state only (label {state_map.symbols[0]}): there are no kinetics to learn; "
+                "use finer states or more data"
+            )
+        tokens = state_map.encode(labels)
+        if not tokens:
+            raise InputError(
+                "dtrajs hold no two successive assigned frames, so no transition; "
+                "give trajectories of at least 2 frames"
+            )
+        fraction = self.train_config.validation_fraction
+        training, validation = split_dtrajs(tokens, fraction) if fraction > 0 else (tokens, [])
+        config = model_preset(self.preset, state_map.n_states, **self.model_overrides)
+        result = train(
+            config,
+            self.train_config,
+            training,
+            validation,
+            run_dir=self.run_dir,
+            resume=self.resume,
+            progress=self.progress,
+        )
+        provenance = {
+            "nanomd": __version__,
+            "preset": self.preset,
+            "train": self.train_config.to_dict(),
+            "n_frames": int(sum(len(trajectory) for trajectory in tokens)),
+            "n_trajectories": len(tokens),
+            "best_step": result.best_step,
+            "validation_loss": result.best_loss if np.isfinite(result.best_loss) else None,
+        }
+        files = ModelFiles(
+            config=config,
+            tensors=result.model.to_tensors(),
+            state_map=state_map,
+            starts=Starts(
+                stationary=stationary_distribution(tokens, state_map.n_states),
+                windows=start_windows(tokens, config.context_length),
+            ),
+            frame_interval=self.frame_interval,
+            provenance=provenance,
+        )
+        self._model = GPTModel(files, history=result.history)
+        last = {name: value.float().cpu().numpy() for name, value in result.last.items()}
+        self._last = dataclasses.replace(
+            files,
+            tensors=last,
+            provenance=provenance | {"best_step": self.train_config.n_steps, "validation_loss": None},
+        )
+        return self
+
+    def fetch_model(self, which: str = "best") -> GPTModel:
+        """Return the trained model.
+
+        Parameters
+        ----------
+        which : str
+            ``"best"``: the weights of the lowest validation loss; ``"last"``: those after the last step.
+        """
+        if self._model is None or self._last is None:
+            raise InputError("the estimator has no model yet: call fit(dtrajs) first")
+        if which not in ("best", "last"):
+            raise InputError(f"which must be best or last, got {which!r}")
+        return self._model if which == "best" else GPTModel(self._last, history=self._model.history)
+
+
+class GPTModel:
+    """A trained nano-GPT with what belongs to it: state map, start states, time unit, history.
+
+    Parameters
+    ----------
+    files : ModelFiles
+        What a model folder holds.
+    history : sequence of dict
+        Training metrics; empty for a model that was loaded.
+    """
+
+    def __init__(self, files: ModelFiles, history: Sequence[Mapping[str, float]] = ()) -> None:
+        self._files = files
+        self.history: list[dict[str, float]] = [dict(record) for record in history]
+        self._module: NanoGPT | None = None
+
+    @property
+    def config(self) -> ModelConfig:
+        """The shape of the model."""
+        return self._files.config
+
+    @property
+    def state_map(self) -> StateMap:
+        """The map between raw labels and tokens."""
+        return self._files.state_map
+
+    @property
+    def frame_interval(self) -> FrameInterval:
+        """The time between frames."""
+        return self._files.frame_interval
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """How the model came to be."""
+        return dict(self._files.provenance)
+
+    @property
+    def module(self) -> NanoGPT:
+        """The PyTorch module, on the CPU, in evaluation mode."""
+        if self._module is None:
+            from nanomd.model import NanoGPT
+
+            self._module = NanoGPT(self.config)
+            self._module.load_tensors(self._files.tensors)
+            self._module.eval()
+        return self._module
+
+    def to_files(self) -> ModelFiles:
+        """Return what `Sampler` and `save_model` take."""
+        return self._files
+
+    def save(self, path: str | Path) -> Path:
+        """Write a model folder: safetensors weights and JSON."""
+        save_model(path, self._files)
+        return Path(path)
+
+    def generate(self, n_steps: int, n_trajs: int = 1, *, backend: str = "auto", **options: Any) -> Rollout:
+        """Roll out trajectories; the options are those of `nanomd.Sampler.generate` (start, mode, seed, stride, ...).
+
+        Parameters
+        ----------
+        n_steps, n_trajs : int
+            States per trajectory, and trajectories.
+        backend : str
+            ``"auto"``, ``"cpu"``, ``"cuda"``, or ``"reference"``: eager PyTorch without a cache, slow and readable.
+        """
+        from nanomd.rollout import Sampler
+
+        return Sampler(self._files, backend=backend).generate(n_steps, n_trajs, **options)
+
+    def log_likelihood(self, dtrajs: DtrajsLike) -> float:
+        """Return the mean log-likelihood of the next state in nats per frame, by teacher forcing.
+
+        Every frame sees what a rollout would see: L (W - 1) + 1 frames with rotary positions, the hop window with
+        learned ones. The first frames of a trajectory have less, and count.
+
+        Raises
+        ------
+        InputError
+            For states that the model does not know, or no transition at all.
+        """
+        from nanomd.likelihood import mean_log_likelihood
+
+        tokens = self.state_map.encode(load_dtrajs(dtrajs))
+        if not tokens:
+            raise InputError("dtrajs hold no two successive assigned frames, so there is nothing to score")
+        return mean_log_likelihood(self.module, tokens)
+
+
+def load_model(path: str | Path) -> GPTModel:
+    """Load a model folder written by `GPTModel.save` or ``nanomd train``."""
+    return GPTModel(load_model_files(path))
+
+
+def start_windows(tokens: Sequence[NDArray[Any]], context_length: int) -> NDArray[np.int32]:
+    """Return up to 256 windows of the data, int32 (n, W), spread evenly; none if every trajectory is shorter."""
+    places = [
+        np.arange(len(trajectory) - context_length + 1) for trajectory in tokens if len(trajectory) >= context_length
+    ]
+    sources = [trajectory for trajectory in tokens if len(trajectory) >= context_length]
+    total = sum(len(place) for place in places)
+    if total == 0:
+        return np.zeros((0, context_length), dtype=np.int32)
+    number = min(MAX_START_WINDOWS, total)
+    ends = np.cumsum([len(place) for place in places])
+    rows = []
+    for k in range(number):
+        place = (2 * k + 1) * total // (2 * number)
+        index = int(np.searchsorted(ends, place, side="right"))
+        start = place - (int(ends[index - 1]) if index else 0)
+        rows.append(sources[index][start : start + context_length])
+    return np.asarray(rows, dtype=np.int32)
+
+
+def stationary_distribution(tokens: Sequence[NDArray[Any]], n_states: int) -> NDArray[np.float64]:
+    """Return the stationary distribution (V,) of the lag-1 Markov model of the data.
+
+    On the largest strongly connected set of the observed transitions (by counts), zero elsewhere; the observed
+    populations where that set is a single state or the solution is not a distribution.
+    """
+    from scipy.sparse import coo_matrix, diags, eye
+    from scipy.sparse.csgraph import connected_components
+    from scipy.sparse.linalg import spsolve
+
+    source = np.concatenate([np.asarray(trajectory[:-1], dtype=np.int64) for trajectory in tokens])
+    target = np.concatenate([np.asarray(trajectory[1:], dtype=np.int64) for trajectory in tokens])
+    populations = np.bincount(np.concatenate([np.asarray(t, dtype=np.int64) for t in tokens]), minlength=n_states)
+    pairs, number = np.unique(source * n_states + target, return_counts=True)
+    counts = coo_matrix(
+        (number.astype(float), (pairs // n_states, pairs % n_states)), shape=(n_states, n_states)
+    ).tocsr()
+    _, label = connected_components(counts, directed=True, connection="strong")
+    weight = np.bincount(label, weights=populations)
+    members = np.flatnonzero(label == int(weight.argmax()))
+    empirical: NDArray[np.float64] = populations / populations.sum()
+    if len(members) < 2:
+        return empirical
+    inside = counts[members][:, members]
+    transition = diags(1.0 / np.asarray(inside.sum(axis=1)).ravel()) @ inside
+    # pi (P - 1) = 0 with one component fixed to 1: the rest is a regular linear system.
+    system = (transition.T - eye(len(members))).tocsc()
+    left, right = system[1:, 1:], -np.asarray(system[1:, [0]].todense()).ravel()
+    solved = np.linalg.solve(left.toarray(), right) if len(members) <= _DENSE_STATES else spsolve(left, right)
+    inner = np.concatenate(([1.0], np.atleast_1d(solved)))
+    if not np.isfinite(inner).all() or inner.min() < -1e-9 * inner.max() or inner.max() <= 0:
+        return empirical
+    stationary = np.zeros(n_states)
+    stationary[members] = np.maximum(inner, 0.0) / np.maximum(inner, 0.0).sum()
+    return stationary

@@ -1,0 +1,204 @@
+"""Kinetics of trajectories, each with an interval and a number of events. Times are in frames.
+
+All functions take a `Sample`: trajectories cut into blocks, with bootstrap weights.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nanomd import _native
+from nanomd._native import Blocks
+from nanomd.kinetics.bootstrap import Bootstrap, make_blocks, ratio
+from nanomd.kinetics.markov import (
+    MarkovModel,
+    eigenvalue_timescales,
+    estimate_markov_model,
+    transition_counts,
+)
+from nanomd.kinetics.results import Interval
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+
+FEW_EVENTS = 20  # below, the relative error of a mean time is at least that of as many Poisson events
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Trajectories of states 0..n_states-1 (negative: unassigned), their blocks, and bootstrap weights."""
+
+    dtrajs: list[NDArray[np.integer]]
+    n_states: int
+    blocks: Blocks
+    bootstrap: Bootstrap
+
+    @classmethod
+    def make(
+        cls,
+        dtrajs: list[NDArray[np.integer]],
+        n_states: int,
+        *,
+        timescale: float = np.nan,
+        confidence: float = 0.95,
+        n_bootstrap: int = 200,
+        seed: int = 0,
+    ) -> Sample:
+        """Cut into blocks several times longer than `timescale` (frames), the slowest relaxation."""
+        blocks = make_blocks([len(x) for x in dtrajs], timescale)
+        return cls(dtrajs, n_states, blocks, Bootstrap.draw(blocks.n_blocks, n_bootstrap, confidence, seed))
+
+    def coarse(self, macrostate: IntArray, n_macrostates: int) -> Sample:
+        """Map states to macrostates; same blocks and weights."""
+        table = np.append(macrostate, -1).astype(np.int32)  # a negative state takes the last entry
+        mapped: list[NDArray[np.integer]] = [
+            table[np.where(np.asarray(x) < 0, len(macrostate), x) if x.dtype.kind == "i" else x] for x in self.dtrajs
+        ]
+        return Sample(mapped, n_macrostates, self.blocks, self.bootstrap)
+
+    @property
+    def n_frames(self) -> int:
+        """All frames together."""
+        return int(sum(len(x) for x in self.dtrajs))
+
+
+def populations(sample: Sample) -> Interval:
+    """Return shares of frames (n,)."""
+    visits = _native.count_visits(sample.dtrajs, sample.n_states, sample.blocks)
+    return shares(visits, sample.bootstrap)
+
+
+def shares(visits: IntArray, bootstrap: Bootstrap) -> Interval:
+    """Turn visits (n_blocks, n) into shares of the whole, with intervals."""
+    total = visits.sum(axis=0)
+    replicates = bootstrap.sums(visits)
+    value = ratio(total, np.asarray(total.sum()))
+    return bootstrap.interval(value, ratio(replicates, replicates.sum(axis=-1, keepdims=True)), "logit")
+
+
+def timescales(
+    sample: Sample, lagtime: int, n_timescales: int, match: tuple[FloatArray, FloatArray] | None = None
+) -> tuple[Interval, MarkovModel | None]:
+    """Return implied timescales (n_timescales,) at a lag, and the Markov model behind them.
+
+    The estimate is of the reversible maximum-likelihood model. A replicate takes the row-normalised counts of its
+    blocks in the subspace of that model's slow processes, so that it needs the eigenvalues of a small matrix only,
+    which stay with their processes.
+
+    Parameters
+    ----------
+    match : (right (n, n_timescales), stationary (n,)), optional
+        Processes of a reference: columns are put in their order, by the overlap of eigenvectors.
+    """
+    empty = np.full(n_timescales, np.nan)
+    if all(len(x) <= lagtime for x in sample.dtrajs):
+        return Interval(empty, empty, empty), None
+    counts = transition_counts(sample.dtrajs, sample.n_states, lagtime)
+    if counts.sum() == 0:
+        return Interval(empty, empty, empty), None
+    model = estimate_markov_model(counts, lagtime)
+    values, right, left = model.eigen(n_timescales + 2)
+    k = len(values)
+    if k == 0:
+        return Interval(empty, empty, empty), model
+    product, rows = _native.project_transitions(sample.dtrajs, sample.n_states, lagtime, right, blocks=sample.blocks)
+    product_w, rows_w = sample.bootstrap.sums(product), sample.bootstrap.sums(rows)
+    # Row-normalised transition matrix times right; a row without data keeps the model's.
+    stepped = np.where(
+        rows_w[..., None] > 0, product_w / np.maximum(rows_w, 1e-300)[..., None], model.transition @ right
+    )
+    small = np.einsum("nk,wnl->wkl", left, stepped)
+    replicates = _tracked_eigenvalues(small)
+    order = np.arange(min(k, n_timescales)) if match is None else match_processes(right, *match)
+    spread = np.full((len(replicates), n_timescales), np.nan)
+    value = empty.copy()
+    for column, process in enumerate(order[:n_timescales]):
+        if process >= 0:
+            value[column] = eigenvalue_timescales(values[process : process + 1], lagtime)[0]
+            spread[:, column] = eigenvalue_timescales(replicates[:, process], lagtime)
+    return sample.bootstrap.interval(value, spread, "log"), model
+
+
+def _tracked_eigenvalues(small: FloatArray) -> FloatArray:
+    """Return real parts of the eigenvalues of (w, k, k) nearly diagonal matrices, each with its diagonal element."""
+    from scipy.optimize import linear_sum_assignment
+
+    values, vectors = np.linalg.eig(small)
+    out = np.empty(values.shape)
+    for w in range(len(small)):
+        process, column = linear_sum_assignment(-np.abs(vectors[w]))
+        out[w, process] = values[w, column].real
+    return out
+
+
+def match_processes(right: FloatArray, reference: FloatArray, stationary: FloatArray) -> IntArray:
+    """Return, for every reference process, the process of `right` with the largest overlap, -1 where none is left."""
+    from scipy.optimize import linear_sum_assignment
+
+    weight = stationary[:, None]
+    size = np.sqrt((weight * right**2).sum(axis=0)[None, :] * (weight * reference**2).sum(axis=0)[:, None])
+    overlap = np.abs(reference.T @ (weight * right)) / np.maximum(size, 1e-300)
+    out = np.full(reference.shape[1], -1, np.int64)
+    rows, columns = linear_sum_assignment(-(overlap**2))
+    out[rows] = columns
+    return out
+
+
+def passage_times(macro: Sample, stride: int) -> tuple[Interval, IntArray]:
+    """Return empirical mean first passage times (m, m) in frames, as seen every stride-th frame, and passages.
+
+    A passage from A to B begins with the first visit to A after B and ends with the next visit to B. The estimate is
+    the time spent on the way, completed or cut by the end of the data, over the number of completed passages.
+    Frames before the first visit to either count for the one that is visited first.
+    """
+    exposure, passages = _native.count_passages(macro.dtrajs, macro.n_states, stride, blocks=macro.blocks)
+    events = passages.sum(axis=0)
+    replicates = ratio(macro.bootstrap.sums(exposure), macro.bootstrap.sums(passages))
+    number = -(-events // stride)  # every offset of the stride sees nearly the same passages
+    interval = macro.bootstrap.interval(ratio(exposure.sum(axis=0), events), replicates, "log", _least_error(number))
+    return interval, number
+
+
+def residence_times(macro: Sample, stride: int, times: IntArray) -> tuple[Interval, IntArray, FloatArray]:
+    """Return mean residence times (m,) in frames seen every stride-th frame, exits, and survival (m, t) at `times`.
+
+    The mean is the time spent in a macrostate over the number of exits. The survival curve is Kaplan and Meier's, of
+    the stays whose beginning was seen.
+    """
+    n_bins = int(times.max() // stride) + 2
+    exposure, exits, completed, cut = _native.count_stays(
+        macro.dtrajs, macro.n_states, stride, n_bins=n_bins, blocks=macro.blocks
+    )
+    events = exits.sum(axis=0)
+    replicates = ratio(macro.bootstrap.sums(exposure), macro.bootstrap.sums(exits))
+    number = -(-events // stride)
+    interval = macro.bootstrap.interval(ratio(exposure.sum(axis=0), events), replicates, "log", _least_error(number))
+    at_risk = np.cumsum((completed + cut)[:, ::-1], axis=1)[:, ::-1]
+    hazard = completed / np.maximum(at_risk, 1)
+    survival = np.asarray(np.cumprod(1 - hazard, axis=1), np.float64)  # to stay longer than a number of strides
+    survival[(at_risk == 0) & (survival > 0)] = np.nan  # nothing was followed for so long
+    return interval, number, survival[:, times // stride]
+
+
+def _least_error(events: IntArray) -> FloatArray:
+    return np.where((events > 0) & (events < FEW_EVENTS), 1 / np.sqrt(np.maximum(events, 1)), 0.0)
+
+
+def self_transitions(macro: Sample, lagtimes: IntArray) -> Interval:
+    """Return the probabilities (c, m) to be in a macrostate a lag after being in it."""
+    parts = []
+    for lagtime in lagtimes:
+        counts = _native.count_transitions(macro.dtrajs, macro.n_states, int(lagtime), blocks=macro.blocks)
+        stay, leave = np.diagonal(counts, axis1=1, axis2=2), counts.sum(axis=2)
+        replicates = ratio(macro.bootstrap.sums(stay), macro.bootstrap.sums(leave))
+        value = ratio(stay.sum(axis=0), leave.sum(axis=0))
+        parts.append(macro.bootstrap.interval(value, replicates, "logit"))
+    return stack(parts)
+
+
+def stack(parts: list[Interval]) -> Interval:
+    """Stack intervals along a new first axis."""
+    return Interval(*(np.stack([getattr(x, name) for x in parts]) for name in ("value", "low", "high")))

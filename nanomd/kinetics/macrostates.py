@@ -1,0 +1,78 @@
+"""Macrostates: PCCA+ on the reference's Markov model, guarded where data are disconnected."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nanomd.errors import InputError
+from nanomd.kinetics import deeptime_adapter
+from nanomd.kinetics.markov import MarkovModel
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+
+MAX_MACROSTATES = 26  # named by letters
+
+
+def choose_n_macrostates(timescales: FloatArray, n_active: int) -> int:
+    """Return the number of macrostates: up to five states stand alone; else the largest gap in the first timescales."""
+    if n_active <= 5:
+        return max(n_active, 2)
+    known = timescales[np.isfinite(timescales)][:6]
+    if len(known) < 2:
+        return 2
+    return int(np.argmax(known[:-1] / known[1:])) + 2
+
+
+def macrostates(model: MarkovModel, counts: NDArray[np.integer], visits: IntArray, n_macrostates: int) -> IntArray:
+    """Assign every microstate to a macrostate, numbered by falling population.
+
+    Active states go to their largest PCCA+ membership. A visited state outside the largest connected set goes to the
+    macrostate with which it exchanges most transitions; a state never visited, or without transitions to any of those,
+    gets -1: such frames count as "on the way", and belong to the macrostate before them in residence times.
+
+    Parameters
+    ----------
+    model : MarkovModel
+    counts : ndarray (n, n)
+        The transition counts behind it.
+    visits : ndarray (n,)
+        Frames in every state.
+    n_macrostates : int
+    """
+    n_active = len(model.active)
+    if not 2 <= n_macrostates <= min(n_active, MAX_MACROSTATES):
+        raise InputError(
+            f"n_macrostates must be in [2, {min(n_active, MAX_MACROSTATES)}] (the largest connected set has {n_active} "
+            f"states), got {n_macrostates}"
+        )
+    pi = model.stationary[model.active]
+    if n_macrostates == n_active:
+        crisp = np.arange(n_active)
+    else:
+        inner = model.transition[np.ix_(model.active, model.active)]
+        crisp = np.argmax(deeptime_adapter.pcca_memberships(inner, pi, n_macrostates), axis=1)
+        empty = sorted(set(range(n_macrostates)) - set(crisp.tolist()))
+        if empty:
+            raise InputError(f"PCCA+ leaves {len(empty)} of {n_macrostates} macrostates empty; use fewer macrostates")
+    weight = np.bincount(crisp, pi, n_macrostates)
+    rank = np.empty(n_macrostates, np.int64)
+    rank[np.argsort(-weight, kind="stable")] = np.arange(n_macrostates)
+    out = np.full(model.n_states, -1, np.int64)
+    out[model.active] = rank[crisp]
+    both = np.asarray(counts, np.float64) + np.asarray(counts, np.float64).T
+    pending = [i for i in np.flatnonzero(visits) if out[i] < 0]
+    while pending:
+        links = {i: np.bincount(out[out >= 0], both[i, out >= 0], n_macrostates) for i in pending}
+        best = max(pending, key=lambda i: links[i].sum())
+        if links[best].sum() == 0:
+            break
+        out[best] = int(np.argmax(links[best]))
+        pending.remove(best)
+    return out
+
+
+def macrostate_names(n_macrostates: int, populations: FloatArray) -> list[str]:
+    """Name macrostates ``A (54 %)``, ``B (31 %)``, ..."""
+    return [f"{chr(ord('A') + k)} ({100 * populations[k]:.3g} %)" for k in range(n_macrostates)]

@@ -1,0 +1,218 @@
+"""The training objectives: what is replaced, where, how often, and through what gradients flow."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from nanomd.config import ModelConfig, TrainConfig
+from nanomd.likelihood import weighted_nll
+from nanomd.model import NanoGPT
+from nanomd.two_pass import (
+    hidden_mix_probability,
+    mix_sampled_tokens,
+    one_pass_loss,
+    sample_states,
+    token_mix_probability,
+    training_loss,
+    two_pass_hidden_loss,
+    two_pass_token_loss,
+)
+
+
+def model_of(seed: int = 0, **changes: object) -> NanoGPT:
+    shape = {"n_states": 6, "d_model": 16, "n_layer": 2, "n_head": 2, "context_length": 8, "mlp_ratio": 2}
+    return NanoGPT(ModelConfig.from_dict({**shape, **changes}), seed=seed)
+
+
+def random_tokens(batch: int, length: int, seed: int = 0) -> torch.Tensor:
+    return torch.randint(0, 6, (batch, length + 1), generator=torch.Generator().manual_seed(seed))
+
+
+def perfect_successor_model() -> NanoGPT:
+    """Predict (x + 1) mod 6 with certainty."""
+    model = model_of(markov_head=True)
+    with torch.no_grad():
+        model.markov.weight.copy_(60.0 * torch.eye(6).roll(1, dims=1))
+    return model
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_token_objective_shifts_by_one() -> None:
+    """A model that predicts perfectly replaces every state by itself, so both objectives agree."""
+    model = perfect_successor_model()
+    frames = (torch.arange(6)[:, None] + torch.arange(21)[None, :]) % 6
+    tokens, targets, weights = frames[:, :-1], frames[:, 1:], torch.ones(6, 20)
+    assert torch.equal(mix_sampled_tokens(model, tokens, 1.0, generator()), tokens)
+    loss = two_pass_token_loss(model, tokens, targets, weights, 1.0, generator())
+    assert torch.equal(loss, one_pass_loss(model, tokens, targets, weights))
+    # The check can fail: a model that predicts the present state would replace each state by the one before.
+    with torch.no_grad():
+        model.markov.weight.copy_(60.0 * torch.eye(6))
+    mixed = mix_sampled_tokens(model, tokens, 1.0, generator())
+    assert torch.equal(mixed[:, 1:], tokens[:, :-1]) and torch.equal(mixed[:, 0], tokens[:, 0])
+
+
+def test_tokens_are_replaced_at_the_stated_rate_and_drawn_from_the_prediction() -> None:
+    model = model_of(markov_head=True)
+    table = torch.tensor([[5.0, 3.0, 1.0, 0.5, 0.4, 0.1]]).log()
+    with torch.no_grad():
+        model.markov.weight.copy_(torch.stack([table[0].roll(k) for k in range(6)]))
+    frames = torch.zeros(200, 400, dtype=torch.int64)
+    mixed = mix_sampled_tokens(model, frames, 0.3, generator(4))
+    # From state 0, state 0 is drawn half the time, which changes nothing: 0.3 * 0.5 of the frames change.
+    number = frames[:, 1:].numel()
+    observed = torch.bincount(mixed[:, 1:].flatten(), minlength=6) / number
+    expected = 0.3 * torch.tensor([5.0, 3.0, 1.0, 0.5, 0.4, 0.1]) / 10
+    expected[0] += 0.7
+    error = (observed - expected).abs() / (expected * (1 - expected) / number).sqrt()
+    assert error.max() < 4.5
+    assert (mixed[:, 0] == 0).all()
+
+
+def test_sampling_follows_the_softmax_including_rare_states() -> None:
+    p = torch.tensor([0.6, 0.0, 0.3, 0.0997, 0.0003, 0.0])
+    draws = sample_states(p.log().expand(400_000, 6), generator(1))
+    counts = torch.bincount(draws, minlength=6)
+    assert counts[1] == 0 and counts[5] == 0
+    keep = p > 0
+    chi2 = ((counts[keep] - 400_000 * p[keep]) ** 2 / (400_000 * p[keep])).sum().item()
+    assert chi2 < 16.3  # 3 degrees of freedom, p = 0.001
+
+
+def test_hidden_objective_without_replacement_is_one_pass() -> None:
+    for changes in ({"position": "rope"}, {"position": "learned"}, {"norm": "post", "markov_head": True}):
+        model = model_of(**changes)
+        torch.nn.init.normal_(model.head.weight)  # the head reads the hidden state also where it starts at zero
+        frames = random_tokens(3, 8)
+        batch = frames[:, :-1], frames[:, 1:], torch.ones(3, 8)
+        expected = one_pass_loss(model, *batch)
+        zero = torch.zeros(8, dtype=torch.float64)
+        assert torch.equal(two_pass_hidden_loss(model, *batch, zero, generator()), expected)
+        tiny = torch.full((8,), 1e-300, dtype=torch.float64)  # pass 1 runs, nothing is chosen
+        assert torch.equal(two_pass_hidden_loss(model, *batch, tiny, generator()), expected)
+        config = TrainConfig(objective="two_pass_hidden")
+        assert torch.equal(training_loss(model, *batch, step=0, config=config, generator=generator()), expected)
+        one = torch.ones(8, dtype=torch.float64)
+        assert not torch.equal(two_pass_hidden_loss(model, *batch, one, generator()), expected)
+
+
+def test_hidden_objective_replaces_at_the_same_position() -> None:
+    model = model_of()
+    frames = random_tokens(2, 8)
+    tokens, targets, weights = frames[:, :-1], frames[:, 1:], torch.ones(2, 8)
+    at_five = torch.zeros(8, dtype=torch.float64)
+    at_five[5] = 1.0
+    mixed = model.embed(tokens).clone()
+    mixed[:, 5] = model.hidden(tokens)[:, 5]
+    expected = weighted_nll(model(tokens, inputs_embeds=mixed), targets, weights)
+    assert torch.equal(two_pass_hidden_loss(model, tokens, targets, weights, at_five, generator()), expected)
+
+
+def test_gradients_flow_through_pass_one_of_the_hidden_objective() -> None:
+    """With every embedding replaced, the embedding table is reached through pass 1 only."""
+    model = model_of()
+    frames = random_tokens(2, 8)
+    one = torch.ones(8, dtype=torch.float64)
+    two_pass_hidden_loss(model, frames[:, :-1], frames[:, 1:], torch.ones(2, 8), one, generator()).backward()
+    used = frames[:, :-1].unique()
+    assert (model.embedding.weight.grad[used].abs().amax(dim=1) > 0).all()
+
+
+def test_no_gradient_reaches_pass_one_of_the_token_objective(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_of()
+    passes: list[bool] = []
+    forward = NanoGPT.hidden
+
+    def spy(self, *args, **kwargs):
+        out = forward(self, *args, **kwargs)
+        passes.append(out.requires_grad)
+        return out
+
+    monkeypatch.setattr(NanoGPT, "hidden", spy)
+    frames = random_tokens(2, 8)
+    tokens, targets, weights = frames[:, :-1], frames[:, 1:], torch.ones(2, 8)
+    two_pass_token_loss(model, tokens, targets, weights, 1.0, generator()).backward()
+    assert passes == [False, True]
+    # The gradient is exactly that of one pass over the mixture.
+    got = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+    model.zero_grad()
+    one_pass_loss(model, mix_sampled_tokens(model, tokens, 1.0, generator()), targets, weights).backward()
+    assert all(torch.equal(got[name], parameter.grad) for name, parameter in model.named_parameters())
+
+
+def test_pass_one_of_the_token_objective_has_no_dropout() -> None:
+    model = model_of(dropout=0.5, final_dropout=0.5).train()
+    tokens = random_tokens(4, 8)[:, :-1]
+    mixed = mix_sampled_tokens(model, tokens, 1.0, generator(2))
+    assert model.training
+    torch.testing.assert_close(mixed, mix_sampled_tokens(model.eval(), tokens, 1.0, generator(2)))
+
+
+def test_hidden_probabilities_follow_the_formula() -> None:
+    config = TrainConfig()
+    p = hidden_mix_probability(3000, 12, 8, config)
+    for t in range(12):
+        assert p[t].item() == pytest.approx(1 - 0.95 ** (min(t, 7) * (1 - 0.99995**3000)), rel=1e-12)
+    assert hidden_mix_probability(0, 5, 8, config).abs().max() == 0
+
+
+def test_hidden_replacement_rate_is_the_stated_one() -> None:
+    """Count replacements through a model whose pass 1 marks every position."""
+    model = model_of()
+    chosen = torch.zeros(8)
+
+    def count(module, args, kwargs):
+        embeds = kwargs.get("inputs_embeds")
+        chosen.add_((embeds == 1000.0).all(-1).sum(0).float())
+
+    tokens = torch.zeros(500, 8, dtype=torch.int64)
+    p = hidden_mix_probability(20000, 8, 8, TrainConfig())
+    model.hidden = lambda tokens, positions=None, inputs_embeds=None: torch.full_like(inputs_embeds, 1000.0)  # type: ignore[method-assign]
+    handle = model.register_forward_pre_hook(count, with_kwargs=True)
+    with torch.no_grad():
+        for seed in range(10):
+            two_pass_hidden_loss(model, tokens, tokens, torch.ones(500, 8), p, generator(seed))
+    handle.remove()
+    error = (chosen / 5000 - p).abs() / (p * (1 - p) / 5000).sqrt().clamp(min=1e-9)
+    assert chosen[0] == 0 and error[1:].max() < 4
+
+
+def test_token_probability_rises_and_anneals() -> None:
+    config = TrainConfig(n_steps=1000, mix_max=0.2)
+    assert token_mix_probability(0, config) == 0
+    assert token_mix_probability(250, config) == pytest.approx(0.1)
+    assert token_mix_probability(600, config) == pytest.approx(0.2)
+    assert token_mix_probability(875, config) == pytest.approx(0.1)
+    assert token_mix_probability(999, config) < 0.001
+    assert token_mix_probability(999, config.replace(mix_anneal=False)) == pytest.approx(0.2)
+
+
+def test_padding_counts_for_nothing() -> None:
+    frames = random_tokens(3, 8)
+    weights = torch.ones(3, 8)
+    weights[1, 5:] = 0
+    for objective in ("one_pass", "two_pass_token", "two_pass_hidden"):
+        losses = []
+        for value in (0, 3):
+            frames[1, 6:] = value
+            model = model_of()
+            config = TrainConfig(objective=objective, n_steps=10, mix_max=1.0)
+            args = {"step": 5, "config": config, "generator": generator(1)}
+            losses.append(training_loss(model, frames[:, :-1], frames[:, 1:], weights, **args))
+            losses[-1].backward()
+            losses.append(model.embedding.weight.grad.clone())
+        # The numbers drawn are the same in both, and what is drawn on padding feeds nothing that counts.
+        assert torch.equal(losses[0], losses[2])
+        torch.testing.assert_close(losses[1], losses[3], rtol=0, atol=0)
+
+
+def test_loss_is_in_nats_per_frame() -> None:
+    logits = torch.zeros(2, 5, 6)
+    targets = torch.zeros(2, 5, dtype=torch.int64)
+    assert weighted_nll(logits, targets, torch.rand(2, 5)).item() == pytest.approx(math.log(6), rel=1e-6)
