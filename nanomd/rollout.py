@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import time
 from collections.abc import Sequence
@@ -26,6 +27,8 @@ from nanomd.starts import start_prompts
 from nanomd.token_store import StoreLayout, TokenStore, lock_folder
 
 __all__ = ["Rollout", "Sampler", "ShardedTokens"]
+
+_LOG = logging.getLogger(__name__)
 
 _COMMIT_SECONDS = 10.0  # between two declarations of progress on disk
 _COMMIT_TOKENS = 1 << 24  # at most, which bounds the memory of a rollout to disk
@@ -57,9 +60,11 @@ class Sampler:
         self.files = files
         self.backend = resolve_backend(backend)
         self._engine: _native.NativeEngine | None = None
-        if self.backend == "cpu":
-            rope = files.config.position == "rope"
-            multipliers = rope_multipliers(files.config) if rope else np.zeros(0, np.uint32)
+        rope = files.config.position == "rope"
+        multipliers = rope_multipliers(files.config) if rope else np.zeros(0, np.uint32)
+        if self.backend == "cuda":
+            self._engine = _native.NativeCudaEngine(files.config, files.tensors, multipliers)
+        elif self.backend == "cpu":
             self._engine = _native.NativeEngine(files.config, files.tensors, multipliers, isa, single_lanes)
         self.engine_name = self.backend if self._engine is None else self._engine.name
 
@@ -239,9 +244,16 @@ def resolve_backend(backend: str) -> str:
         origin = " (from NANOMD_BACKEND)" if forced else ""
         raise InputError(f"backend must be one of auto, reference, cpu, cuda, got {name!r}{origin}")
     if name == "cuda":
-        reason = _native.cuda_info()["reason"] or "this version has no CUDA rollout engine yet"
-        raise BackendUnavailableError(f"backend 'cuda' is not available: {reason}; available are cpu and reference")
+        reason = _native.cuda_info()["reason"]
+        if reason:
+            raise BackendUnavailableError(f"backend 'cuda' is not available: {reason}; available are cpu and reference")
     return "cpu" if name == "auto" else name
+
+
+def _arithmetic(engine_name: str) -> str:
+    if engine_name.startswith("cuda"):
+        return "cuda, 16-bit weights and cache"
+    return "unfused" if engine_name == "cpu/sse2" else "fused"
 
 
 class _Run:
@@ -320,7 +332,7 @@ class _Run:
             "seed": config.seed,
             "sampling_temperature": config.sampling_temperature,
             # Instruction sets without fused operations round differently.
-            "arithmetic": "unfused" if self.sampler.engine_name == "cpu/sse2" else "fused",
+            "arithmetic": _arithmetic(self.sampler.engine_name),
             "model_config": self.sampler.config.to_dict(),
             "model_sha256": digest.hexdigest(),
             "prompt_length": self.prompts.shape[1],
@@ -387,6 +399,17 @@ class _Run:
         engine = self.sampler._engine
         if engine is None:
             return self.config.n_trajs
+        if isinstance(engine, _native.NativeCudaEngine):
+            plan = engine.memory_plan(self.config.mode, self.config.n_trajs)
+            _LOG.info(
+                "%s: %d bytes of device memory a trajectory, %d free; %s",
+                engine.name,
+                plan["per_trajectory"],
+                plan["free"],
+                engine.describe(self.config.n_trajs),
+            )
+            # The session refuses, and says why, what does not fit even one at a time.
+            return min(self.config.n_trajs, max(1, plan["largest_n_trajs"]))
         within = _CACHE_BYTES // (16 * engine.bytes_per_trajectory)
         groups = max(self.n_threads, min(within, max(4, 2 * self.n_threads)))
         return min(self.config.n_trajs, 16 * groups)

@@ -15,7 +15,7 @@ class Schedule {
   Schedule(const ModelShape& shape, Mode mode, int hop_keep, std::uint64_t history_columns)
       : window_length_(shape.context_length),
         mode_(mode),
-        keep_(mode == Mode::kCrop ? shape.context_length - 1 : hop_keep),
+        keep_(mode == Mode::kCrop ? shape.context_length : hop_keep),
         columns_(history_columns) {}
 
   void start(std::uint64_t position) {
@@ -38,9 +38,10 @@ class Schedule {
     if (window_ == window_length_) {
       // A crop recomputes at every step: with nobody to read the logits there is nothing to do.
       if (mode_ == Mode::kCrop && want == Want::kNothing) return;
-      for (window_ = 0; window_ < keep_; ++window_)
-        entries.push_back(
-            make(position - static_cast<std::uint64_t>(keep_ - window_), static_cast<std::uint64_t>(window_), window_));
+      // A new window begins with the last tokens, of which this one is the last.
+      for (window_ = 0; window_ + 1 < keep_; ++window_)
+        entries.push_back(make(position + 1 - static_cast<std::uint64_t>(keep_ - window_),
+                               static_cast<std::uint64_t>(window_), window_));
     }
     finish(make(position, static_cast<std::uint64_t>(window_), window_), want, step, column, entries);
     ++window_;
