@@ -81,8 +81,8 @@ def main(architectures):
     print(f"{'sm':5s} {'kernel':15s} {'constants':12s} registers stack spills shared")
     for row in reports(architectures):
         print(
-            f"{row['architecture']:5s} {row['kernel']:15s} {row['constants']!s:12s} {row['registers']:9d} {row['stack']:5d} "
-            f"{row['spills']:6d} {row['shared']:6d}"
+            f"{row['architecture']:5s} {row['kernel']:15s} {row['constants']!s:12s} {row['registers']:9d} "
+            f"{row['stack']:5d} {row['spills']:6d} {row['shared']:6d}"
         )
     print(f"compiled in {time.perf_counter() - begun:.0f} s")
 

@@ -15,7 +15,10 @@ class Schedule {
   Schedule(const ModelShape& shape, Mode mode, int hop_keep, std::uint64_t history_columns)
       : window_length_(shape.context_length),
         mode_(mode),
-        keep_(mode == Mode::kCrop ? shape.context_length : hop_keep),
+        // What a full window hands to the next, before the token that did not fit.
+        kept_(static_cast<int>(mode == Mode::kCrop
+                                   ? shape.context_length - 1
+                                   : hop_window(shape.context_length + 1, shape.context_length, hop_keep) - 1)),
         columns_(history_columns) {}
 
   void start(std::uint64_t position) {
@@ -38,10 +41,9 @@ class Schedule {
     if (window_ == window_length_) {
       // A crop recomputes at every step: with nobody to read the logits there is nothing to do.
       if (mode_ == Mode::kCrop && want == Want::kNothing) return;
-      // A new window begins with the last tokens, of which this one is the last.
-      for (window_ = 0; window_ + 1 < keep_; ++window_)
-        entries.push_back(make(position + 1 - static_cast<std::uint64_t>(keep_ - window_),
-                               static_cast<std::uint64_t>(window_), window_));
+      for (window_ = 0; window_ < kept_; ++window_)
+        entries.push_back(
+            make(position - static_cast<std::uint64_t>(kept_ - window_), static_cast<std::uint64_t>(window_), window_));
     }
     finish(make(position, static_cast<std::uint64_t>(window_), window_), want, step, column, entries);
     ++window_;
@@ -71,7 +73,7 @@ class Schedule {
 
   int window_length_;
   Mode mode_;
-  int keep_;
+  int kept_;
   std::uint64_t columns_;
   std::uint64_t first_ = 0, next_ = 0;
   int window_ = 0;
