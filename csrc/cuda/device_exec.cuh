@@ -42,6 +42,7 @@ struct DeviceExec {
   __device__ __forceinline__ void sync_warp() const { __syncwarp(); }
   __device__ __forceinline__ void sync_all() const {
     if constexpr (kCluster) {
+      __syncwarp();  // the aligned barrier wants whole warps
       // Release and acquire: stores to shared and device memory before the barrier are seen by all blocks after it.
       asm volatile("barrier.cluster.arrive.release.aligned;\n\tbarrier.cluster.wait.acquire.aligned;" ::: "memory");
     } else {

@@ -29,6 +29,7 @@ NANOMD_TILE void multiply(Exec& exec, const LinearView& w, const HalfRows<kPreci
   const int lane = exec.lane(), g = lane / 4, c = lane % 4;
   NANOMD_NO_UNROLL
   for (int b = exec.rank() + exec.ranks() * exec.warp(); b < w.n_blocks; b += exec.ranks() * kWarps) {
+    exec.sync_warp();  // the matrix instruction wants whole warps, and `finish` may have parted this one
     float acc[kTiles][4];
     NANOMD_UNROLL
     for (int t = 0; t < kTiles; ++t) acc[t][0] = acc[t][1] = acc[t][2] = acc[t][3] = 0.0f;
