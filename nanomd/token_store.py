@@ -2,7 +2,8 @@
 
 A shard holds some trajectories, whole. It is laid out at its full size when begun, written in place, and counted only
 as far as the manifest says; the manifest is replaced atomically after the data have reached the disk. Beside an
-unfinished shard lies a tail, the latest tokens of its trajectories (unstrided), from which the rollout goes on bit-identically.
+unfinished shard lies a tail, the latest tokens of its trajectories (unstrided), from which the rollout goes on
+bit-identically.
 """
 
 from __future__ import annotations

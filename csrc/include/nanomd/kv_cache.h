@@ -1,8 +1,9 @@
-// Which cache slots hold what, for the three rollout modes. Everything here is a function of the number of tokens alone, so
-// that a resumed rollout rebuilds exactly the cache of an uninterrupted one.
+// Which cache slots hold what, for the three rollout modes. Everything here is a function of the number of tokens
+// alone, so that a resumed rollout rebuilds exactly the cache of an uninterrupted one.
 //   ring: position p lies in slot p mod W.
 //   hop:  window position w lies in slot w; when a token comes and W positions are full, the last `keep` tokens before
-//         it are prefilled at positions 0 .. keep-1, and it takes position keep. So windows begin W - keep tokens apart.
+//         it are prefilled at positions 0 .. keep-1, and it takes position keep. So windows begin W - keep tokens
+//         apart.
 //   crop: every step sees the last W tokens at positions 0 .. W-1; beyond W tokens each step prefills anew.
 #pragma once
 
