@@ -1,4 +1,4 @@
-r"""The floor: the time that no engine on this machine can beat, from operations, bytes, and peaks measured in the same run.
+r"""The floor: the time that no engine can beat here, from operations, bytes, and peaks measured in the same run.
 
 Per token, with d the width, k the width of the keys (n_kv_head d_head), m that of the hidden layer, and a context of c
 positions:

@@ -26,6 +26,7 @@ MODELS: MappingProxyType[str, tuple[str, int, dict[str, Any]]] = MappingProxyTyp
         "XS": ("xs", 20, {}),
         "S-learned": ("base", 100, {"position": "learned"}),
         "XS-learned": ("xs", 20, {"position": "learned"}),
+        "tiny-learned": ("tiny", 100, {"position": "learned"}),
         "S-V1000-markov": ("base", 1000, {"markov_head": True}),
         "paper-four-state": ("paper-four-state", 4, {}),
         "paper-alanine-dipeptide": ("paper-alanine-dipeptide", 100, {}),

@@ -22,13 +22,13 @@ class CTranslate2:
         import ctranslate2
 
         require_plain_gpt(files.config, post_norm=True)
-        self._folder = tempfile.TemporaryDirectory()
-        path = Path(self._folder.name) / "model"
-        path.mkdir()
-        specification(files, mode).save(str(path))
-        self._generator = ctranslate2.Generator(
-            str(path), device="cpu", compute_type="float32", inter_threads=1, intra_threads=n_threads
-        )
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "model"
+            path.mkdir()
+            specification(files, mode).save(str(path))
+            self._generator = ctranslate2.Generator(
+                str(path), device="cpu", compute_type="float32", inter_threads=1, intra_threads=n_threads
+            )
         self._n_states = files.config.n_states
 
     def generate(self, prompts: Tokens, n_new: int, want_logits: bool) -> tuple[Tokens, NDArray[Any] | None]:
@@ -92,7 +92,7 @@ def specification(files: ModelFiles, mode: str) -> Any:
         linear(layer.ffn.linear_1, block + "mlp.down")
     spec.register_vocabulary([str(token) for token in range(config.n_states)])
     # It insists on special tokens; none is ever looked for.
-    spec.config.bos_token = spec.config.eos_token = spec.config.unk_token = "0"
+    spec.config.bos_token = spec.config.eos_token = spec.config.unk_token = "0"  # noqa: S105
     spec.validate()
     spec.optimize(quantization="float32")
     return spec

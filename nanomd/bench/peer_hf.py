@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,8 +20,8 @@ class HuggingFace:
 
     def __init__(self, files: ModelFiles, mode: str, n_threads: int) -> None:
         import torch
-        import transformers
 
+        transformers: Any = import_module("transformers")  # partly typed
         config = files.config
         require_plain_gpt(config)
         if mode != "hop":

@@ -107,7 +107,7 @@ class _Graph:
 
 
 def decode_graph(files: ModelFiles, ring: bool) -> bytes:
-    """Return the graph: tokens (n, T), u (n, 1), positions or cos and sin, mask, caches -> next (n, 1), logits, caches."""
+    """Return the graph: tokens (n, T), u (n, 1), positions or cos and sin, mask, caches -> next (n, 1), logits, ..."""
     from onnx import TensorProto, helper
 
     config, tensors = files.config, files.tensors

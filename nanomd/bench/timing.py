@@ -36,8 +36,8 @@ def interleaved(
     Returns
     -------
     dict
-        Name to tokens per second: ``median``, ``low``, ``high``; ``n_steps``, the units of one timing; and ``busy``, the
-        median of processor time over wall time (below the number of threads, the machine was shared or waiting).
+        Name to tokens per second: ``median``, ``low``, ``high``; ``n_steps``, the units of one timing; and ``busy``,
+        the median of processor time over wall time (below the number of threads, the machine was shared or waiting).
     """
     steps: dict[str, int] = {}
     for name, function in functions.items():

@@ -163,7 +163,9 @@ def _source(fields: dict[str, Any]) -> SourceKinetics:
         value = fields[item.name]
         match str(item.type):
             case "Interval":
-                read[item.name] = Interval(**{key: np.array(value[key], np.float64) for key in ("value", "low", "high")})
+                read[item.name] = Interval(
+                    **{key: np.array(value[key], np.float64) for key in ("value", "low", "high")}
+                )
             case "FloatArray":
                 read[item.name] = np.array(value, np.float64)
             case "IntArray":
