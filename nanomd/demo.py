@@ -1,6 +1,6 @@
 """The main job: trajectories -> states -> two-pass nano-GPT -> million-step rollouts -> validation -> report.
 
-Four-state potential: it is seen through its coordinate x alone, in 32 bins. Two of the four minima overlap there, so
+Four-state potential: it is seen through its coordinate x alone, in 20 bins. Two of the four minima overlap there, so
 the present bin does not say where the walker is, and a Markov model of the bins forgets what a model with memory can
 use. Twelve long trajectories that the training never sees judge the result.
 
@@ -39,7 +39,7 @@ def plan(
         return _Plan(
             "Four-state potential seen through one coordinate",
             simulate={"preset": "demo", "n_trajs": 16, "n_frames": 5_000 if quick else 200_000},
-            tokenize={"scheme": "x-bins"},
+            tokenize={"scheme": "x-bins", "n_states": 20},
             train={
                 "preset": "tiny",
                 "hold_out": 12,
@@ -49,7 +49,7 @@ def plan(
                     "context_length": 64,
                     "train_length": 128,
                     "batch_size": 32,
-                    "n_steps": 20 if quick else 1500,
+                    "n_steps": 20 if quick else 1600,
                     "learning_rate": 4e-3,
                     "mix_max": 0.02,
                 },
