@@ -61,10 +61,16 @@ class FrameInterval:
 
     def describe(self, frames: float) -> str:
         """Write a number of frames as time in a readable unit: ``describe(5000)`` of 0.2 ns is ``1 us``."""
+        factor, unit = self.scale(frames)
+        return f"{frames * factor:.4g} {unit}"
+
+    def scale(self, frames: float) -> tuple[float, str]:
+        """Return the factor that turns frames into a unit readable at this magnitude, and the unit."""
         if self.unit == "frame":
-            return f"{frames:.4g} frames"
-        seconds = frames * self.value * _IN_SECONDS[self.unit]
+            return 1.0, "frames"
+        seconds = self.value * _IN_SECONDS[self.unit]
         for unit in ("s", "ms", "us", "ns", "ps"):
-            if abs(seconds) >= _IN_SECONDS[unit]:
-                return f"{seconds / _IN_SECONDS[unit]:.4g} {unit}"
-        return f"{seconds / 1e-15:.4g} fs"
+            # A billionth of slack: 5000 frames of 0.2 ns are 1 us although the product rounds to just below it.
+            if abs(frames) * seconds >= _IN_SECONDS[unit] * (1 - 1e-9):
+                return seconds / _IN_SECONDS[unit], unit
+        return seconds / 1e-15, "fs"

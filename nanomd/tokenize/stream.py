@@ -132,6 +132,26 @@ class ArrayStream:
                 yield trajectory, part
 
 
+def collect(
+    stream: FeatureStream, transform: Callable[[NDArray[np.float32]], NDArray[np.float32]] | None
+) -> tuple[list[NDArray[np.float32]], int]:
+    """Read all coordinates, transformed chunk by chunk.
+
+    Returns
+    -------
+    coordinates : list of arrays, shape (n_frames, n_dimensions)
+        One per trajectory.
+    n_features : int
+        Features per frame, before the transformation.
+    """
+    parts: list[list[NDArray[np.float32]]] = [[] for _ in range(stream.n_trajectories)]
+    n_features = 0
+    for trajectory, chunk in stream.chunks():
+        n_features = chunk.shape[1]
+        parts[trajectory].append(chunk if transform is None else transform(chunk))
+    return [np.concatenate(part) for part in parts], n_features
+
+
 def _check(features: NDArray[Any], n_features: int, where: str, frames: NDArray[Any]) -> None:
     if n_features and features.shape[1] != n_features:
         raise InputError(

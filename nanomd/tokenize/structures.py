@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from nanomd.errors import InputError
 from nanomd.progress import progress_bar
+from nanomd.tokenize.fitted import Fitted
 from nanomd.tokenize.frame_index import FrameIndex
-from nanomd.tokenize.sources import SourceFile, read_chunks
+from nanomd.tokenize.sources import SourceFile, load_topology, read_chunks
 
 _BLOCK_BYTES = 128 * 2**20
 # Reading over a short gap is cheaper than seeking across it.
@@ -41,6 +42,33 @@ def locate(sources: Sequence[SourceFile], files: Sequence[str | Path] | None) ->
                 f"source trajectory {path} has changed since it was tokenised ({size} bytes, was {source.size}); "
                 "pass files= with the original, or tokenize again"
             )
+    return paths
+
+
+def find_topology(topology: Any, kept: Any, fitted: Fitted) -> Any:
+    """Return the topology given, else the one kept from the fit, else the file that the fit recorded."""
+    if topology is None and kept is None:
+        if fitted.topology is None:
+            raise InputError("the tokenizer was not fitted to a topology file; pass topology=")
+        topology = fitted.topology
+    resolved = kept if topology is None else load_topology(topology)
+    if fitted.n_atoms and resolved.n_atoms != fitted.n_atoms:
+        raise InputError(f"the topology has {resolved.n_atoms} atoms, the tokenised trajectories {fitted.n_atoms}")
+    return resolved
+
+
+def find_files(files: Sequence[str | Path] | None, fitted: Fitted) -> list[Path]:
+    """Return the files that the frame index counts, checked as far as they were recorded."""
+    if fitted.sources:
+        return locate(fitted.sources, files)
+    if files is None:
+        raise InputError("the tokenizer was fitted to arrays; pass topology= and files=, one file per array")
+    paths = [Path(path) for path in files]
+    if len(paths) != len(fitted.n_frames):
+        raise InputError(f"files must name one file per array, {len(fitted.n_frames)}, got {len(paths)}")
+    for path in paths:
+        if not path.is_file():
+            raise InputError(f"trajectory {path} does not exist; check the path")
     return paths
 
 

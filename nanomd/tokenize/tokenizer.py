@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,8 +21,8 @@ from nanomd.tokenize.fitted import Fitted
 from nanomd.tokenize.frame_index import FrameIndex
 from nanomd.tokenize.reduction import Method, Reduction, ReductionFit
 from nanomd.tokenize.sources import FilesLike, SourceFile, count_frames, group_files, load_topology
-from nanomd.tokenize.stream import ArrayStream, FeatureStream, FileStream
-from nanomd.tokenize.structures import locate, write_structures
+from nanomd.tokenize.stream import ArrayStream, FeatureStream, FileStream, collect
+from nanomd.tokenize.structures import find_files, find_topology, write_structures
 from nanomd.units import FrameInterval
 
 _IN_PS = {"fs": 1e-3, "ps": 1.0, "ns": 1e3, "us": 1e6, "µs": 1e6, "ms": 1e9, "s": 1e12}
@@ -219,7 +219,7 @@ class Tokenizer:
             for trajectory, chunk in stream.chunks():
                 fit.add(trajectory, chunk)
             reduction = fit.finish()
-        coordinates, n_features = _collect(stream, reduction)
+        coordinates, n_features = collect(stream, reduction.transform if reduction else None)
         centers = kmeans_centers(coordinates, self.n_states, self.seed)
         dtrajs = [assign(values, centers) for values in coordinates]
         return dtrajs, Fitted(centers, reduction, n_features)
@@ -321,8 +321,8 @@ class Tokenizer:
         dtrajs = load_dtrajs(labels)  # type: ignore[arg-type]
         if len(dtrajs) != 1:
             raise InputError(f"labels must be one trajectory, got {len(dtrajs)}; write one file for each")
-        resolved = self._find_topology(topology, fitted)
-        paths = self._find_files(files, fitted)
+        resolved = find_topology(topology, self._topology, fitted)
+        paths = find_files(files, fitted)
         interval = fitted.frame_interval
         interval_ps = 1.0 if interval.unit == "frame" else interval.value * _IN_PS[interval.unit]
         write_structures(
@@ -341,29 +341,6 @@ class Tokenizer:
             first = mdtraj.load_frame(str(out), 0, top=resolved)
             first.save_pdb(str(out.with_suffix(".pdb")))
         return out
-
-    def _find_topology(self, topology: Any, fitted: Fitted) -> Any:
-        if topology is None and self._topology is None:
-            if fitted.topology is None:
-                raise InputError("the tokenizer was not fitted to a topology file; pass topology=")
-            topology = fitted.topology
-        resolved = self._topology if topology is None else load_topology(topology)
-        if fitted.n_atoms and resolved.n_atoms != fitted.n_atoms:
-            raise InputError(f"the topology has {resolved.n_atoms} atoms, the tokenised trajectories {fitted.n_atoms}")
-        return resolved
-
-    def _find_files(self, files: Sequence[str | Path] | None, fitted: Fitted) -> list[Path]:
-        if fitted.sources:
-            return locate(fitted.sources, files)
-        if files is None:
-            raise InputError("the tokenizer was fitted to arrays; pass topology= and files=, one file per array")
-        paths = [Path(path) for path in files]
-        if len(paths) != len(fitted.n_frames):
-            raise InputError(f"files must name one file per array, {len(fitted.n_frames)}, got {len(paths)}")
-        for path in paths:
-            if not path.is_file():
-                raise InputError(f"trajectory {path} does not exist; check the path")
-        return paths
 
     # -- on disk ------------------------------------------------------------------------------------------------------
 
@@ -421,19 +398,6 @@ def _whole(name: str, value: Any, low: int | None = None, why: str = "") -> int:
     if low is not None:
         check_range(name, number, low, 2**63 - 1, why)
     return number
-
-
-def _collect(stream: FeatureStream, reduction: Reduction | None) -> tuple[list[NDArray[np.float32]], int]:
-    """Read the coordinates to cluster, shape (n_frames, n_dimensions) per trajectory, and the number of features."""
-    transform: Callable[[NDArray[Any]], NDArray[np.float32]] = (
-        (lambda x: x) if reduction is None else reduction.transform
-    )
-    parts: list[list[NDArray[np.float32]]] = [[] for _ in range(stream.n_trajectories)]
-    n_features = 0
-    for trajectory, chunk in stream.chunks():
-        n_features = chunk.shape[1]
-        parts[trajectory].append(transform(chunk))
-    return [np.concatenate(part) for part in parts], n_features
 
 
 def _topology_record(topology: Any) -> str | None:
