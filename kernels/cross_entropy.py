@@ -8,8 +8,8 @@ For row n with logits z_n, target y_n and, if given, a markov table M and the cu
     \frac{\partial \ell_n}{\partial z_{nk}} = e^{a_{nk} - \mathrm{lse}_n} - [k = y_n], \quad
     \frac{\partial L}{\partial M_{c}} = \sum_{n: c_n = c} \frac{\partial L}{\partial z_n}
 
-Neither z + M nor its softmax is stored: the forward reads the logits once and keeps one number a row, the backward reads
-them once more and writes their gradient.
+Neither z + M nor its softmax is stored: the forward reads the logits once and keeps one number a row, the backward
+reads them once more and writes their gradient.
 """
 
 from __future__ import annotations
