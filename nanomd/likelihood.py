@@ -50,8 +50,7 @@ class Piece:
 def full_context(config: ModelConfig) -> tuple[int, int]:
     """Return (length, context) of the pieces that give every frame the context of a rollout."""
     if config.position == "learned":
-        # A hop starts a window from W // 2 frames, and the last of them is scored.
-        return config.context_length, max(0, config.context_length // 2 - 1)
+        return config.context_length, max(1, config.context_length // 2)
     context = config.receptive_field - 1
     return context + max(context, 64), context
 

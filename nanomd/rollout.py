@@ -103,9 +103,10 @@ class Sampler:
             ``"stationary"`` (one state, from the stationary distribution of the training data), ``"uniform"`` (one
             state), ``"data"`` (a window of the training data), or raw state labels, (n_trajs,) or (n_trajs, P).
         mode : str
-            ``"ring"`` (rotary positions), ``"hop"`` or ``"crop"``; ``"auto"`` is ring for rotary, hop for learned positions.
+            ``"ring"`` (rotary positions), ``"hop"`` or ``"crop"``; ``"auto"`` is ring for rotary positions, hop for
+            learned ones.
         hop_keep : int, optional
-            Tokens kept when the window of a hop refills, in [1, W - 1]; default W / 2.
+            Tokens in the window when a hop refills it, the newest included, in [1, W - 1]; default W / 2.
         seed : int
             Key of the random numbers.
         stride : int
@@ -306,7 +307,7 @@ class _Run:
         return store
 
     def _identity(self) -> dict[str, Any]:
-        """What determines the tokens, as plain values."""
+        """Return what determines the tokens, as plain values."""
         digest = hashlib.sha256()
         for name in sorted(self.sampler.files.tensors):
             digest.update(name.encode() + b"\0")

@@ -2,7 +2,8 @@
 
 A shard holds some trajectories, whole. It is laid out at its full size when begun, written in place, and counted only
 as far as the manifest says; the manifest is replaced atomically after the data have reached the disk. Beside an
-unfinished shard lies a tail, the latest tokens of its trajectories (unstrided), from which the rollout goes on bit-identically.
+unfinished shard lies a tail, the latest tokens of its trajectories (unstrided), from which the rollout goes on
+bit-identically.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ class StoreLayout:
 
 
 class TokenStore:
-    """A folder of shards; open it with `create` or `open`, and write to it inside `lock`."""
+    """A folder of shards; open it with `create` or `open`, and write to it inside `lock_folder`."""
 
     def __init__(self, path: Path, layout: StoreLayout, run: dict[str, Any], info: dict[str, Any], shards: list[Shard]):
         self.path, self.layout, self.run, self.info, self.shards = path, layout, run, info, shards
@@ -140,12 +141,6 @@ class TokenStore:
             raise StoreError(f"{file} is damaged: {error}") from None
         store._check_rows()
         return store
-
-    @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Hold the store for writing; a second writer is refused, and a killed one leaves nothing behind."""
-        with lock_folder(self.path):
-            yield
 
     @property
     def complete(self) -> bool:

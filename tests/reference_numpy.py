@@ -1,4 +1,4 @@
-"""The model in float64 NumPy, written from the formulas: the parallel forward pass with a mask, no cache, no clever order."""
+"""The model in float64 NumPy, written from the formulas: one parallel forward pass with a mask, no cache."""
 
 from __future__ import annotations
 
@@ -18,9 +18,7 @@ def random_tensors(
             value = 1.0 + 0.2 * rng.normal(size=shape) if name.endswith("weight") else 0.1 * rng.normal(size=shape)
         elif name.endswith("bias"):
             value = 0.1 * rng.normal(size=shape)
-        elif name.startswith(("embedding", "position")):
-            value = rng.normal(size=shape)
-        elif name.startswith("markov"):
+        elif name.startswith(("embedding", "position", "markov")):
             value = rng.normal(size=shape)
         elif name.startswith("head"):
             value = head_scale * rng.normal(size=shape) / np.sqrt(shape[1])
@@ -103,6 +101,6 @@ def log_probs(config, tensors, tokens, mode, hop_keep=0, first_position=0):
         if mode == "crop":
             start = max(0, t + 1 - W)
         elif t + 1 - start > W:
-            start = t - hop_keep
+            start = t + 1 - hop_keep
         rows.append(log_probs_parallel(config, tensors, tokens[start : t + 1])[-1])
     return np.array(rows)

@@ -1,12 +1,13 @@
-"""Cached decoding against the float64 parallel forward pass, for every mode, norm, activation, position and head layout."""
+"""Cached decoding against the float64 forward pass, for every mode, norm, activation, position and head layout."""
 
 import importlib.util
 from pathlib import Path
 
 import numpy as np
 import pytest
+
 from nanomd import _native
-from nanomd.config import ModelConfig
+from nanomd.config import ModelConfig, model_preset
 from nanomd.errors import InputError
 from nanomd.rope import rope_multipliers, rope_tables
 
@@ -14,21 +15,21 @@ _spec = importlib.util.spec_from_file_location("reference_numpy", Path(__file__)
 reference = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(reference)
 
-SMALL = dict(n_states=37, d_model=32, n_layer=2, n_head=2, context_length=8, mlp_ratio=2)
+SMALL = {"n_states": 37, "d_model": 32, "n_layer": 2, "n_head": 2, "context_length": 8, "mlp_ratio": 2}
 ROPE = {
     "pre-gelu": {},
-    "post-relu": dict(norm="post", activation="relu"),
-    "post-gelu-markov": dict(norm="post", markov_head=True),
-    "grouped": dict(n_head=4, n_kv_head=2, n_layer=3),
-    "one-kv-head": dict(d_model=64, n_head=8, n_kv_head=1, n_states=5),
-    "odd-width": dict(d_model=24, n_head=3, n_layer=1, context_length=7, mlp_ratio=1, n_states=16),
-    "wide-head": dict(d_model=80, n_head=1, context_length=19),
-    "two-states": dict(n_states=2, context_length=2),
-    "window-over-16": dict(context_length=33, n_layer=1),
+    "post-relu": {"norm": "post", "activation": "relu"},
+    "post-gelu-markov": {"norm": "post", "markov_head": True},
+    "grouped": {"n_head": 4, "n_kv_head": 2, "n_layer": 3},
+    "one-kv-head": {"d_model": 64, "n_head": 8, "n_kv_head": 1, "n_states": 5},
+    "odd-width": {"d_model": 24, "n_head": 3, "n_layer": 1, "context_length": 7, "mlp_ratio": 1, "n_states": 16},
+    "wide-head": {"d_model": 80, "n_head": 1, "context_length": 19},
+    "two-states": {"n_states": 2, "context_length": 2},
+    "window-over-16": {"context_length": 33, "n_layer": 1},
 }
 LEARNED = {
-    "paper": dict(norm="post", activation="relu", mlp_ratio=1, position="learned", n_head=4),
-    "pre": dict(position="learned", n_kv_head=1, markov_head=True, context_length=9),
+    "paper": {"norm": "post", "activation": "relu", "mlp_ratio": 1, "position": "learned", "n_head": 4},
+    "pre": {"position": "learned", "n_kv_head": 1, "markov_head": True, "context_length": 9},
 }
 
 
@@ -86,7 +87,7 @@ def test_hop_and_crop_equal_their_windows_recomputed(name, mode, single_lanes):
 
 
 def test_reference_sees_the_window_mask():
-    """The tests above could not fail if the model ignored its past: changing a token beyond the window changes the present."""
+    """A token beyond the window changes the present, one beyond the receptive field does not."""
     config, tensors, tokens = case("pre-gelu", {})
     other = tokens[0].copy()
     other[-config.context_length - 2] = (other[-config.context_length - 2] + 1) % config.n_states
@@ -154,9 +155,19 @@ def test_refusals():
         make_engine(config, tensors, "mmx")
     broken = dict(tensors)
     broken.pop("head.bias")
-    with pytest.raises(InputError, match="head.bias is missing"):
+    with pytest.raises(InputError, match=r"head\.bias is missing"):
         make_engine(config, broken)
     with pytest.raises(InputError, match=r"head.bias must have shape \(37\), got \(36\)"):
         make_engine(config, {**tensors, "head.bias": tensors["head.bias"][:-1]})
     with pytest.raises(InputError, match="not finite"):
         make_engine(config, {**tensors, "head.bias": np.full(37, np.nan, np.float32)})
+
+
+@pytest.mark.parametrize("single_lanes", [0, 16], ids=["lanes", "single"])
+def test_benchmark_configuration(single_lanes):
+    """The base preset at full width, past its window."""
+    config = model_preset("base", 100)
+    tensors = reference.random_tensors(config)
+    tokens = np.random.default_rng(0).integers(0, 100, (1, 5 * 128 + 10)).astype(np.uint16)
+    log_p = make_engine(config, tensors, single_lanes=single_lanes).log_probs(tokens, mode="ring")
+    assert_close(log_p[0], reference.log_probs(config, tensors, tokens[0], "ring"), 2e-4)

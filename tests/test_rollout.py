@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from nanomd import _native
 from nanomd.checkpoint import ModelFiles, Starts, save_model
 from nanomd.config import ModelConfig
@@ -32,7 +33,7 @@ LABELS = np.arange(11) * 3 + 5  # raw labels that are not tokens
 
 def make_files(seed=0, **changes):
     config = ModelConfig(
-        **{**dict(n_states=11, d_model=16, n_layer=2, n_head=2, context_length=6, mlp_ratio=2), **changes}
+        **{"n_states": 11, "d_model": 16, "n_layer": 2, "n_head": 2, "context_length": 6, "mlp_ratio": 2, **changes}
     )
     rng = np.random.default_rng(seed)
     p = rng.random(config.n_states)
@@ -59,7 +60,7 @@ def learned():
 
 
 def test_tokens_follow_the_contract(files):
-    """Every state is the inverse cumulative distribution of the float64 reference at the uniform of (seed, step, index)."""
+    """Every state is the float64 reference's inverse cumulative distribution at the uniform of (seed, step, index)."""
     rollout = Sampler(files).generate(60, 2, start=LABELS[[[1, 2, 3], [4, 4, 4]]], seed=9, first_trajectory=5)
     for row, prompt in ((0, [1, 2, 3]), (1, [4, 4, 4])):
         tokens = np.concatenate([prompt, np.asarray(rollout.tokens[row], dtype=int)])
@@ -76,17 +77,17 @@ def test_tokens_follow_the_contract(files):
     assert rollout.n_trajs == 2 and rollout.n_steps == 60 and rollout.tokens_per_second > 0
 
 
-CASES = [("ring", {}, None), ("hop", dict(position="learned", context_length=7), 3)]
+CASES = [("ring", {}, None), ("hop", {"position": "learned", "context_length": 7}, 3)]
 CASES += [
-    ("hop", dict(position="learned", markov_head=True), None),
-    ("crop", dict(position="learned", n_layer=1), None),
+    ("hop", {"position": "learned", "markov_head": True}, None),
+    ("crop", {"position": "learned", "n_layer": 1}, None),
 ]
 
 
 @pytest.mark.parametrize(("mode", "changes", "keep"), CASES, ids=["ring", "hop-3", "hop", "crop"])
 def test_tokens_depend_on_neither_batch_nor_threads_nor_kernel_nor_split(mode, changes, keep):
     files = make_files(**changes)
-    options = dict(mode=mode, hop_keep=keep, seed=3)
+    options = {"mode": mode, "hop_keep": keep, "seed": 3}
     whole = Sampler(files).generate(150, 37, n_threads=1, **options).tokens
     assert np.array_equal(whole, Sampler(files).generate(150, 37, n_threads=3, **options).tokens)
     for lanes in (0, 5, 16):
@@ -129,7 +130,7 @@ def test_resume_from_history_is_bit_identical(mode, changes, keep, prompt_length
     engine, keep = sampler._engine, keep or (files.config.context_length // 2 if mode == "hop" else 0)
     rng = np.random.default_rng(1)
     prompts = rng.integers(0, 11, (3, prompt_length)).astype(np.uint16)
-    options = dict(mode=mode, hop_keep=keep, seed=5)
+    options = {"mode": mode, "hop_keep": keep, "seed": 5}
     whole = np.empty((3, 60), np.uint8)
     engine.open(prompts, np.arange(3, dtype=np.uint64), **options).advance(60, whole)
     for cut in [*range(1, 20), 41]:
@@ -226,7 +227,7 @@ def test_interrupted_anywhere_resumes_bit_identically(files, tmp_path, monkeypat
 
     rng = np.random.default_rng(0)
     for attempt in range(400):
-        options = dict(seed=8, stride=3, n_threads=1, out=tmp_path / "run", resume=attempt > 0)
+        options = {"seed": 8, "stride": 3, "n_threads": 1, "out": tmp_path / "run", "resume": attempt > 0}
         try:
             rollout = Sampler(files).generate(20_000, 70, progress=Fuse(rng.integers(10_000, 1_500_000)), **options)
             break
@@ -295,7 +296,7 @@ def test_gil_is_released(files):
 
 
 def test_backends(files, monkeypatch):
-    with pytest.raises(BackendUnavailableError, match="'cuda' is not available: .*available are cpu and reference"):
+    with pytest.raises(BackendUnavailableError, match=r"'cuda' is not available: .*available are cpu and reference"):
         Sampler(files, backend="cuda")
     with pytest.raises(InputError, match="one of auto, reference, cpu, cuda, got 'tpu'"):
         Sampler(files, backend="tpu")
@@ -312,7 +313,7 @@ def test_modes_and_arguments(files, learned):
         Sampler(learned).generate(20, mode="ring")
     with pytest.raises(InputError, match=r"hop_keep must be in \[1, 6\]"):
         Sampler(learned).generate(20, hop_keep=7)
-    for bad in (dict(n_steps=0), dict(n_steps=5, n_trajs=0), dict(n_steps=5, stride=6), dict(n_steps=5, seed=-1)):
+    for bad in ({"n_steps": 0}, {"n_steps": 5, "n_trajs": 0}, {"n_steps": 5, "stride": 6}, {"n_steps": 5, "seed": -1}):
         with pytest.raises(InputError):
             Sampler(files).generate(**bad)
     with pytest.raises(InputError):
@@ -346,3 +347,33 @@ def test_rollout_needs_no_torch(files, tmp_path):
         timeout=60,
     )
     assert done.stdout.strip() == "(2, 50)", done.stderr
+
+
+@pytest.mark.parametrize("changes", [{}, {"position": "learned", "markov_head": True}], ids=["ring", "hop"])
+def test_draws_after_a_context_follow_the_model(changes):
+    """Chi-square over all states: one step of many trajectories from one long context, against float64."""
+    from scipy import stats
+
+    files, n = make_files(seed=3, **changes), 60_000
+    context = np.random.default_rng(0).integers(0, 11, 17)
+    start = np.tile(LABELS[context], (n, 1))
+    drawn = Sampler(files).generate(1, n, start=start, seed=6).tokens[:, 0]
+    mode = "hop" if changes else "ring"
+    log_p = reference.log_probs(files.config, files.tensors, context, mode, hop_keep=files.config.context_length // 2)
+    expected = np.exp(log_p[-1]) * n
+    assert expected.min() > 2 and np.ptp(np.log(expected)) > 2  # every state counts, and they differ
+    assert stats.chisquare(np.bincount(drawn, minlength=11), expected).pvalue > 1e-4
+
+
+def test_memory_does_not_grow_with_the_steps_when_stored(files, tmp_path, monkeypatch):
+    import tracemalloc
+
+    monkeypatch.setattr("nanomd.rollout._COMMIT_TOKENS", 1 << 19)
+    tracemalloc.start()
+    try:
+        rollout = Sampler(files).generate(400_000, 16, out=tmp_path / "run")  # 6.4 MB of tokens
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert rollout.tokens.shape == (16, 400_000)
+    assert peak < 3.5e6

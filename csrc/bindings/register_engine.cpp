@@ -1,5 +1,5 @@
-// The rollout engine: weights in, tokens out. The GIL is released while it works; Ctrl-C and progress are served from the
-// calling thread about twenty times a second.
+// The rollout engine: weights in, tokens out. The GIL is released while it works; Ctrl-C and progress are served from
+// the calling thread about twenty times a second.
 #include <exception>
 
 #include "../cpu/kernels.h"
@@ -45,14 +45,15 @@ TensorMap parse_tensors(const py::dict& tensors) {
     const auto array = item.second.cast<Array<float>>();
     TensorView view;
     view.data = array.data();
-    for (py::ssize_t axis = 0; axis < array.ndim(); ++axis) view.shape.push_back(static_cast<std::size_t>(array.shape(axis)));
+    for (py::ssize_t axis = 0; axis < array.ndim(); ++axis)
+      view.shape.push_back(static_cast<std::size_t>(array.shape(axis)));
     views.emplace(item.first.cast<std::string>(), view);
   }
   return views;
 }
 
-// Runs work(callback) without the GIL. The callback heeds Ctrl-C and tells `progress`; what Python raises there stops the
-// work and is raised here once all threads have stopped. False if stopped without an exception.
+// Runs work(callback) without the GIL. The callback heeds Ctrl-C and tells `progress`; what Python raises there stops
+// the work and is raised here once all threads have stopped. False if stopped without an exception.
 template <class Work>
 bool run_released(const py::object& progress, Work work) {
   std::exception_ptr raised;
@@ -103,8 +104,8 @@ PySession open(const RolloutEngine& engine, const std::string& mode, int hop_kee
   return {engine.open(options), options.n_trajs};
 }
 
-bool advance(PySession& self, std::uint64_t n_steps, std::uint64_t first_step, const py::object& out, std::uint64_t stride,
-             const py::object& progress) {
+bool advance(PySession& self, std::uint64_t n_steps, std::uint64_t first_step, const py::object& out,
+             std::uint64_t stride, const py::object& progress) {
   TokenSink sink;
   sink.stride = stride;
   check(stride >= 1, "stride must be at least 1, got ", stride);
@@ -128,13 +129,14 @@ bool advance(PySession& self, std::uint64_t n_steps, std::uint64_t first_step, c
 }
 
 Array<std::uint16_t> history(const PySession& self) {
-  Array<std::uint16_t> out({static_cast<py::ssize_t>(self.n_trajs), static_cast<py::ssize_t>(self.session->history_length())});
+  Array<std::uint16_t> out(
+      {static_cast<py::ssize_t>(self.n_trajs), static_cast<py::ssize_t>(self.session->history_length())});
   self.session->copy_history(out.mutable_data());
   return out;
 }
 
-py::object log_probs(const RolloutEngine& engine, const Array<std::uint16_t>& tokens, int n_states, const std::string& mode,
-                     int hop_keep, std::uint64_t first_position, int n_threads) {
+py::object log_probs(const RolloutEngine& engine, const Array<std::uint16_t>& tokens, int n_states,
+                     const std::string& mode, int hop_keep, std::uint64_t first_position, int n_threads) {
   check(tokens.ndim() == 2, "tokens must be (n_sequences, n_tokens)");
   LogProbOptions options;
   options.mode = parse_mode(mode);
@@ -151,9 +153,10 @@ py::object log_probs(const RolloutEngine& engine, const Array<std::uint16_t>& to
   return out;
 }
 
-// Draws from fixed logits with the uniforms of steps 0 .. n_draws-1: counts per state. For statistical tests of the sampler.
-py::object sample_counts(const Array<float>& logits, std::uint64_t seed, std::uint64_t trajectory, std::uint64_t n_draws,
-                         double temperature, const std::string& isa) {
+// Draws from fixed logits with the uniforms of steps 0 .. n_draws-1: counts per state. For statistical tests of the
+// sampler.
+py::object sample_counts(const Array<float>& logits, std::uint64_t seed, std::uint64_t trajectory,
+                         std::uint64_t n_draws, double temperature, const std::string& isa) {
   check(logits.ndim() == 1 && logits.size() >= 1, "logits must be a non-empty vector");
   const Kernels& kernels = choose_kernels(isa);
   const int n = static_cast<int>(logits.size());
@@ -177,16 +180,15 @@ void register_engine(py::module_& module) {
   py::class_<RolloutEngine, std::unique_ptr<RolloutEngine>>(module, "Engine")
       .def(py::init([](const py::dict& shape, const py::dict& tensors, const std::vector<std::uint32_t>& multipliers,
                        const std::string& isa, int single_lanes) {
-             return make_cpu_engine(std::make_shared<Model>(parse_shape(shape), parse_tensors(tensors), multipliers), isa,
-                                    single_lanes);
+             return make_cpu_engine(std::make_shared<Model>(parse_shape(shape), parse_tensors(tensors), multipliers),
+                                    isa, single_lanes);
            }),
            py::arg("shape"), py::arg("tensors"), py::arg("rope_multipliers"), py::arg("isa") = "",
            py::arg("single_lanes") = -1)
       .def_property_readonly("name", &RolloutEngine::name)
       .def_property_readonly("bytes_per_trajectory", &RolloutEngine::bytes_per_trajectory)
-      .def("replay_length", [](const RolloutEngine& engine, const std::string& mode, int hop_keep, std::uint64_t n) {
-        return engine.replay_length(parse_mode(mode), hop_keep, n);
-      })
+      .def("replay_length", [](const RolloutEngine& engine, const std::string& mode, int hop_keep,
+                               std::uint64_t n) { return engine.replay_length(parse_mode(mode), hop_keep, n); })
       .def("open", &open)
       .def("log_probs", &log_probs);
   py::class_<PySession>(module, "Session").def("advance", &advance).def("history", &history);

@@ -127,8 +127,9 @@ struct Many {
       std::memcpy(keys + head * layout.keys_per_head + static_cast<std::size_t>(slot) * d_head * kLanes,
                   k + head * d_head * kLanes, sizeof(float) * d_head * kLanes);
       for (int eight = 0; eight < d_head / 8; ++eight)
-        std::memcpy(values + head * layout.values_per_head + (static_cast<std::size_t>(eight) * capacity + slot) * 8 * kLanes,
-                    v + (head * d_head + eight * 8) * kLanes, sizeof(float) * 8 * kLanes);
+        std::memcpy(
+            values + head * layout.values_per_head + (static_cast<std::size_t>(eight) * capacity + slot) * 8 * kLanes,
+            v + (head * d_head + eight * 8) * kLanes, sizeof(float) * 8 * kLanes);
     }
   }
 
@@ -226,8 +227,8 @@ struct Many {
       }
     for (int lane = 0; lane < kLanes; ++lane) {
       std::int32_t k = static_cast<std::int32_t>(below[lane]);
-      if (k == n_states)
-        do --k;
+      if (k == n_states) do
+          --k;
         while (k > 0 && !(logits[static_cast<std::size_t>(k) * kLanes + lane] > 0.0f));
       state[lane] = k;
     }

@@ -1,4 +1,5 @@
-// The CPU engine: trajectories in groups, groups over threads, each group many steps at a time so that its caches stay warm.
+// The CPU engine: trajectories in groups, groups over threads, each group many steps at a time so that its caches stay
+// warm.
 #include "nanomd/engine.h"
 
 #include <algorithm>
@@ -14,8 +15,6 @@ namespace nanomd {
 namespace {
 
 constexpr std::uint64_t kStepsBetweenChecks = 64;  // of cancellation and progress
-// Up to this many trajectories run faster one after the other than in sixteen lanes (measured, configuration S).
-constexpr int kDefaultSingleLanes = 2;
 
 void check_mode(const ModelShape& shape, Mode mode, int hop_keep) {
   check(mode != Mode::kRing || !shape.learned_position,
@@ -37,16 +36,17 @@ std::vector<std::unique_ptr<Scratch>> make_scratch(const ModelShape& shape, std:
   return all;
 }
 
-// Ranges of trajectories: sixteen at a time, a small remainder (or all, if few) one by one.
+// Ranges of trajectories: sixteen at a time; a small remainder, or all if they are few for the threads, one by one.
 struct Piece {
   int first, lanes;
   bool single;
 };
-std::vector<Piece> make_pieces(int n, int single_lanes) {
+std::vector<Piece> make_pieces(int n, int single_lanes, int n_threads) {
+  const bool few = n <= static_cast<long>(single_lanes) * n_threads;
   std::vector<Piece> pieces;
   for (int first = 0; first < n; first += kLanes) {
     const int lanes = std::min(kLanes, n - first);
-    if (lanes > single_lanes) {
+    if (lanes > single_lanes && !few) {
       pieces.push_back({first, lanes, false});
     } else {
       for (int i = 0; i < lanes; ++i) pieces.push_back({first + i, 1, true});
@@ -56,7 +56,8 @@ std::vector<Piece> make_pieces(int n, int single_lanes) {
 }
 
 // One token per lane; lanes without a trajectory repeat the last one, whose results nobody reads.
-void gather(const std::uint16_t* rows, std::size_t length, std::size_t column, const Piece& piece, std::int32_t* token) {
+void gather(const std::uint16_t* rows, std::size_t length, std::size_t column, const Piece& piece,
+            std::int32_t* token) {
   for (int lane = 0; lane < kLanes; ++lane)
     token[lane] = rows[static_cast<std::size_t>(piece.first + std::min(lane, piece.lanes - 1)) * length + column];
 }
@@ -73,10 +74,11 @@ class CpuSession final : public Session {
         n_threads_(options.n_threads),
         trajectory_(options.trajectory, options.trajectory + options.n_trajs),
         history_(history_length) {
-    const std::vector<Piece> pieces = make_pieces(n_trajs_, single_lanes);
+    const std::vector<Piece> pieces = make_pieces(n_trajs_, single_lanes, n_threads_);
     scratch_ = make_scratch(model_->shape, pieces.size(), n_threads_);
     for (const Piece& piece : pieces)
-      members_.push_back({piece, Group(*model_, kernels, options.mode, options.hop_keep, piece.lanes, piece.single), {}, {}});
+      members_.push_back(
+          {piece, Group(*model_, kernels, options.mode, options.hop_keep, piece.lanes, piece.single), {}, {}});
     recorded_ = std::min<std::uint64_t>(options.n_history, history_);
     end_ = options.n_before + options.n_history;
     // Fill the caches with all but the last token, which the first step feeds.
@@ -149,7 +151,8 @@ class CpuSession final : public Session {
       std::uint16_t* recent = member.recent.data() + position % history_ * lanes;
       for (int lane = 0; lane < lanes; ++lane) recent[lane] = static_cast<std::uint16_t>(member.token[lane]);
       if (sink.tokens != nullptr && s % sink.stride == 0) {
-        std::size_t at = static_cast<std::size_t>(member.piece.first) * sink.row_stride + s / sink.stride - sink.first_index;
+        std::size_t at =
+            static_cast<std::size_t>(member.piece.first) * sink.row_stride + s / sink.stride - sink.first_index;
         for (int lane = 0; lane < lanes; ++lane, at += sink.row_stride) {
           if (sink.item_size == 1)
             static_cast<std::uint8_t*>(sink.tokens)[at] = static_cast<std::uint8_t>(member.token[lane]);
@@ -176,8 +179,10 @@ class CpuSession final : public Session {
 class CpuEngine final : public RolloutEngine {
  public:
   CpuEngine(std::shared_ptr<const Model> model, const std::string& isa, int single_lanes)
-      : model_(std::move(model)), kernels_(choose_kernels(isa)), single_lanes_(single_lanes) {
-    check(single_lanes_ >= 0 && single_lanes_ <= kLanes, "single_lanes must be in [0, 16], got ", single_lanes_);
+      : model_(std::move(model)),
+        kernels_(choose_kernels(isa)),
+        single_lanes_(single_lanes < 0 ? kernels_.single_lanes : single_lanes) {
+    check(single_lanes_ <= kLanes, "single_lanes must be at most 16, got ", single_lanes_);
   }
 
   std::string name() const override { return std::string("cpu/") + kernels_.name; }
@@ -209,7 +214,8 @@ class CpuEngine final : public RolloutEngine {
     check(options.n_history >= 1, "a rollout starts from at least one state");
     const std::uint64_t replay = replay_length(options.mode, options.hop_keep, options.n_before + options.n_history);
     check(replay <= options.n_history, "the history must hold the last ", replay, " tokens, got ", options.n_history);
-    check_tokens(options.history, options.n_history * static_cast<std::size_t>(options.n_trajs), model_->shape.n_states);
+    check_tokens(options.history, options.n_history * static_cast<std::size_t>(options.n_trajs),
+                 model_->shape.n_states);
     const std::uint64_t history = options.mode == Mode::kRing
                                       ? static_cast<std::uint64_t>(model_->shape.receptive_field())
                                       : static_cast<std::uint64_t>(model_->shape.context_length);
@@ -219,8 +225,9 @@ class CpuEngine final : public RolloutEngine {
   bool log_probs(const LogProbOptions& options, float* out, const ProgressCallback& progress) const override {
     check_mode(model_->shape, options.mode, options.hop_keep);
     check(options.n_threads >= 1, "n_threads must be at least 1, got ", options.n_threads);
-    check_tokens(options.tokens, options.n_tokens * static_cast<std::size_t>(options.n_sequences), model_->shape.n_states);
-    const std::vector<Piece> pieces = make_pieces(options.n_sequences, single_lanes_);
+    check_tokens(options.tokens, options.n_tokens * static_cast<std::size_t>(options.n_sequences),
+                 model_->shape.n_states);
+    const std::vector<Piece> pieces = make_pieces(options.n_sequences, single_lanes_, options.n_threads);
     const std::vector<std::unique_ptr<Scratch>> scratch = make_scratch(model_->shape, pieces.size(), options.n_threads);
     WorkState state;
     parallel_for(pieces.size(), options.n_threads, state, progress, [&](int worker, std::size_t index) {
@@ -261,7 +268,7 @@ class CpuEngine final : public RolloutEngine {
 
 std::unique_ptr<RolloutEngine> make_cpu_engine(std::shared_ptr<const Model> model, const std::string& isa,
                                                int single_lanes) {
-  return std::make_unique<CpuEngine>(std::move(model), isa, single_lanes < 0 ? kDefaultSingleLanes : single_lanes);
+  return std::make_unique<CpuEngine>(std::move(model), isa, single_lanes);
 }
 
 }  // namespace nanomd

@@ -33,9 +33,9 @@ class Group {
   AlignedBuffer keys_, values_;
   std::vector<std::int32_t> recent_;  // [W][16], token of position p in row p mod W; hop and crop only
   std::vector<float> cos_, sin_;
-  std::uint64_t first_ = 0;           // position of the first token in the caches (ring), or of the start
-  std::uint64_t next_ = 0;            // position of the next token
-  std::uint64_t window_ = 0;          // tokens in the caches (hop and crop)
+  std::uint64_t first_ = 0;   // position of the first token in the caches (ring), or of the start
+  std::uint64_t next_ = 0;    // position of the next token
+  std::uint64_t window_ = 0;  // tokens in the caches (hop and crop)
 };
 
 // The uniforms of one step for a row of global trajectory indices.

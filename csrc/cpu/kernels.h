@@ -1,9 +1,11 @@
 // The functions that exist once per instruction set, and the choice among them at run time.
 //
 // THE ORDER OF SUMMATION. The many-trajectory kernel (sixteen trajectories in SIMD lanes) and the one-trajectory kernel
-// (sixteen outputs, features or slots in SIMD lanes) give bit-identical logits because every number is made in one order:
+// (sixteen outputs, features or slots in SIMD lanes) give bit-identical logits because every number is made in one
+// order:
 //   linear maps       acc = bias[o]; then acc = fma(W[o][i], x[i], acc) for i = 0, 1, ...
-//   LayerNorm         sums over features in 16 partial sums (feature mod 16), folded by `fold` below; mean = sum * (1/d);
+//   LayerNorm         sums over features in 16 partial sums (feature mod 16), folded by `fold` below; mean = sum *
+//   (1/d);
 //                     squared deviations likewise with fma; y = fma((x - mean) * (1 / sqrt(var + eps)), weight, bias)
 //   rotary            (x1 cos - x2 sin, x2 cos + x1 sin) as fma(-x2, sin, x1 * cos), fma(x1, sin, x2 * cos)
 //   scores            the query is scaled by 1/sqrt(d_head) after the rotation; acc = 0, fma over features 0, 1, ...
@@ -13,8 +15,8 @@
 //   logits            linear map, then + markov[token][k]
 //   probabilities     exp((logit - max) * (1 / temperature)); cumulative sums in double, in state order
 //   fold(p[16])       p[i] += p[i + 8] (i < 8); p[i] += p[i + 4] (i < 4); p[i] += p[i + 2] (i < 2); p[0] + p[1]
-// exp is one polynomial (simd_math.h) for softmax, GELU and sampling. Slots that hold nothing count as e = 0 with v = 0.
-// AVX2 and AVX-512 agree bit for bit; SSE2 has no fused operations and differs in the last bits.
+// exp is one polynomial (simd_math.h) for softmax, GELU and sampling. Slots that hold nothing count as e = 0 with v =
+// 0. AVX2 and AVX-512 agree bit for bit; SSE2 has no fused operations and differs in the last bits.
 #pragma once
 
 #include <cstdint>
@@ -36,15 +38,15 @@ struct Scratch {
 struct DecodeStep {
   const Model* model = nullptr;
   Scratch* scratch = nullptr;
-  float* keys = nullptr;     // layout: KeyValueLayout
+  float* keys = nullptr;  // layout: KeyValueLayout
   float* values = nullptr;
   const std::int32_t* token = nullptr;  // [lanes]
   const float* cos = nullptr;           // [d_head / 2], null for learned positions
   const float* sin = nullptr;
-  int position = 0;                     // row of the learned positions
-  int slot = 0;                         // where this token's keys and values go
-  SlotRange slots;                      // what attention reads, this token included
-  bool want_logits = false;             // else only the caches are filled
+  int position = 0;          // row of the learned positions
+  int slot = 0;              // where this token's keys and values go
+  SlotRange slots;           // what attention reads, this token included
+  bool want_logits = false;  // else only the caches are filled
 };
 
 // Sizes of a group's caches, in floats. W is padded to a multiple of 16 slots, d_head to 16 features in the
@@ -60,6 +62,7 @@ KeyValueLayout single_layout(const ModelShape& shape);
 
 struct Kernels {
   const char* name;
+  int single_lanes;  // up to this many trajectories run faster one by one than in lanes (measured)
   bool (*supported)();
   void (*decode_many)(const DecodeStep&);    // logits to scratch.logits[V][16]
   void (*decode_single)(const DecodeStep&);  // logits to scratch.logits[V]

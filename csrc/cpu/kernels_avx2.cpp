@@ -8,9 +8,7 @@
 namespace nanomd {
 
 namespace {
-bool supported() {
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-}
+bool supported() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
 void exp_array(const float* x, float* y, std::size_t n) {
   for (std::size_t i = 0; i < n; i += kLanes) exp_vec(avx2::Vec::load(x + i)).store(y + i);
 }
@@ -18,8 +16,8 @@ void exp_array(const float* x, float* y, std::size_t n) {
 
 const Kernels& avx2_kernels() {
   using Vec = avx2::Vec;
-  static constexpr Kernels kernels{"avx2",           supported,           Many<Vec>::decode, Single<Vec>::decode,
-                                   Many<Vec>::sample, Single<Vec>::sample, exp_array};
+  static constexpr Kernels kernels{
+      "avx2", 6, supported, Many<Vec>::decode, Single<Vec>::decode, Many<Vec>::sample, Single<Vec>::sample, exp_array};
   return kernels;
 }
 

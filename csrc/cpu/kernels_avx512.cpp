@@ -1,5 +1,6 @@
-// The kernels compiled for avx512. Only templates over this instruction set's own Vec may be instantiated here: an inline
-// function shared with other files could be the copy that the linker keeps, and then run where avx512 is missing.
+// The kernels compiled for avx512. Only templates over this instruction set's own Vec may be instantiated here: an
+// inline function shared with other files could be the copy that the linker keeps, and then run where avx512 is
+// missing.
 #include "simd_avx512.h"
 // The wrapper comes first: the templates find its functions by argument.
 #include "decode_many.h"
@@ -9,8 +10,8 @@ namespace nanomd {
 
 namespace {
 bool supported() {
-  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-         __builtin_cpu_supports("avx512vl");
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 }
 void exp_array(const float* x, float* y, std::size_t n) {
   for (std::size_t i = 0; i < n; i += kLanes) exp_vec(avx512::Vec::load(x + i)).store(y + i);
@@ -19,8 +20,9 @@ void exp_array(const float* x, float* y, std::size_t n) {
 
 const Kernels& avx512_kernels() {
   using Vec = avx512::Vec;
-  static constexpr Kernels kernels{"avx512",           supported,           Many<Vec>::decode, Single<Vec>::decode,
-                                   Many<Vec>::sample, Single<Vec>::sample, exp_array};
+  static constexpr Kernels kernels{
+      "avx512", 6, supported, Many<Vec>::decode, Single<Vec>::decode, Many<Vec>::sample, Single<Vec>::sample,
+      exp_array};
   return kernels;
 }
 

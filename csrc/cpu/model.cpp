@@ -25,7 +25,8 @@ std::string text(const std::vector<std::size_t>& shape) {
 const float* find(const TensorMap& tensors, const std::string& name, const std::vector<std::size_t>& shape) {
   const auto entry = tensors.find(name);
   check(entry != tensors.end(), "tensor ", name, " is missing");
-  check(entry->second.shape == shape, "tensor ", name, " must have shape ", text(shape), ", got ", text(entry->second.shape));
+  check(entry->second.shape == shape, "tensor ", name, " must have shape ", text(shape), ", got ",
+        text(entry->second.shape));
   std::size_t size = 1;
   for (const std::size_t n : shape) size *= n;
   for (std::size_t i = 0; i < size; ++i)
@@ -101,8 +102,8 @@ Model::Model(const ModelShape& shape_in, const TensorMap& tensors, const std::ve
     position = keep(find(tensors, "position.weight", {W, d}), W * d);
     rope_multipliers.clear();
   } else {
-    check(rope_multipliers.size() == static_cast<std::size_t>(shape.d_head() / 2), "rope_multipliers must have d_head / 2 = ",
-          shape.d_head() / 2, " entries, got ", rope_multipliers.size());
+    check(rope_multipliers.size() == static_cast<std::size_t>(shape.d_head() / 2),
+          "rope_multipliers must have d_head / 2 = ", shape.d_head() / 2, " entries, got ", rope_multipliers.size());
   }
   for (int l = 0; l < shape.n_layer; ++l) {
     const std::string block = "blocks." + std::to_string(l) + ".";

@@ -17,7 +17,8 @@ void parallel_for(std::size_t n_pieces, int n_threads, WorkState& state,
   std::mutex mutex;
   std::condition_variable finished;
   std::exception_ptr failure;
-  const int n_workers = static_cast<int>(std::min<std::size_t>(n_pieces, static_cast<std::size_t>(std::max(n_threads, 1))));
+  const int n_workers =
+      static_cast<int>(std::min<std::size_t>(n_pieces, static_cast<std::size_t>(std::max(n_threads, 1))));
   int running = 0;
 
   const auto run = [&](int worker) {

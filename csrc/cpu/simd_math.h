@@ -25,7 +25,8 @@ inline Vec exp_vec(Vec x) {
 // GELU in its tanh form: x (1 + tanh u) / 2 = x / (1 + e^(-2u)), u = sqrt(2/pi) (x + 0.044715 x^3).
 template <class Vec>
 inline Vec gelu_vec(Vec x) {
-  const Vec cubic = fma(x * x, Vec::set(-2.0f * 0.7978845608028654f * 0.044715f), Vec::set(-2.0f * 0.7978845608028654f));
+  const Vec cubic =
+      fma(x * x, Vec::set(-2.0f * 0.7978845608028654f * 0.044715f), Vec::set(-2.0f * 0.7978845608028654f));
   return x / (Vec::set(1.0f) + exp_vec(x * cubic));
 }
 

@@ -9,7 +9,9 @@ struct Vec {
   static constexpr int kTile = 2;  // accumulators of sixteen floats that fit the register file
   __m128 a, b, c, d;
 
-  static Vec load(const float* p) { return {_mm_load_ps(p), _mm_load_ps(p + 4), _mm_load_ps(p + 8), _mm_load_ps(p + 12)}; }
+  static Vec load(const float* p) {
+    return {_mm_load_ps(p), _mm_load_ps(p + 4), _mm_load_ps(p + 8), _mm_load_ps(p + 12)};
+  }
   static Vec set(float x) {
     const __m128 v = _mm_set1_ps(x);
     return {v, v, v, v};

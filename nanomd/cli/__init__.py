@@ -1,1 +1,1 @@
-"""The command line: one file per subcommand, argument parsing only."""
+"""The command line: one file per subcommand, which parses arguments and does nothing else."""

@@ -1,8 +1,118 @@
-"""The command `nanomd`."""
+"""The command `nanomd`: builds the parser, runs one subcommand, and turns errors into one line.
+
+Exit codes: 0 done, 2 bad input or a file that cannot be used, 130 interrupted.
+"""
 
 from __future__ import annotations
 
+import argparse
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import NoReturn
 
-def main() -> int:
-    """Run the command line."""
-    return 0
+from nanomd import __version__
+from nanomd.cli import bench, demo, doctor, generate, report, simulate, structures, tokenize, train, validate
+from nanomd.cli.common import apply_config
+from nanomd.errors import NanomdError
+
+_COMMANDS = (simulate, tokenize, train, generate, validate, report, structures, bench, doctor, demo)
+_EPILOG = """\
+a study, step by step, in one run folder:
+  nanomd tokenize --run my_run --top protein.pdb --states 100 --frame-interval "0.2 ns" traj_*.xtc
+  nanomd train    --run my_run --preset small
+  nanomd generate --run my_run --n-steps 1000000 --n-trajs 16
+  nanomd validate --run my_run
+  nanomd report   --run my_run
+or all of it on a model system, in two minutes:
+  nanomd demo
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse, with errors of one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"nanomd: error: {message} (see `{self.prog} --help`)\n")
+
+
+def build_parser() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentParser]]:
+    """Return the parser and the parsers of the subcommands by name."""
+    parser = _Parser(
+        prog="nanomd",
+        description="Learn the kinetics of molecular dynamics with a small GPT; generate million-step trajectories.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"nanomd {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, dest="command")
+    by_name = {}
+    for module in _COMMANDS:
+        name = module.__name__.rpartition(".")[2]
+        summary = (module.__doc__ or "").strip()
+        child = commands.add_parser(
+            name,
+            help=summary.splitlines()[0].rstrip("."),
+            description=summary,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        module.configure(child)
+        child.set_defaults(run_command=module.run)
+        by_name[name] = child
+    return parser, by_name
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        Arguments after the program's name; those of the process by default.
+
+    Returns
+    -------
+    int
+        The exit code.
+    """
+    parser, commands = build_parser()
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        apply_config(arguments, commands)
+        options = parser.parse_args(arguments)
+        result: int = options.run_command(options)
+        sys.stdout.flush()
+        return result
+    except KeyboardInterrupt:
+        return _interrupted(options.command, str(getattr(options, "run", "")))
+    except BrokenPipeError:
+        # The reader of our output has gone, as in `nanomd doctor | head -1`. Python would complain once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except NanomdError as error:
+        return _fail(str(error))
+    except OSError as error:
+        from nanomd.run_folder import explain_os_error
+
+        return _fail(explain_os_error(error))
+    except MemoryError:
+        return _fail("not enough memory: use fewer trajectories, a larger --stride, or a smaller model")
+
+
+def _fail(message: str) -> int:
+    print(f"nanomd: error: {' '.join(message.split())}", file=sys.stderr)
+    return 2
+
+
+def _interrupted(command: str, run: str) -> int:
+    resume = " --resume" if command in {"train", "generate"} else ""
+    again = f"nanomd {command}{f' --run {run}' if run else ''}{resume}"
+    kept = "what is complete is kept" if resume else "finished steps are kept"
+    print(f"\nnanomd: interrupted; {kept}. Go on with `{again}` and the same options.", file=sys.stderr)
+    return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

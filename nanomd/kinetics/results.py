@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nanomd.errors import InputError
 from nanomd.units import FrameInterval
 
 FloatArray = NDArray[np.float64]
@@ -103,6 +104,35 @@ class ValidationResult:
         """Write validation.json."""
         Path(path).write_text(json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
+    @classmethod
+    def load(cls, path: str | Path) -> ValidationResult:
+        """Read what `save` wrote.
+
+        Raises
+        ------
+        InputError
+            If the file is no validation result.
+        """
+        try:
+            value = json.loads(Path(path).read_text(encoding="utf-8"))
+            sources = {name: _source(fields) for name, fields in value["sources"].items()}
+            rows = [
+                VerdictRow(row["quantity"], row["unit"], {name: _cell(cell) for name, cell in row["cells"].items()})
+                for row in value["rows"]
+            ]
+            return cls(
+                **{
+                    **value,
+                    "frame_interval": FrameInterval(**value["frame_interval"]),
+                    "macrostate_of_state": np.array(value["macrostate_of_state"], np.int64),
+                    "sources": sources,
+                    "rows": rows,
+                    "chain_length_over_slowest": {k: _number(v) for k, v in value["chain_length_over_slowest"].items()},
+                }
+            )
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"{path} is not a validation result of nanomd ({error}); validate again") from None
+
 
 def _plain(value: object) -> object:
     if isinstance(value, dict):
@@ -116,3 +146,32 @@ def _plain(value: object) -> object:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)
+
+
+def _cell(fields: dict[str, Any]) -> Cell:
+    return Cell(**{**fields, **{key: _number(fields[key]) for key in ("value", "low", "high")}})
+
+
+def _source(fields: dict[str, Any]) -> SourceKinetics:
+    """Build a `SourceKinetics` from plain lists, None standing for NaN."""
+    read: dict[str, Any] = {}
+    for item in dataclasses.fields(SourceKinetics):
+        value = fields[item.name]
+        match str(item.type):
+            case "Interval":
+                read[item.name] = Interval(
+                    **{key: np.array(value[key], np.float64) for key in ("value", "low", "high")}
+                )
+            case "FloatArray":
+                read[item.name] = np.array(value, np.float64)
+            case "IntArray":
+                read[item.name] = np.array(value, np.int64)
+            case "float":
+                read[item.name] = _number(value)
+            case _:
+                read[item.name] = value
+    return SourceKinetics(**read)

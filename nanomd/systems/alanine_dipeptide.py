@@ -25,6 +25,12 @@ _SOURCE = (
 )
 
 
+def paths(data_dir: str | Path | None = None) -> list[Path]:
+    """Return where the trajectories lie; see `load`."""
+    folder = data_folder(NAME, FILES, data_dir, _SOURCE)
+    return [folder / name for name in FILES]
+
+
 def load(data_dir: str | Path | None = None) -> list[NDArray[np.float32]]:
     """Return the torsions of each trajectory, shape (250000, 2): phi and psi in radians, one frame per ps.
 
@@ -38,14 +44,13 @@ def load(data_dir: str | Path | None = None) -> list[NDArray[np.float32]]:
     InputError
         If the files are absent or hold something else.
     """
-    folder = data_folder(NAME, FILES, data_dir, _SOURCE)
     trajectories = []
-    for name in FILES:
+    for path in paths(data_dir):
         try:
-            array = np.load(folder / name, mmap_mode="r", allow_pickle=False)
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
         except (ValueError, OSError, EOFError) as error:
-            raise InputError(f"{folder / name} cannot be read: {error}. {_SOURCE}") from None
-        trajectories.append(_check(array, str(folder / name)))
+            raise InputError(f"{path} cannot be read: {error}. {_SOURCE}") from None
+        trajectories.append(_check(array, str(path)))
     return trajectories
 
 

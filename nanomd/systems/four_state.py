@@ -9,6 +9,7 @@ U(x, y) = U(-x, -y), so the exact populations of the first and fourth, and of th
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -177,7 +178,9 @@ def tokenize(
         if x.ndim != 2 or x.shape[1] != 2 or len(x) == 0:
             raise InputError(f"xy[{i}] must have the shape (n_frames, 2) with n_frames >= 1, got {x.shape}")
         if not np.isfinite(x).all():
-            raise InputError(f"xy[{i}] has frames that are not finite, the first is {int(np.argmin(np.isfinite(x).all(1)))}")
+            raise InputError(
+                f"xy[{i}] has frames that are not finite, the first is {int(np.argmin(np.isfinite(x).all(1)))}"
+            )
     if scheme == "cores":
         if n_states not in (None, 4):
             raise InputError(f"scheme 'cores' has 4 states, got n_states = {n_states}")
@@ -204,7 +207,7 @@ def tokenize(
     raise InputError(f"scheme must be one of cores, x-bins, kmeans, got {scheme!r}")
 
 
-def kmeans_centers(xy: ArrayLike, n_states: int = 100, *, seed: int = 0) -> FloatArray:
+def kmeans_centers(xy: FloatArray | Sequence[FloatArray], n_states: int = 100, *, seed: int = 0) -> FloatArray:
     """Return k-means centres (n_states, 2) of the positions, sorted by x (mini-batch, at most 100000 frames)."""
     from sklearn.cluster import MiniBatchKMeans
 

@@ -15,15 +15,15 @@
 namespace nanomd {
 
 struct ModelShape {
-  int n_states = 0;        // V
-  int d_model = 0;         // d
-  int n_layer = 0;         // L
+  int n_states = 0;  // V
+  int d_model = 0;   // d
+  int n_layer = 0;   // L
   int n_head = 0;
   int n_kv_head = 0;       // divides n_head
   int context_length = 0;  // W
   int d_mlp = 0;
   bool pre_norm = true;
-  bool gelu = true;             // else ReLU
+  bool gelu = true;               // else ReLU
   bool learned_position = false;  // else rotary
   bool markov_head = false;
 
@@ -61,7 +61,8 @@ inline constexpr int kLanes = 16;  // trajectories in a group, and outputs in a 
 inline int round_up(int n, int multiple = kLanes) { return (n + multiple - 1) / multiple * multiple; }
 
 // A linear map y = W x + b with outputs in blocks of 16, padded with zeros: weight[block][n_in][16], bias[block][16].
-// The many-trajectory kernel broadcasts single weights, the one-trajectory kernel loads 16 at once: one layout for both.
+// The many-trajectory kernel broadcasts single weights, the one-trajectory kernel loads 16 at once: one layout for
+// both.
 struct PackedLinear {
   const float* weight = nullptr;
   const float* bias = nullptr;
@@ -82,8 +83,8 @@ struct LayerWeights {
 // Immutable once built; shared by all threads.
 class Model {
  public:
-  // Copies and packs the tensors, named as in a model file. Throws InputError for a missing or misshapen tensor or a value
-  // that is not finite, and UnsupportedError for what the CPU engine cannot run.
+  // Copies and packs the tensors, named as in a model file. Throws InputError for a missing or misshapen tensor or a
+  // value that is not finite, and UnsupportedError for what the CPU engine cannot run.
   Model(const ModelShape& shape, const TensorMap& tensors, const std::vector<std::uint32_t>& rope_multipliers);
 
   ModelShape shape;

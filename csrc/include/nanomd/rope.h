@@ -1,5 +1,5 @@
-// Rotary phases, exact at any position: frequencies are integer multiples of 2 pi / 2^32, so the phase of position p is the
-// exact integer p * m_i mod 2^32, read as signed so that the angle lies in [-pi, pi).
+// Rotary phases, exact at any position: frequencies are integer multiples of 2 pi / 2^32, so the phase of position p is
+// the exact integer p * m_i mod 2^32, read as signed so that the angle lies in [-pi, pi).
 #pragma once
 
 #include <cmath>

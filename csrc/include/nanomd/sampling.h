@@ -4,8 +4,8 @@
 
 namespace nanomd {
 
-// The smallest k whose cumulative weight exceeds u * total; states in index order, sums in double; if rounding leaves none,
-// the last state with a positive weight. `stride` separates the weights of one trajectory.
+// The smallest k whose cumulative weight exceeds u * total; states in index order, sums in double; if rounding leaves
+// none, the last state with a positive weight. `stride` separates the weights of one trajectory.
 [[gnu::always_inline]] inline int sample_state(const float* weight, int n_states, double u, int stride = 1) {
   double total = 0.0;
   for (int k = 0; k < n_states; ++k) total += static_cast<double>(weight[k * stride]);

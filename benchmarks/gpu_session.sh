@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# One go on a machine with a GPU, without a network: build with CUDA where nvcc is found, run the tests marked gpu and the
+# benchmarks, and print a short table last. Uses the Python that is active (PYTHON=...), with torch and the build tools
+# (scikit-build-core, pybind11, cmake, ninja, pytest) already there; where a tool is missing, that step is named as skipped.
+#
+#   PYTHON=python3 bash benchmarks/gpu_session.sh [--quick]
+set -uo pipefail
+cd "$(dirname "$0")/.."
+PYTHON=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}
+QUICK=${1:-}
+OUT=${OUT:-build/gpu_session}
+mkdir -p "$OUT"
+table=()
+
+step() {  # step NAME COMMAND...: run, keep the log, remember the outcome
+  local name=$1 start=$SECONDS
+  shift
+  printf '\n== %s\n' "$name"
+  if "$@" 2>&1 | tee "$OUT/$name.log"; then outcome=ok; else outcome="FAILED (${PIPESTATUS[0]})"; fi
+  table+=("$(printf '%-12s %-12s %4d s  %s' "$name" "$outcome" $((SECONDS - start)) "$(grep -vE '^\s*$' "$OUT/$name.log" | tail -1 | cut -c1-90)")")
+}
+
+if command -v nvcc >/dev/null; then cuda=ON; else cuda=OFF; fi
+step build "$PYTHON" -m pip install --no-build-isolation --no-deps --no-index -q -e . -Ccmake.define.NANOMD_CUDA=$cuda
+step doctor "$PYTHON" -m nanomd.cli.main doctor
+# Exit code 5: nothing marked gpu was collected.
+step gpu_tests bash -c "cd tests && PYTHONPATH= '$PYTHON' -P -m pytest -m gpu -q -p no:cacheprovider .; code=\$?; [ \$code -eq 5 ] && exit 0; exit \$code"
+step rollout "$PYTHON" benchmarks/bench_rollout.py $QUICK
+step training "$PYTHON" benchmarks/bench_train.py $QUICK
+
+printf '\n== summary (%s, CUDA %s)\n' "$(nvidia-smi --query-gpu=name --format=csv,noheader 2>/dev/null | head -1 || true)" "$cuda"
+printf '%s\n' "${table[@]}"
+! printf '%s\n' "${table[@]}" | grep -q FAILED

@@ -1,0 +1,22 @@
+"""Write the HTML report of a validated run."""
+
+from __future__ import annotations
+
+import argparse
+
+from nanomd.cli.common import add_common, say
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    add_common(parser, seed=False)
+    parser.add_argument("--seed", type=int, default=0, help="accepted for uniformity; a report has nothing random")
+    parser.add_argument("--title", default=None, help="title of the report")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command."""
+    from nanomd import judge
+
+    say(options, judge.report(options.run, title=options.title, force=options.force))
+    return 0

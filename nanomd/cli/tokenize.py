@@ -1,0 +1,70 @@
+"""Turn trajectories into sequences of microstates.
+
+nanomd tokenize --top protein.pdb --states 100 --frame-interval "0.2 ns" traj_*.xtc   molecular dynamics
+nanomd tokenize --frame-interval "1 ps" dtrajs_*.npy      discrete trajectories made elsewhere
+nanomd tokenize --system alanine-dipeptide --data DIR     a known system
+nanomd tokenize                                           what `nanomd simulate` left in the run folder
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from nanomd.cli.common import add_common, progress, say
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    add_common(parser)
+    parser.add_argument(
+        "files", nargs="*", default=[], help="trajectory files, or discrete trajectories (.npy .npz .txt)"
+    )
+    parser.add_argument("--top", metavar="FILE", help="topology (PDB, ...) of the trajectory files")
+    parser.add_argument("--system", choices=["alanine-dipeptide", "ww-domain"], help="a known system, read from --data")
+    parser.add_argument("--data", metavar="DIR", help="folder with the files of --system")
+    parser.add_argument(
+        "--features",
+        choices=["backbone_torsions", "distances", "contacts"],
+        default="backbone_torsions",
+        help="what is clustered (default: %(default)s)",
+    )
+    parser.add_argument("--reduction", choices=["none", "tica", "vamp"], default="none", help="(default: %(default)s)")
+    parser.add_argument("--lagtime", type=int, default=None, help="frames; of the reduction")
+    parser.add_argument("--n-components", type=int, default=None, help="dimensions kept by the reduction")
+    parser.add_argument("--states", type=int, default=None, help="number of microstates (k-means)")
+    parser.add_argument("--stride", type=int, default=1, help="use every stride-th frame (default: %(default)s)")
+    parser.add_argument(
+        "--scheme",
+        choices=["cores", "x-bins", "kmeans"],
+        default="x-bins",
+        help="for a simulated potential: milestoning cores, 32 bins of x, or k-means of x and y (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--frame-interval", metavar="'VALUE UNIT'", help="time between frames of the files, such as '0.2 ns'"
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command."""
+    from nanomd import pipeline
+
+    text = pipeline.tokenize(
+        options.run,
+        options.files,
+        top=options.top,
+        system=options.system,
+        data=options.data,
+        features=options.features,
+        reduction=None if options.reduction == "none" else options.reduction,
+        lagtime=options.lagtime,
+        n_components=options.n_components,
+        n_states=options.states,
+        stride=options.stride,
+        scheme=options.scheme,
+        frame_interval=options.frame_interval,
+        seed=options.seed,
+        force=options.force,
+        progress=progress(options),
+    )
+    say(options, text)
+    return 0

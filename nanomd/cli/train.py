@@ -1,0 +1,48 @@
+"""Train a nano-GPT on the states of the run folder.
+
+Checkpoints are written on the way; after an interruption, --resume goes on bit for bit.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from nanomd.cli.common import add_common, add_fields, add_resume, given, progress, say
+from nanomd.config import PRESETS, ModelConfig, TrainConfig
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    add_common(parser)
+    add_resume(parser)
+    parser.add_argument(
+        "--preset", choices=list(PRESETS), default="small", help="shape of the model (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--hold-out",
+        type=int,
+        default=0,
+        metavar="N",
+        help="keep the last N trajectories from the training, as reference",
+    )
+    names = add_fields(parser, "the model (where it differs from the preset)", ModelConfig, skip=["n_states"])
+    names += add_fields(parser, "the training", TrainConfig, skip=["seed"])
+    parser.set_defaults(override_names=names)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command."""
+    from nanomd import pipeline
+
+    text = pipeline.train(
+        options.run,
+        preset=options.preset,
+        hold_out=options.hold_out,
+        overrides=given(options, options.override_names),
+        seed=options.seed,
+        force=options.force,
+        resume=options.resume,
+        progress=progress(options),
+    )
+    say(options, text)
+    return 0

@@ -1,0 +1,46 @@
+"""Compare the kinetics of the generated trajectories with the molecular dynamics.
+
+The reference is --reference, or else the trajectories that the training held out, or else the training data. A Markov
+state model from the training data stands beside it, and so do the training data themselves. Writes
+report/validation.json and prints the verdict.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from nanomd.cli.common import add_common, say
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    add_common(parser)
+    parser.add_argument(
+        "--reference", nargs="+", default=None, metavar="FILE", help="discrete trajectories of other MD"
+    )
+    parser.add_argument("--lagtimes", nargs="+", type=int, default=None, metavar="N", help="frames, of the timescales")
+    parser.add_argument("--lagtime", type=int, default=None, help="frames, of macrostates and MSM (default: by data)")
+    parser.add_argument(
+        "--macrostates", type=int, default=None, help="number of macrostates (default: from the spectrum)"
+    )
+    parser.add_argument("--confidence", type=float, default=0.95, help="of the intervals (default: %(default)s)")
+    parser.add_argument("--n-bootstrap", type=int, default=200, help="resamples (default: %(default)s)")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command."""
+    from nanomd import judge
+
+    text = judge.validate(
+        options.run,
+        reference=options.reference,
+        lagtimes=options.lagtimes,
+        lagtime=options.lagtime,
+        n_macrostates=options.macrostates,
+        confidence=options.confidence,
+        n_bootstrap=options.n_bootstrap,
+        seed=options.seed,
+        force=options.force,
+    )
+    say(options, text)
+    return 0

@@ -1,0 +1,129 @@
+"""The main job: trajectories -> states -> two-pass nano-GPT -> million-step rollouts -> validation -> report.
+
+Four-state potential: it is seen through its coordinate x alone, in 32 bins. Two of the four minima overlap there, so
+the present bin does not say where the walker is, and a Markov model of the bins forgets what a model with memory can
+use. Twelve long trajectories that the training never sees judge the result.
+
+Alanine dipeptide: real molecular dynamics; the first trajectory trains, the second judges.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nanomd import judge, pipeline
+from nanomd.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Settings of the steps for one system."""
+
+    title: str
+    simulate: dict[str, Any] = field(default_factory=dict)
+    tokenize: dict[str, Any] = field(default_factory=dict)
+    train: dict[str, Any] = field(default_factory=dict)
+    generate: dict[str, Any] = field(default_factory=dict)
+    validate: dict[str, Any] = field(default_factory=dict)
+
+
+def plan(
+    system: str, *, data: str | Path | None = None, quick: bool = False, objective: str = "two_pass_token"
+) -> _Plan:
+    """Return what the demo does for a system; `quick` keeps the path and drops the statistics."""
+    if system == "four-state":
+        lags = (1, 2, 5, 10, 20) if quick else (1, 2, 5, 10, 20, 50, 100, 200, 400)
+        return _Plan(
+            "Four-state potential seen through one coordinate",
+            simulate={"preset": "demo", "n_trajs": 16, "n_frames": 5_000 if quick else 200_000},
+            tokenize={"scheme": "x-bins"},
+            train={
+                "preset": "tiny",
+                "hold_out": 12,
+                "overrides": {
+                    "objective": objective,
+                    "markov_head": True,  # starts as the MSM: what is left to learn is memory
+                    "context_length": 64,
+                    "train_length": 128,
+                    "batch_size": 32,
+                    "n_steps": 20 if quick else 1500,
+                    "learning_rate": 4e-3,
+                    "mix_max": 0.02,
+                },
+            },
+            generate={"n_trajs": 2 if quick else 16, "n_steps": 5_000 if quick else 1_000_000},
+            # At this lag the bins of one coordinate tell the four minima apart.
+            validate={"lagtimes": lags, "lagtime": 20 if quick else 100, "n_bootstrap": 20 if quick else 200},
+        )
+    return _Plan(
+        "Alanine dipeptide: the second trajectory judges a model of the first",
+        tokenize={"system": system, "data": data},
+        train={
+            "preset": "tiny" if quick else "small",
+            "hold_out": 1,
+            "overrides": {
+                "objective": objective,
+                "markov_head": True,
+                "batch_size": 16,
+                "n_steps": 20 if quick else 600,
+                "time_reversal": True,
+            },
+        },
+        generate={"n_trajs": 2 if quick else 16, "n_steps": 5_000 if quick else 1_000_000},
+        # 50 ps: where the slowest timescale, near 1.4 ns, is well resolved.
+        validate={
+            "lagtimes": (1, 2, 5, 10, 20, 50, 100, 200, 500),
+            "lagtime": 50,
+            "n_bootstrap": 20 if quick else 200,
+        },
+    )
+
+
+def run(
+    folder: str | Path,
+    *,
+    system: str = "four-state",
+    data: str | Path | None = None,
+    quick: bool = False,
+    objective: str = "two_pass_token",
+    n_threads: int | None = None,
+    seed: int = 0,
+    force: bool = False,
+    quiet: bool = False,
+    progress: bool | None = None,
+) -> Path:
+    """Run the main job and return the path of the report.
+
+    Parameters
+    ----------
+    folder : path
+        The run folder. Finished steps with the same settings are not repeated.
+    system : str
+        ``"four-state"`` or ``"alanine-dipeptide"`` (with `data`).
+    quick : bool
+        A few seconds, for testing only.
+    """
+    start = time.perf_counter()
+    steps = plan(system, data=data, quick=quick, objective=objective)
+    common: dict[str, Any] = {"seed": seed, "force": force, "progress": progress}
+
+    def say(text: str) -> None:
+        if not quiet:
+            print(text, flush=True)
+
+    if steps.simulate:
+        say(pipeline.simulate(folder, **steps.simulate, n_threads=n_threads, **common))
+    say(pipeline.tokenize(folder, **steps.tokenize, **common))
+    resume: dict[str, Any] = {"resume": not force}  # an interrupted demo goes on where it stopped
+    threads = {} if n_threads is None else {"n_threads": n_threads}
+    training = {**steps.train, "overrides": {**steps.train["overrides"], **threads}}
+    say(pipeline.train(folder, **training, **resume, **common))
+    say(pipeline.generate(folder, **steps.generate, n_threads=n_threads, **resume, **common))
+    verdict = judge.validate(folder, **steps.validate, seed=seed, force=force)
+    say(judge.report(folder, title=steps.title, force=force).splitlines()[0])
+    path = RunFolder(folder).report / "index.html"
+    say(f"\n{verdict}\n\n{time.perf_counter() - start:.0f} s in all. The report: {path.resolve()}")
+    return path

@@ -1,0 +1,399 @@
+"""The steps that make something in a run folder: simulate, tokenize, train, generate; `nanomd.judge` has the others.
+
+Each step takes the lock, decides whether there is work to do (`RunFolder.begin`), does it through the public API, and
+records settings, inputs and speed. Each returns the text that the command line shows.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from nanomd.config import check_range
+from nanomd.errors import InputError, StoreError
+from nanomd.progress import progress_bar
+from nanomd.run_folder import RunFolder, sha256_of, write_atomic
+from nanomd.units import FrameInterval
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+PathLike = str | Path
+
+
+# --- simulate --------------------------------------------------------------------------------------------------------
+def simulate(
+    run: PathLike,
+    *,
+    preset: Literal["demo", "paper"] = "demo",
+    n_frames: int = 100_000,
+    n_trajs: int = 8,
+    n_threads: int | None = None,
+    seed: int = 0,
+    force: bool = False,
+    progress: bool | None = None,
+) -> str:
+    """Simulate the four-state potential into simulation/xy_0000.npy ..., float64 (n_frames, 2)."""
+    from nanomd.systems import four_state
+
+    check_range("n_frames", n_frames, 2)
+    check_range("n_trajs", n_trajs, 1)
+    folder = RunFolder(run)
+    settings = {"system": "four-state", "preset": preset, "n_frames": n_frames, "n_trajs": n_trajs, "seed": seed}
+    with folder.lock():
+        if not folder.begin("simulate", settings, {}, force=force):
+            return nothing_to_do(folder, "simulate")
+        start = time.perf_counter()
+        bar = progress_bar(n_frames * n_trajs, "simulate", "frame", progress)
+        try:
+            xy = four_state.simulate(
+                n_frames,
+                n_trajs,
+                seed=seed,
+                preset=preset,
+                n_threads=n_threads,
+                progress=bar,
+            )
+        finally:
+            bar.close()
+        with _fresh_folder(folder.simulation) as part:
+            for index, coordinates in enumerate(xy):
+                np.save(part / f"xy_{index:04d}.npy", coordinates)
+        seconds = time.perf_counter() - start
+        folder.finish("simulate", settings, {}, seconds, frames_per_second=n_frames * n_trajs / seconds)
+    return (
+        f"simulated {n_trajs} x {n_frames:,} frames in {seconds:.1f} s ({n_frames * n_trajs / seconds:,.0f} frames/s)"
+    )
+
+
+# --- tokenize --------------------------------------------------------------------------------------------------------
+def tokenize(
+    run: PathLike,
+    files: Sequence[PathLike] = (),
+    *,
+    top: PathLike | None = None,
+    system: str | None = None,
+    data: PathLike | None = None,
+    features: str = "backbone_torsions",
+    reduction: str | None = None,
+    lagtime: int | None = None,
+    n_components: int | None = None,
+    n_states: int | None = None,
+    stride: int = 1,
+    scheme: str = "x-bins",
+    frame_interval: str | FrameInterval | None = None,
+    seed: int = 0,
+    force: bool = False,
+    progress: bool | None = None,
+) -> str:
+    """Write discrete trajectories to tokens/, from MD files, ready-made dtrajs, a known system, or simulation/."""
+    from nanomd.dtrajs import save_dtrajs
+    from nanomd.file_lists import expand_paths
+
+    check_range("stride", stride, 1)
+    folder = RunFolder(run)
+    common = {"seed": seed, "stride": stride, "frame_interval": _interval_text(frame_interval)}
+    sources: list[Path] = []
+    if system is not None:
+        if files or top:
+            raise InputError("--system reads its own files from --data: leave out the files and --top")
+        source: dict[str, Any] = {"system": system, "n_states": n_states}
+        sources = _system_files(system, data)
+    elif top is not None:
+        if not files:
+            raise InputError("--top needs trajectory files: `nanomd tokenize --top protein.pdb traj_*.xtc`")
+        source = {
+            "features": features, "reduction": reduction, "lagtime": lagtime, "n_components": n_components,
+            "n_states": 100 if n_states is None else n_states, "top": str(top),
+        }  # fmt: skip
+        sources = [Path(top), *expand_paths([Path(f) for f in files])]
+    elif files:
+        source = {"dtrajs": True}
+        sources = expand_paths([Path(f) for f in files])
+    else:
+        if not folder.record("simulate"):
+            raise InputError(
+                "nothing to tokenize: give trajectory files with --top, discrete trajectories, or --system, "
+                f"or run `nanomd simulate --run {run}` first"
+            )
+        source = {"system": "four-state", "scheme": scheme, "n_states": n_states}
+        sources = sorted(folder.simulation.glob("xy_*.npy"))
+    settings = {**source, **common}
+    with folder.lock():
+        inputs = {path.name: sha256_of(path) for path in sources}
+        if not folder.begin("tokenize", settings, inputs, force=force):
+            return nothing_to_do(folder, "tokenize")
+        start = time.perf_counter()
+        with _fresh_folder(folder.tokens) as part:
+            dtrajs, interval = _make_dtrajs(part, sources, settings, frame_interval, progress)
+            save_dtrajs(dtrajs, part)
+            states = np.unique(np.concatenate(dtrajs))
+            states = states[states >= 0]
+            if len(states) < 2:
+                raise InputError(
+                    f"the trajectories visit {len(states)} state; kinetics need at least 2: use more states"
+                )
+            manifest = {
+                "format": "nanomd-dtrajs",
+                "format_version": 1,
+                "frame_interval": {"value": interval.value, "unit": interval.unit},
+                "n_states": len(states),
+                "trajectories": [{"name": f"md_{i:04d}.npy", "n_frames": len(d)} for i, d in enumerate(dtrajs)],
+            }
+            write_atomic(part / "manifest.json", json.dumps(manifest, indent=1) + "\n")
+        n_frames = sum(map(len, dtrajs))
+        seconds = time.perf_counter() - start
+        folder.finish("tokenize", settings, inputs, seconds, n_states=len(states), n_frames=n_frames)
+    return f"{len(dtrajs)} trajectories, {n_frames:,} frames of {interval}, {len(states)} states"
+
+
+def _system_files(system: str, data: PathLike | None) -> list[Path]:
+    """Return the files of a known system, the topology first where there is one."""
+    if system == "alanine-dipeptide":
+        from nanomd.systems import alanine_dipeptide
+
+        return alanine_dipeptide.paths(data)
+    from nanomd.systems import ww_domain
+
+    found = ww_domain.files(data)
+    return [Path(found.topology), *map(Path, found.trajectories)]
+
+
+def _make_dtrajs(
+    part: Path,
+    sources: list[Path],
+    settings: dict[str, Any],
+    frame_interval: str | FrameInterval | None,
+    progress: bool | None,
+) -> tuple[list[NDArray[np.int64]], FrameInterval]:
+    """Return discrete trajectories and the time between their frames; a tokenizer is saved beside them."""
+    from nanomd.dtrajs import load_dtrajs
+
+    interval = FrameInterval.parse(frame_interval)
+    stride, seed, n_states = settings["stride"], settings["seed"], settings.get("n_states")
+    chosen = {} if n_states is None else {"n_states": n_states}
+    if settings.get("dtrajs"):
+        dtrajs = [d[::stride] for d in load_dtrajs([str(p) for p in sources])]
+    elif settings.get("system") == "four-state":
+        from nanomd.systems import four_state
+
+        xy = np.stack([_load_array(path) for path in sources])[:, ::stride]
+        dtrajs = four_state.tokenize(xy, scheme=settings["scheme"], **chosen)
+    elif settings.get("system") == "alanine-dipeptide":
+        from nanomd.systems import alanine_dipeptide
+
+        torsions = [t[::stride] for t in alanine_dipeptide.load(sources[0].parent)]
+        dtrajs, _ = alanine_dipeptide.tokenize(torsions, seed=seed, **chosen)
+        if frame_interval is None:
+            interval = alanine_dipeptide.FRAME_INTERVAL
+    else:
+        if settings.get("system") == "ww-domain":
+            from nanomd.systems import ww_domain
+
+            tokenizer, dtrajs = ww_domain.tokenize(
+                **chosen, stride=stride, seed=seed, data_dir=sources[0].parent, progress=progress
+            )
+        else:
+            from nanomd.tokenize import Tokenizer
+
+            options = {k: settings[k] for k in ("lagtime", "n_components", "n_states") if settings[k] is not None}
+            tokenizer = Tokenizer(
+                settings["features"],
+                reduction=settings["reduction"],
+                seed=seed,
+                frame_interval=frame_interval,
+                progress=progress,
+                **options,
+            )
+            dtrajs = tokenizer.fit_transform(sources[0], sources[1:], stride)
+        tokenizer.save(part / "tokenizer")
+        return dtrajs, tokenizer.frame_interval
+    if stride > 1:
+        interval = FrameInterval(interval.value * stride, interval.unit)
+    return dtrajs, interval
+
+
+# --- train -----------------------------------------------------------------------------------------------------------
+def load_tokens(folder: RunFolder) -> tuple[list[NDArray[np.int64]], FrameInterval]:
+    """Return the discrete trajectories of a run folder and the time between their frames."""
+    from nanomd.dtrajs import load_dtrajs
+
+    folder.require("tokenize", folder.tokens / "manifest.json", f"nanomd tokenize --run {folder.path} ...")
+    file = folder.tokens / "manifest.json"
+    try:
+        manifest = json.loads(file.read_text(encoding="utf-8"))
+        names = [str(row["name"]) for row in manifest["trajectories"]]
+        lengths = [int(row["n_frames"]) for row in manifest["trajectories"]]
+        interval = FrameInterval(float(manifest["frame_interval"]["value"]), str(manifest["frame_interval"]["unit"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise StoreError(f"{file} is damaged ({error}); repeat `nanomd tokenize` with --force") from None
+    dtrajs = load_dtrajs([str(folder.tokens / Path(name).name) for name in names])
+    if [len(d) for d in dtrajs] != lengths:
+        raise StoreError(
+            f"{folder.tokens} does not hold the frames that its manifest names; repeat `nanomd tokenize` with --force"
+        )
+    return dtrajs, interval
+
+
+def split_held_out(
+    dtrajs: list[NDArray[np.int64]], hold_out: int
+) -> tuple[list[NDArray[np.int64]], list[NDArray[np.int64]]]:
+    """Return the training trajectories and the last `hold_out` ones."""
+    check_range(
+        "hold_out", hold_out, 0, len(dtrajs) - 1, f"there are {len(dtrajs)} trajectories, and training needs one"
+    )
+    return dtrajs[: len(dtrajs) - hold_out], dtrajs[len(dtrajs) - hold_out :]
+
+
+def train(
+    run: PathLike,
+    *,
+    preset: str = "small",
+    hold_out: int = 0,
+    overrides: dict[str, Any] | None = None,
+    seed: int = 0,
+    force: bool = False,
+    resume: bool = False,
+    progress: bool | None = None,
+) -> str:
+    """Train a nano-GPT on tokens/ into model/, with checkpoints/ and logs/metrics.jsonl on the way."""
+    folder = RunFolder(run, create=False)
+    dtrajs, interval = load_tokens(folder)
+    training, _ = split_held_out(dtrajs, hold_out)
+    settings = {"preset": preset, "hold_out": hold_out, **(overrides or {}), "seed": seed}
+    with folder.lock():
+        inputs = {"tokens": sha256_of(folder.tokens)}
+        if not folder.begin("train", settings, inputs, force=force, resume=resume):
+            return nothing_to_do(folder, "train")
+        from nanomd.config import TrainConfig
+        from nanomd.estimator import GPTEstimator
+
+        n_steps = int((overrides or {}).get("n_steps", TrainConfig().n_steps))
+        start = time.perf_counter()
+        bar = progress_bar(n_steps, "train", "step", progress)
+        try:
+            estimator = GPTEstimator(
+                preset,
+                **(overrides or {}),
+                seed=seed,
+                frame_interval=interval,
+                run_dir=folder.path,
+                resume=resume,
+                progress=bar,
+            )
+            model = estimator.fit(training).fetch_model()
+        finally:
+            bar.close()
+        model.save(folder.model)
+        seconds = time.perf_counter() - start
+        last = model.history[-1] if model.history else {}
+        folder.finish("train", settings, inputs, seconds, n_steps=n_steps, last_metrics=last)
+    return f"trained {n_steps} steps in {seconds:.1f} s; model in {folder.model}"
+
+
+# --- generate --------------------------------------------------------------------------------------------------------
+def generate(
+    run: PathLike,
+    *,
+    n_steps: int = 1_000_000,
+    n_trajs: int = 16,
+    start: str = "stationary",
+    mode: str = "auto",
+    hop_keep: int | None = None,
+    stride: int = 1,
+    sampling_temperature: float = 1.0,
+    backend: str = "auto",
+    n_threads: int | None = None,
+    seed: int = 0,
+    force: bool = False,
+    resume: bool = False,
+    progress: bool | None = None,
+) -> str:
+    """Roll the model of a run folder out into generated/."""
+    from nanomd.rollout import Sampler
+
+    folder = RunFolder(run, create=False)
+    folder.require("train", folder.model, f"nanomd train --run {run}")
+    check_range("n_trajs", n_trajs, 1)
+    begin_at: str | NDArray[np.int64] = start
+    if start.lstrip("-").isdigit():
+        begin_at = np.full(n_trajs, int(start), np.int64)
+    settings = {
+        "n_steps": n_steps, "n_trajs": n_trajs, "start": start, "mode": mode, "hop_keep": hop_keep, "stride": stride,
+        "sampling_temperature": sampling_temperature, "seed": seed,
+    }  # fmt: skip
+    with folder.lock():
+        inputs = {"model": sha256_of(folder.model)}
+        sampler = Sampler.load(folder.model, backend=backend)
+        if not folder.begin("generate", settings, inputs, force=force, resume=resume):
+            return nothing_to_do(folder, "generate")
+        bar = progress_bar(n_steps * n_trajs, "generate", "step", progress)
+        try:
+            rollout = sampler.generate(
+                n_steps,
+                n_trajs,
+                start=begin_at,
+                mode=mode,
+                hop_keep=hop_keep,
+                seed=seed,
+                stride=stride,
+                sampling_temperature=sampling_temperature,
+                n_threads=n_threads,
+                out=folder.generated,
+                resume=resume,
+                progress=bar,
+            )
+        finally:
+            bar.close()
+        speed = rollout.tokens_per_second
+        folder.finish(
+            "generate",
+            settings,
+            inputs,
+            rollout.seconds,
+            tokens_per_second=speed,
+            backend=rollout.backend,
+            n_threads=n_threads,
+        )
+    total = rollout.frame_interval.describe(n_steps)
+    speed_text = f"{rollout.seconds:.1f} s, {speed:,.0f} steps/s on {rollout.backend}"
+    return f"generated {n_trajs} x {n_steps:,} steps ({total} each) in {speed_text}"
+
+
+# --- helpers ---------------------------------------------------------------------------------------------------------
+@contextmanager
+def _fresh_folder(path: Path) -> Iterator[Path]:
+    """Yield a new folder that takes the place of `path` when it is complete."""
+    part = path.with_name(f".{path.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    try:
+        yield part
+        if path.exists():
+            shutil.rmtree(path)
+        part.rename(path)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _load_array(path: Path) -> NDArray[np.float64]:
+    try:
+        return np.asarray(np.load(path, allow_pickle=False), np.float64)
+    except ValueError as error:
+        raise InputError(f"{path} is not a readable .npy file: {error}") from None
+
+
+def _interval_text(value: str | FrameInterval | None) -> str | None:
+    return None if value is None else str(FrameInterval.parse(value))
+
+
+def nothing_to_do(folder: RunFolder, stage: str) -> str:
+    """Return what is said where the result is there already."""
+    return f"{stage}: {folder.path} already holds this result; nothing to do"

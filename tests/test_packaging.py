@@ -1,0 +1,66 @@
+"""The installed package: metadata, files, and the compiled core where it belongs."""
+
+from __future__ import annotations
+
+import tomllib
+from importlib import metadata, resources
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+import nanomd
+
+ROOT = Path(__file__).parent.parent
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def test_metadata_and_version_agree() -> None:
+    info = metadata.metadata("nanomd")
+    assert info["Version"] == nanomd.__version__ == PYPROJECT["project"]["version"]
+    assert info["Requires-Python"] == ">=3.11"
+    assert info["License-Expression"] == "MIT"
+
+
+def test_the_command_is_installed() -> None:
+    (entry,) = metadata.entry_points(group="console_scripts", name="nanomd")
+    assert entry.value == "nanomd.cli.main:main"
+    assert callable(entry.load())
+
+
+def test_the_installed_package_is_typed_and_compiled() -> None:
+    assert resources.files("nanomd").joinpath("py.typed").is_file()
+    from nanomd import _core
+
+    assert Path(_core.__file__).suffix == ".so"
+    assert "nanomd" in Path(_core.__file__).parts
+
+
+def test_kernels_are_installed_under_nanomd() -> None:
+    import nanomd.kernels
+
+    assert nanomd.kernels.__doc__
+
+
+def test_constraints_satisfy_the_declared_requirements() -> None:
+    lines = [line.partition("#")[0].strip() for line in (ROOT / "constraints.txt").read_text().splitlines()]
+    pinned = {name.lower(): version for name, _, version in (line.partition("==") for line in lines if line)}
+    project = PYPROJECT["project"]
+    declared = [
+        *project["dependencies"],
+        *project["optional-dependencies"]["test"],
+        *project["optional-dependencies"]["dev"],
+    ]
+    for text in [*declared, *PYPROJECT["build-system"]["requires"]]:
+        requirement = Requirement(text)
+        version = pinned.get(requirement.name.lower())
+        if version is not None:
+            assert version in requirement.specifier, (
+                f"constraints.txt has {requirement.name} {version}, but {text} is needed"
+            )
+    assert {"torch", "triton", "numpy", "deeptime", "mdtraj", "pytest"} <= set(pinned)
+
+
+@pytest.mark.parametrize("name", ["LICENSE", "README.md", "Makefile", "CMakeLists.txt"])
+def test_the_files_of_a_project(name: str) -> None:
+    assert (ROOT / name).stat().st_size > 0
