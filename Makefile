@@ -49,16 +49,16 @@ test: lint test-cpp test-python
 	@echo "all checks passed"
 
 lint: $(VENV)/.tools
-	ruff check .
-	ruff format --check .
-	clang-format --dry-run --Werror $(CPP_SOURCES)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror $(CPP_SOURCES)
 	$(PY) -m mypy
-	lint-imports --no-cache
+	$(BIN)/lint-imports --no-cache
 
 format: $(VENV)/.tools
-	ruff check --fix .
-	ruff format .
-	clang-format -i $(CPP_SOURCES)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CPP_SOURCES)
 
 CPP_TEST = cmake -S . -B $(1) -G Ninja -DNANOMD_BUILD_PYTHON=OFF -DNANOMD_BUILD_TESTS=ON -DNANOMD_CUDA=OFF $(2) >/dev/null \
 	&& cmake --build $(1) -j $(JOBS) && ctest --test-dir $(1) --output-on-failure -j $(JOBS)
@@ -69,7 +69,7 @@ test-cpp: $(VENV)/.tools
 
 # Plain pytest: `python -m pytest` would put the source tree, which has no compiled core, in front.
 test-python: $(VENV)/.tools
-	pytest -q --durations=10
+	$(BIN)/pytest -q --durations=10
 
 bench: $(VENV)/.installed
 	$(BIN)/nanomd bench

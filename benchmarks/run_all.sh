@@ -17,7 +17,7 @@ bench rollout_sse2 --isa sse2 --preset S XS --mode ring --batch 1 64 --n-threads
 bench rollout_crop --preset S-learned paper-four-state paper-alanine-dipeptide paper-ww-domain --mode crop hop --batch 1 64 --n-threads 1
 bench rollout_many_states --preset S-V1000-markov --mode ring --batch 1 64 --n-threads 1
 # Against the number of trajectories, and against the window.
-bench batch --isa avx2 --preset S --mode ring --batch 1 2 4 8 16 32 64 128 256 --n-threads 1
+bench batch --isa avx2 --preset S --mode ring --batch 1 2 4 8 16 32 64 128 --n-threads 1
 bench window --isa avx2 --preset S --mode ring --window 16 32 64 128 256 512 --batch 1 64 --n-threads 1
 # Long rollouts, cold start, and everything around the rollout.
 bench long --part flatness --preset S --last-step 1000000

@@ -1,11 +1,11 @@
 r"""Causal, windowed attention with grouped queries and rotary positions.
 
-For a query position i and a key position j of one sequence, with head h reading key/value head h // (n_head / n_kv_head):
+For a query position i and a key position j of one sequence, head h reading key/value head h // (n_head / n_kv_head):
 
 .. math::
 
     s_{ij} = \frac{(R_i q_i) \cdot (R_j k_j)}{\sqrt{d_{head}}}, \qquad
-    p_{ij} = \frac{e^{s_{ij}}}{\sum_{0 \le i - j' < W} e^{s_{ij'}}} \ \text{if}\ 0 \le i - j < W,\ \text{else}\ 0, \qquad
+    p_{ij} = \frac{e^{s_{ij}}}{\sum_{0 \le i - j' < W} e^{s_{ij'}}} \ \text{if}\ 0 \le i - j < W,\ \text{else}\ 0,\quad
     o_i = \sum_j p_{ij} v_j
 
 R_p rotates the pairs (x_a, x_{a + d_head/2}) by the angle whose cosine and sine are row p of the tables; without tables
@@ -92,7 +92,8 @@ def _check(q: Tensor, k: Tensor, v: Tensor, window: int, cos: Tensor | None, sin
         )
     if not (q.dtype == k.dtype == v.dtype) or not (q.device == k.device == v.device):
         raise InputError(
-            f"q, k and v must share type and device, got {q.dtype}, {k.dtype}, {v.dtype} on {q.device}, {k.device}, {v.device}"
+            f"q, k and v must share type and device, got {q.dtype}, {k.dtype}, {v.dtype} "
+            f"on {q.device}, {k.device}, {v.device}"
         )
     if window < 1:
         raise InputError(f"window must be at least 1 (a position always sees itself), got {window}")
@@ -100,7 +101,8 @@ def _check(q: Tensor, k: Tensor, v: Tensor, window: int, cos: Tensor | None, sin
         raise InputError("cos and sin must be given together, or neither for learned positions")
     for name, table in (("cos", cos), ("sin", sin)):
         if table is not None and (tuple(table.shape) != (length, d_head // 2) or d_head % 2):
-            raise InputError(f"{name} must have shape (T, d_head / 2) = ({length}, {d_head / 2:g}), got {tuple(table.shape)}")
+            wanted = f"(T, d_head / 2) = ({length}, {d_head / 2:g})"
+            raise InputError(f"{name} must have shape {wanted}, got {tuple(table.shape)}")
 
 
 def _refuse_triton(request: registry.Request) -> str | None:

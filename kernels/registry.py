@@ -1,8 +1,8 @@
 """Which implementation of an operation runs: named, checked, and never silently another one.
 
 An operation ("attention", "sample_mix", ...) has implementations in order of preference, each with its requirements.
-`backend = "triton"` or `"reference"` by name must work or raise; `"auto"` takes the first that can run and says once, in
-the log `nanomd.kernels`, why it passed over a faster one. The environment variable NANOMD_BACKEND, if it names a
+`backend = "triton"` or `"reference"` by name must work or raise; `"auto"` takes the first that can run and says once,
+in the log `nanomd.kernels`, why it passed over a faster one. The environment variable NANOMD_BACKEND, if it names a
 training backend, overrides the argument.
 """
 
@@ -100,7 +100,7 @@ def operations() -> tuple[str, ...]:
 
 
 def implementations(op: str) -> tuple[Implementation, ...]:
-    """Implementations of `op`, the preferred one first."""
+    """Return the implementations of `op`, the preferred one first."""
     if op not in _operations:
         raise InputError(f"operation must be one of {', '.join(_operations)}, got {op!r}")
     return tuple(_operations[op])
@@ -132,7 +132,9 @@ def resolve(op: str, backend: str, request: Request) -> Implementation:
             if one.name == backend and refusals[backend] is None:
                 return one
     listing = "; ".join(f"{name}: {reason or 'available'}" for name, reason in refusals.items())
-    raise BackendUnavailableError(f'{op} cannot run with backend="{backend}" ({listing}); choose an available one or "auto"')
+    raise BackendUnavailableError(
+        f'{op} cannot run with backend="{backend}" ({listing}); choose an available one or "auto"'
+    )
 
 
 def describe(request: Request) -> dict[str, dict[str, str | None]]:
@@ -181,5 +183,5 @@ def refuse_triton(request: Request, dtypes: tuple[torch.dtype, ...]) -> str | No
     if request.device.type == "cuda" and torch.cuda.get_device_capability(request.device) < (8, 0):
         return "it needs compute capability 8.0 or later"
     if request.dtype not in dtypes:
-        return f"it takes {', '.join(str(one).removeprefix('torch.') for one in dtypes)}, got {str(request.dtype).removeprefix('torch.')}"
+        return f"it takes {', '.join(map(str, dtypes))}, got {request.dtype}"
     return None

@@ -9,9 +9,10 @@ from __future__ import annotations
 from functools import lru_cache
 
 import torch
-from nanomd.kernels.reference.attention import rotate
 from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
+
+from nanomd.kernels.reference.attention import rotate
 
 
 @lru_cache(maxsize=32)

@@ -4,16 +4,19 @@ Nothing of size T x T touches memory: the forward keeps a running maximum and su
 lse_i = log2 sum_j 2^(s_ij log2 e); the backward recomputes p from it. Every sum has a fixed order and one owner: no
 atomics, so the same inputs give the same bits.
 
-Columns of a head are laid out in tiles as two halves of HALF = next power of two >= max(8, d_head / 2) columns, so that a
-rotation pairs equal columns of the two halves and the inner dimension of `tl.dot` is never below 16.
+A tile's columns are two halves of HALF = next power of two >= max(8, d_head / 2), so that a rotation pairs equal
+columns of the two halves and the inner dimension of `tl.dot` is never below 16.
 
 Two backward kernels:
 
-- `backward_walk`, where the window fits one tile (W <= BLOCK + 1): one program walks the tiles of a (sequence, key/value
-  head), each query tile meeting its own key tile and the one before; scores are computed once and every tensor is read
-  once. A sequence no longer than a tile is a walk of one step.
-- `backward_tiles`, for any window: one program per key tile sums dk and dv over the query tiles that see it, and then dq
-  of the query tile of the same index over the key tiles that it sees.
+- `backward_walk`, where the window fits one tile (W <= BLOCK + 1): one program walks the tiles of a (sequence, head) in
+  a zigzag, (query tile 0, key tile 0), (1, 0), (1, 1), (2, 1), ... Each pair's scores are computed once, five products
+  instead of seven; dk and dv of a key tile, and dq of a query tile, are each complete after two steps, so three sums
+  stay in registers. A sequence no longer than a tile is a walk of one step, which also serves grouped queries.
+- `backward_tiles`, for any window: one program per tile sums dk and dv over the query tiles that see its keys, and then
+  dq of its queries over the key tiles that they see.
+
+Programs that share keys are neighbours in the grid, so that their reads meet in the L2 cache.
 """
 
 from __future__ import annotations
@@ -32,7 +35,7 @@ LOG2E = math.log2(math.e)
 
 @triton.jit
 def _inside(rows, inner, T, WIDTH: tl.constexpr, PADDED: tl.constexpr):
-    """Mask of the rows inside the sequence and the columns inside the head; no column mask where there is no padding."""
+    """Mask of the rows inside the sequence and the columns inside the head (if there is padding)."""
     inside = ((rows >= 0) & (rows < T))[:, None]
     if WIDTH != PADDED:
         inside = inside & (inner < WIDTH)[None, :]
@@ -48,9 +51,7 @@ def _load_tile(base, rows, stride, T, D: tl.constexpr, HALF: tl.constexpr):
 
 
 @triton.jit
-def _load_rotated(
-    base, cos, sin, rows, stride, T, BLOCK: tl.constexpr, D: tl.constexpr, HALF: tl.constexpr, ROTARY: tl.constexpr
-):
+def _load_rotated(base, cos, sin, rows, stride, T, D: tl.constexpr, HALF: tl.constexpr, ROTARY: tl.constexpr):
     """As `_load_tile`, rotated in float32 and rounded to the tensor's type, each half padded to HALF columns.
 
     The other half of the pair is read again, from cache: moving it between registers costs more than that.
@@ -67,9 +68,10 @@ def _load_rotated(
         c = tl.load(cos + at, mask=inside, other=0.0)
         s = tl.load(sin + at, mask=inside, other=0.0)
         s = tl.where((upper == 0)[None, :], -s, s)
-        return (x * c + y * s).to(base.dtype.element_ty)
+        x = (x * c + y * s).to(base.dtype.element_ty)
     else:
-        return _load_tile(base, rows, stride, T, D, HALF)
+        x = _load_tile(base, rows, stride, T, D, HALF)
+    return x
 
 
 @triton.jit
@@ -98,9 +100,9 @@ def _store_unrotated(
         _store_tile(base, dx, rows, stride, T, D, HALF)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T", "H", "WINDOW"])
 def forward(
-    Q, K, V, COS, SIN, O, LSE,
+    Q, K, V, COS, SIN, OUT, LSE,
     q_batch, q_head, q_row, kv_batch, kv_head, kv_row, v_batch, v_head, v_row, o_batch, o_head, o_row,
     T, H, WINDOW, scale_log2,
     GROUP: tl.constexpr, D: tl.constexpr, HALF: tl.constexpr, BLOCK: tl.constexpr, ROTARY: tl.constexpr,
@@ -113,18 +115,18 @@ def forward(
     Q += sequence * q_batch + head * q_head
     K += sequence * kv_batch + head // GROUP * kv_head
     V += sequence * v_batch + head // GROUP * v_head
-    O += sequence * o_batch + head * o_head
+    OUT += sequence * o_batch + head * o_head
     LSE += (sequence * H + head) * T
 
     rows = tile * BLOCK + tl.arange(0, BLOCK)
-    q = _load_rotated(Q, COS, SIN, rows, q_row, T, BLOCK, D, HALF, ROTARY)
+    q = _load_rotated(Q, COS, SIN, rows, q_row, T, D, HALF, ROTARY)
     highest = tl.full((BLOCK,), float("-inf"), tl.float32)
     total = tl.zeros((BLOCK,), tl.float32)
     o = tl.zeros((BLOCK, 2 * HALF), tl.float32)
     first = tl.maximum(tile * BLOCK - WINDOW + 1, 0) // BLOCK
     for key_tile in range(first, tile + 1):
         columns = key_tile * BLOCK + tl.arange(0, BLOCK)
-        k = _load_rotated(K, COS, SIN, columns, kv_row, T, BLOCK, D, HALF, ROTARY)
+        k = _load_rotated(K, COS, SIN, columns, kv_row, T, D, HALF, ROTARY)
         v = _load_tile(V, columns, v_row, T, D, HALF)
         lag = rows[:, None] - columns[None, :]
         s = tl.dot(q, tl.trans(k), input_precision="ieee") * scale_log2
@@ -136,19 +138,31 @@ def forward(
         total = total * shrink + tl.sum(p, 1)
         o = tl.dot(p.to(v.dtype), v, o * shrink[:, None], input_precision="ieee")
         highest = raised
-    _store_tile(O, o / total[:, None], rows, o_row, T, D, HALF)
+    _store_tile(OUT, o / total[:, None], rows, o_row, T, D, HALF)
     tl.store(LSE + rows, highest + tl.log2(total), mask=rows < T)
 
 
 @triton.jit
 def _load_query_side(
-    Q, DO, O, LSE, COS, SIN, rows, q_row, do_row, o_row, T,
-    BLOCK: tl.constexpr, D: tl.constexpr, HALF: tl.constexpr, ROTARY: tl.constexpr,
+    Q,
+    DO,
+    OUT,
+    LSE,
+    COS,
+    SIN,
+    rows,
+    q_row,
+    do_row,
+    o_row,
+    T,
+    D: tl.constexpr,
+    HALF: tl.constexpr,
+    ROTARY: tl.constexpr,
 ):
     """Load what the backward needs of a query tile: rotated q, do, lse, and delta = rowsum(do * o)."""
-    q = _load_rotated(Q, COS, SIN, rows, q_row, T, BLOCK, D, HALF, ROTARY)
+    q = _load_rotated(Q, COS, SIN, rows, q_row, T, D, HALF, ROTARY)
     do = _load_tile(DO, rows, do_row, T, D, HALF)
-    o = _load_tile(O, rows, o_row, T, D, HALF)
+    o = _load_tile(OUT, rows, o_row, T, D, HALF)
     delta = tl.sum(do.to(tl.float32) * o.to(tl.float32), 1)
     lse = tl.load(LSE + rows, mask=rows < T, other=0.0)
     return q, do, lse, delta
@@ -156,7 +170,7 @@ def _load_query_side(
 
 @triton.jit
 def _scores_and_gradient(q, k, v, do, lse, delta, rows, columns, T, WINDOW, scale_log2):
-    """p and ds without the factor scale, (queries, keys) float32; zero outside the window and the sequence."""
+    """Return p and ds without the factor scale, (queries, keys) float32, zero where nothing is seen."""
     lag = rows[:, None] - columns[None, :]
     visible = (lag >= 0) & (lag < WINDOW) & (rows < T)[:, None]
     s = tl.dot(q, tl.trans(k), input_precision="ieee") * scale_log2
@@ -165,15 +179,15 @@ def _scores_and_gradient(q, k, v, do, lse, delta, rows, columns, T, WINDOW, scal
     return p, p * (dp - delta[:, None])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T", "H", "WINDOW"])
 def backward_tiles(
-    Q, K, V, COS, SIN, O, LSE, DO, DQ, DK, DV,
+    Q, K, V, COS, SIN, OUT, LSE, DO, DQ, DK, DV,
     q_batch, q_head, q_row, kv_batch, kv_head, kv_row, v_batch, v_head, v_row, o_batch, o_head, o_row,
     do_batch, do_head, do_row, dq_batch, dq_head, dq_row, dk_batch, dk_head, dk_row,
     T, H, WINDOW, scale_log2, scale,
     GROUP: tl.constexpr, D: tl.constexpr, HALF: tl.constexpr, BLOCK: tl.constexpr, ROTARY: tl.constexpr,
 ):  # fmt: skip
-    """One program per tile of a key/value head: dk and dv of its keys, then dq of its queries (all heads of the group)."""
+    """One program per tile of a key/value head: dk and dv of its keys, then dq of its queries in all heads."""
     n_tiles = tl.cdiv(T, BLOCK)
     n_kv_head = H // GROUP
     tile = tl.program_id(0) % n_tiles
@@ -182,7 +196,7 @@ def backward_tiles(
     Q += sequence * q_batch + kv_index * GROUP * q_head
     K += sequence * kv_batch + kv_index * kv_head
     V += sequence * v_batch + kv_index * v_head
-    O += sequence * o_batch + kv_index * GROUP * o_head
+    OUT += sequence * o_batch + kv_index * GROUP * o_head
     DO += sequence * do_batch + kv_index * GROUP * do_head
     LSE += (sequence * H + kv_index * GROUP) * T
     DQ += sequence * dq_batch + kv_index * GROUP * dq_head
@@ -190,7 +204,7 @@ def backward_tiles(
     DV += sequence * dk_batch + kv_index * dk_head
 
     columns = tile * BLOCK + tl.arange(0, BLOCK)
-    k = _load_rotated(K, COS, SIN, columns, kv_row, T, BLOCK, D, HALF, ROTARY)
+    k = _load_rotated(K, COS, SIN, columns, kv_row, T, D, HALF, ROTARY)
     v = _load_tile(V, columns, v_row, T, D, HALF)
     dk = tl.zeros((BLOCK, 2 * HALF), tl.float32)
     dv = tl.zeros((BLOCK, 2 * HALF), tl.float32)
@@ -199,8 +213,8 @@ def backward_tiles(
         for query_tile in range(tile, last + 1):
             rows = query_tile * BLOCK + tl.arange(0, BLOCK)
             q, do, lse, delta = _load_query_side(
-                Q + member * q_head, DO + member * do_head, O + member * o_head, LSE + member * T,
-                COS, SIN, rows, q_row, do_row, o_row, T, BLOCK, D, HALF, ROTARY,
+                Q + member * q_head, DO + member * do_head, OUT + member * o_head, LSE + member * T,
+                COS, SIN, rows, q_row, do_row, o_row, T, D, HALF, ROTARY,
             )  # fmt: skip
             p, ds = _scores_and_gradient(q, k, v, do, lse, delta, rows, columns, T, WINDOW, scale_log2)
             dv = tl.dot(tl.trans(p.to(do.dtype)), do, dv, input_precision="ieee")
@@ -212,13 +226,13 @@ def backward_tiles(
     first = tl.maximum(tile * BLOCK - WINDOW + 1, 0) // BLOCK
     for member in range(GROUP):
         q, do, lse, delta = _load_query_side(
-            Q + member * q_head, DO + member * do_head, O + member * o_head, LSE + member * T,
-            COS, SIN, rows, q_row, do_row, o_row, T, BLOCK, D, HALF, ROTARY,
+            Q + member * q_head, DO + member * do_head, OUT + member * o_head, LSE + member * T,
+            COS, SIN, rows, q_row, do_row, o_row, T, D, HALF, ROTARY,
         )  # fmt: skip
         dq = tl.zeros((BLOCK, 2 * HALF), tl.float32)
         for key_tile in range(first, tile + 1):
             columns = key_tile * BLOCK + tl.arange(0, BLOCK)
-            k = _load_rotated(K, COS, SIN, columns, kv_row, T, BLOCK, D, HALF, ROTARY)
+            k = _load_rotated(K, COS, SIN, columns, kv_row, T, D, HALF, ROTARY)
             v = _load_tile(V, columns, v_row, T, D, HALF)
             lag = rows[:, None] - columns[None, :]
             s = tl.dot(q, tl.trans(k), input_precision="ieee") * scale_log2
@@ -229,23 +243,23 @@ def backward_tiles(
         _store_unrotated(DQ + member * dq_head, dq * scale, COS, SIN, rows, dq_row, T, BLOCK, D, HALF, ROTARY)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T", "H", "WINDOW"])
 def backward_walk(
-    Q, K, V, COS, SIN, O, LSE, DO, DQ, DK, DV,
+    Q, K, V, COS, SIN, OUT, LSE, DO, DQ, DK, DV,
     q_batch, q_head, q_row, kv_batch, kv_head, kv_row, v_batch, v_head, v_row, o_batch, o_head, o_row,
     do_batch, do_head, do_row, dq_batch, dq_head, dq_row, dk_batch, dk_head, dk_row,
     T, H, WINDOW, scale_log2, scale,
     GROUP: tl.constexpr, D: tl.constexpr, HALF: tl.constexpr, BLOCK: tl.constexpr, ROTARY: tl.constexpr,
     ONE_TILE: tl.constexpr,
 ):  # fmt: skip
-    """One program per key/value head; needs WINDOW <= BLOCK + 1. ONE_TILE: T <= BLOCK, so that no tile has one before it."""
+    """One program per key/value head; needs WINDOW <= BLOCK + 1. ONE_TILE: T <= BLOCK."""
     n_kv_head = H // GROUP
     sequence = (tl.program_id(0) // n_kv_head).to(tl.int64)
     kv_index = (tl.program_id(0) % n_kv_head).to(tl.int64)
     Q += sequence * q_batch + kv_index * GROUP * q_head
     K += sequence * kv_batch + kv_index * kv_head
     V += sequence * v_batch + kv_index * v_head
-    O += sequence * o_batch + kv_index * GROUP * o_head
+    OUT += sequence * o_batch + kv_index * GROUP * o_head
     DO += sequence * do_batch + kv_index * GROUP * do_head
     LSE += (sequence * H + kv_index * GROUP) * T
     DQ += sequence * dq_batch + kv_index * GROUP * dq_head
@@ -254,14 +268,14 @@ def backward_walk(
 
     if ONE_TILE:
         rows = tl.arange(0, BLOCK)
-        k = _load_rotated(K, COS, SIN, rows, kv_row, T, BLOCK, D, HALF, ROTARY)
+        k = _load_rotated(K, COS, SIN, rows, kv_row, T, D, HALF, ROTARY)
         v = _load_tile(V, rows, v_row, T, D, HALF)
         dk = tl.zeros((BLOCK, 2 * HALF), tl.float32)
         dv = tl.zeros((BLOCK, 2 * HALF), tl.float32)
         for member in range(GROUP):
             q, do, lse, delta = _load_query_side(
-                Q + member * q_head, DO + member * do_head, O + member * o_head, LSE + member * T,
-                COS, SIN, rows, q_row, do_row, o_row, T, BLOCK, D, HALF, ROTARY,
+                Q + member * q_head, DO + member * do_head, OUT + member * o_head, LSE + member * T,
+                COS, SIN, rows, q_row, do_row, o_row, T, D, HALF, ROTARY,
             )  # fmt: skip
             p, ds = _scores_and_gradient(q, k, v, do, lse, delta, rows, rows, T, WINDOW, scale_log2)
             dv = tl.dot(tl.trans(p.to(do.dtype)), do, dv, input_precision="ieee")
@@ -275,13 +289,13 @@ def backward_walk(
         dq = tl.zeros((BLOCK, 2 * HALF), tl.float32)
         dk = tl.zeros((BLOCK, 2 * HALF), tl.float32)
         dv = tl.zeros((BLOCK, 2 * HALF), tl.float32)
-        for step in range(0, 2 * tl.cdiv(T, BLOCK)):
+        for step in range(2 * tl.cdiv(T, BLOCK)):
             columns = step // 2 * BLOCK + tl.arange(0, BLOCK)
             rows = (step + 1) // 2 * BLOCK + tl.arange(0, BLOCK)
-            k = _load_rotated(K, COS, SIN, columns, kv_row, T, BLOCK, D, HALF, ROTARY)
+            k = _load_rotated(K, COS, SIN, columns, kv_row, T, D, HALF, ROTARY)
             v = _load_tile(V, columns, v_row, T, D, HALF)
             q, do, lse, delta = _load_query_side(
-                Q, DO, O, LSE, COS, SIN, rows, q_row, do_row, o_row, T, BLOCK, D, HALF, ROTARY
+                Q, DO, OUT, LSE, COS, SIN, rows, q_row, do_row, o_row, T, D, HALF, ROTARY
             )
             p, ds = _scores_and_gradient(q, k, v, do, lse, delta, rows, columns, T, WINDOW, scale_log2)
             dv = tl.dot(tl.trans(p.to(do.dtype)), do, dv, input_precision="ieee")
@@ -325,20 +339,43 @@ def half_columns(d_head: int) -> int:
 
 def plan_forward(dtype: torch.dtype, d_head: int, length: int) -> Launch:
     """Choose the forward's tile."""
-    del d_head
-    largest = 32 if dtype == torch.float32 else 64
-    return Launch(forward, min(largest, max(16, triton.next_power_of_2(length))), 4, 2)
+    wide = half_columns(d_head) > 16
+    if dtype == torch.float32:
+        return Launch(forward, min(32, _tile(length)), 8, 1)
+    return Launch(forward, min(64, _tile(length)), 4, 1 if wide else 2)
 
 
-def plan_backward(dtype: torch.dtype, d_head: int, length: int, window: int) -> Launch:
-    """Choose the backward's kernel and tile: the walk wherever its tile holds the window."""
+def plan_backward(dtype: torch.dtype, d_head: int, length: int, window: int, group: int) -> Launch:
+    """Choose the backward's kernel and tile: the largest walk that holds the window in registers, else tiles.
+
+    The limits are those at which the compiler spills nothing of ungrouped rotary heads on any architecture. Grouped
+    queries walk only a single tile, since the dq of several heads cannot travel along the walk at once.
+    """
+    half = half_columns(d_head)
     single = dtype == torch.float32
-    largest = 32 if single else 64
-    smallest = max(16, triton.next_power_of_2(min(length, window - 1)))
-    if smallest <= largest:
-        block = min(largest, max(16, triton.next_power_of_2(length)))
-        return Launch(backward_walk, block, 4, 2, one_tile=length <= block)
-    return Launch(backward_tiles, largest, 4, 2)
+    whole = 32 if single else (64 if half > 16 else 128)  # the largest sequence that is one tile
+    if length <= whole:
+        warps = 8 if length > 64 or (single and half > 16) else 4
+        return Launch(backward_walk, _tile(length), warps, 1, one_tile=True)
+    return _plan_long(single, half, window, group)
+
+
+def _plan_long(single: bool, half: int, window: int, group: int) -> Launch:
+    if single:
+        if window <= 33 and group == 1:
+            return Launch(backward_walk, 32, 8 if half > 16 else 4, 1, one_tile=False)
+        return Launch(backward_tiles, 32, 8 if half > 16 else 4, 1)
+    if window <= 33 and half > 16 and group == 1:
+        return Launch(backward_walk, 32, 4, 1, one_tile=False)
+    if window <= 65 and half <= 16 and group == 1:
+        return Launch(backward_walk, 64, 4, 1, one_tile=False)
+    if window <= 129 and half == 8 and group == 1:
+        return Launch(backward_walk, 128, 8, 1, one_tile=False)
+    return Launch(backward_tiles, 64, 8 if half > 16 else 4, 1)
+
+
+def _tile(length: int) -> int:
+    return max(16, triton.next_power_of_2(length))
 
 
 def _head_strides(x: Tensor) -> tuple[int, int, int]:
@@ -385,7 +422,7 @@ class _Attention(torch.autograd.Function):
         batch, n_head, length, d_head = q.shape
         n_kv_head = k.shape[1]
         dq, dk, dv = _like(q), _like(k), _like(v)
-        launch = plan_backward(q.dtype, d_head, length, ctx.window)
+        launch = plan_backward(q.dtype, d_head, length, ctx.window, n_head // n_kv_head)
         n_tiles = 1 if launch.kernel is backward_walk else triton.cdiv(length, launch.block)
         tables = (q, q) if cos is None else (cos, sin)
         launch.kernel[(n_tiles * batch * n_kv_head,)](

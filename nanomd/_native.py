@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,10 +16,10 @@ from numpy.typing import ArrayLike, NDArray
 from nanomd.errors import BackendUnavailableError, InputError
 
 try:
-    from nanomd import _core
+    _core: Any = import_module("nanomd._core")  # compiled: it has no types to check
 except ImportError as error:  # pragma: no cover
     raise ImportError(
-        "the compiled core nanomd._core is missing: install the package (`pip install .`) instead of importing the source tree"
+        "the compiled core nanomd._core is missing: install the package (`pip install .`), not its source tree"
     ) from error
 
 
@@ -130,7 +131,7 @@ def project_transitions(
     *,
     blocks: Blocks | None = None,
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Return sliding counts @ matrix, (n_blocks, n_states, n_columns), and row sums of the counts, without the counts."""
+    """Return sliding counts @ matrix, (n_blocks, n_states, n_columns), and the row sums of the counts."""
     matrix = np.ascontiguousarray(matrix, np.float64)
     product, rows = _count("project_transitions", dtrajs, blocks, n_states, lagtime, matrix)
     return product, rows
@@ -150,7 +151,7 @@ def count_passages(
 def count_stays(
     dtrajs: Sequence[ArrayLike], n_states: int, stride: int = 1, *, n_bins: int = 2, blocks: Blocks | None = None
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Return exposure and exits, (n_blocks, n_states), and lengths of completed and of cut stays, (n_states, n_bins)."""
+    """Return exposure and exits (n_blocks, n_states), and lengths of completed and cut stays (n_states, n_bins)."""
     exposure, exits, completed, cut = _count("count_stays", dtrajs, blocks, n_states, stride, n_bins)
     return exposure, exits, completed, cut
 

@@ -71,10 +71,10 @@ def cpu_model() -> str:
 
 def instruction_set() -> str:
     """Return the instruction set that the compiled engine uses here."""
-    from nanomd import _native
+    from nanomd._native import available_isas
 
-    chosen = getattr(_native, "cpu_isa", None)
-    return str(chosen()) if chosen is not None else "baseline of the compiler"
+    forced = os.environ.get("NANOMD_ISA")
+    return f"{forced} (NANOMD_ISA)" if forced else available_isas()[0]
 
 
 def backends(facts: dict[str, Any]) -> dict[str, dict[str, str]]:

@@ -238,10 +238,6 @@ class GPTModel:
         backend : str
             ``"auto"``, ``"cpu"``, ``"cuda"``, or ``"reference"``: eager PyTorch without a cache, slow and readable.
         """
-        if backend == "reference":
-            from nanomd.baselines.reference_gpt import generate_rollout
-
-            return generate_rollout(self._files, self.module, n_steps, n_trajs, **options)
         from nanomd.rollout import Sampler
 
         return Sampler(self._files, backend=backend).generate(n_steps, n_trajs, **options)

@@ -2,7 +2,7 @@
 
 These are cut into overlapping pieces, so that every frame keeps its context. Rotary models: a piece begins L (W - 1)
 frames before the first one that it scores, so every prediction is that of one parallel pass over the whole trajectory
-(ring mode). Learned positions: pieces of W frames that share W - K, which is hop mode with K = W // 2.
+(ring mode). Learned positions: pieces of W frames as the windows of hop mode, half of each new.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Piece:
 def full_context(config: ModelConfig) -> tuple[int, int]:
     """Return (length, context) of the pieces that give every frame the context of a rollout."""
     if config.position == "learned":
-        return config.context_length, config.context_length - config.context_length // 2
+        return config.context_length, max(1, config.context_length // 2)
     context = config.receptive_field - 1
     return context + max(context, 64), context
 

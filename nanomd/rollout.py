@@ -106,7 +106,7 @@ class Sampler:
             ``"ring"`` (rotary positions), ``"hop"`` or ``"crop"``; ``"auto"`` is ring for rotary positions, hop for
             learned ones.
         hop_keep : int, optional
-            Tokens kept when the window of a hop refills, in [1, W - 1]; default W / 2.
+            Tokens in the window when a hop refills it, the newest included, in [1, W - 1]; default W / 2.
         seed : int
             Key of the random numbers.
         stride : int

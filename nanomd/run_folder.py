@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from nanomd.config import dump_toml, load_toml
-from nanomd.errors import StoreError
+from nanomd.errors import BackendUnavailableError, InputError, StoreError
 
 # A step's results go stale with the results that they were made from.
 STAGES = ("simulate", "tokenize", "train", "generate", "validate", "report")
@@ -132,7 +132,7 @@ class RunFolder:
                 self.path.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise StoreError(f"run folder {self.path} cannot be made: {explain_os_error(error)}") from None
-        self._locked = False
+        self._set_aside: tuple[str, dict[str, Any], dict[str, Any], list[tuple[Path, Path]]] | None = None
 
     @property
     def simulation(self) -> Path:
@@ -194,10 +194,12 @@ class RunFolder:
                 ) from None
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-            self._locked = True
-            yield self
+            try:
+                yield self
+            except (InputError, BackendUnavailableError):
+                self._put_back()
+                raise
         finally:
-            self._locked = False
             os.close(descriptor)
 
     # --- settings and provenance -------------------------------------------------------------------------------------
@@ -248,7 +250,8 @@ class RunFolder:
         """Decide what repeating a step means.
 
         The same settings and inputs as those of the finished step: nothing is done. Others: refused, unless `force`
-        replaces the results. An unfinished step goes on with `resume` and starts again with `force`.
+        replaces the results. An unfinished step goes on with `resume` and starts again with `force`. What `force`
+        replaces is set aside until the step is finished, and comes back if the new options turn out to be wrong.
 
         Parameters
         ----------
@@ -269,9 +272,7 @@ class RunFolder:
         settings = _plain(settings)
         done, existing = self.record(stage), self.outputs(stage)
         if force:
-            self._forget(stage)
-            for path in existing:
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            self._put_aside(stage, done, existing)
         elif done and existing:
             old = done.get("settings", {})
             changed = sorted(k for k in {*old, *settings} if old.get(k) != settings.get(k))
@@ -320,6 +321,10 @@ class RunFolder:
             **_plain(extra),
         }
         write_atomic(self.path / "provenance.json", json.dumps(value, indent=1) + "\n")
+        if self._set_aside is not None:
+            for _, aside in self._set_aside[3]:
+                _remove(aside)
+            self._set_aside = None
 
     def require(self, stage: str, path: Path, hint: str) -> None:
         """Raise unless an earlier step is finished and its result is there."""
@@ -327,10 +332,36 @@ class RunFolder:
             unfinished = f" (an unfinished `{stage}` is there: use its --resume)" if path.exists() else ""
             raise StoreError(f"{self.path} has no finished `{stage}`{unfinished}: run `{hint}` first")
 
-    def _forget(self, stage: str) -> None:
+    def _put_aside(self, stage: str, record: dict[str, Any], outputs: list[Path]) -> None:
+        """Rename the results of a step, and forget that it was finished."""
+        self._write_record(stage, {})
+        moved = []
+        for path in outputs:
+            aside = path.with_name(f".replaced-{path.name}")
+            _remove(aside)
+            path.rename(aside)
+            moved.append((path, aside))
+        self._set_aside = (stage, record, self.config(stage), moved)
+
+    def _put_back(self) -> None:
+        """Undo `_put_aside`."""
+        if self._set_aside is None:
+            return
+        stage, record, settings, moved = self._set_aside
+        for path, aside in moved:
+            _remove(path)
+            aside.rename(path)
+        self.record_config(stage, settings)
+        self._write_record(stage, record)
+        self._set_aside = None
+
+    def _write_record(self, stage: str, record: dict[str, Any]) -> None:
         value = self.provenance()
-        if value["stages"].pop(stage, None) is not None:
-            write_atomic(self.path / "provenance.json", json.dumps(value, indent=1) + "\n")
+        if record:
+            value["stages"][stage] = record
+        elif value["stages"].pop(stage, None) is None:
+            return
+        write_atomic(self.path / "provenance.json", json.dumps(value, indent=1) + "\n")
 
 
 def environment() -> dict[str, Any]:
@@ -362,6 +393,13 @@ def source_commit() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return f"{commit}{'+' if changed else ''}"
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -42,14 +40,7 @@ def start_prompts(
         raise InputError(
             f"start must have shape (n_trajs,) or (n_trajs, P) with n_trajs = {n_trajs} and P >= 1, got {labels.shape}"
         )
-    symbols = files.state_map.symbols
-    tokens = np.minimum(np.searchsorted(symbols, labels), len(symbols) - 1)
-    unknown = labels[symbols[tokens] != labels]
-    if unknown.size:
-        raise InputError(
-            f"start holds the unknown state {unknown.flat[0]}; the model knows {len(symbols)} states, "
-            f"{symbols[0]} to {symbols[-1]}"
-        )
+    tokens = files.state_map.encode_labels(labels)
     return "prompts", tokens.reshape(n_trajs, -1).astype(np.uint16)
 
 
@@ -61,12 +52,13 @@ def _drawn(files: ModelFiles, kind: str, n_trajs: int, first_trajectory: int, se
         raise InputError("start='data' needs windows of the training data, but the model has none; use 'stationary'")
     u = np.array([_uniform(seed, first_trajectory + i) for i in range(n_trajs)])
     if kind == "data":
-        return windows[_index(u, len(windows))].astype(np.uint16)
+        chosen: NDArray[np.int32] = windows[_index(u, len(windows))]
+        return chosen.astype(np.uint16)
     if kind == "uniform":
         return _index(u, files.config.n_states)[:, None].astype(np.uint16)
     cumulative = np.cumsum(files.starts.stationary)
-    tokens: NDArray[Any] = np.searchsorted(cumulative, u * cumulative[-1], side="right")
     last = int(np.flatnonzero(files.starts.stationary)[-1])
+    tokens = np.array([int(k) for k in np.searchsorted(cumulative, u * cumulative[-1], side="right")], dtype=np.int64)
     return np.minimum(tokens, last)[:, None].astype(np.uint16)
 
 

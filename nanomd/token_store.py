@@ -76,7 +76,7 @@ class StoreLayout:
 
 
 class TokenStore:
-    """A folder of shards; open it with `create` or `open`, and write to it inside `lock`."""
+    """A folder of shards; open it with `create` or `open`, and write to it inside `lock_folder`."""
 
     def __init__(self, path: Path, layout: StoreLayout, run: dict[str, Any], info: dict[str, Any], shards: list[Shard]):
         self.path, self.layout, self.run, self.info, self.shards = path, layout, run, info, shards
@@ -141,12 +141,6 @@ class TokenStore:
             raise StoreError(f"{file} is damaged: {error}") from None
         store._check_rows()
         return store
-
-    @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Hold the store for writing; a second writer is refused, and a killed one leaves nothing behind."""
-        with lock_folder(self.path):
-            yield
 
     @property
     def complete(self) -> bool:

@@ -101,6 +101,13 @@ def resolve_train_length(model: ModelConfig, train: TrainConfig, longest: int) -
     return train.train_length
 
 
+def resolve_burn_in(model: ModelConfig, train: TrainConfig, length: int) -> int:
+    """Return how many frames at the start of a window of `length` targets are read but not scored."""
+    if train.burn_in is None:
+        return min(model.context_length - 1, length // 2) if model.position == "rope" else 0
+    return train.burn_in  # the sampler of windows checks it
+
+
 def learning_rate(step: int, config: TrainConfig) -> float:
     """Return the learning rate of an optimiser step: linear warm-up, then cosine decay that ends at zero."""
     warmup = min(config.warmup_steps, config.n_steps // 2)
@@ -201,6 +208,7 @@ class _Loop:
             trajectories,
             length=self.length,
             batch_size=config.batch_size,
+            context=resolve_burn_in(model_config, config, self.length),
             shift=config.window_shift,
             reverse=config.time_reversal,
             seed=config.seed,

@@ -101,6 +101,6 @@ def log_probs(config, tensors, tokens, mode, hop_keep=0, first_position=0):
         if mode == "crop":
             start = max(0, t + 1 - W)
         elif t + 1 - start > W:
-            start = t - hop_keep
+            start = t + 1 - hop_keep
         rows.append(log_probs_parallel(config, tensors, tokens[start : t + 1])[-1])
     return np.array(rows)

@@ -10,7 +10,7 @@ import torch
 
 from nanomd._native import rollout_uniform
 from nanomd.baselines.lstm import LSTMEstimator
-from nanomd.baselines.reference_gpt import context_start, draw_state, generate_reference, resolve_mode
+from nanomd.baselines.reference_gpt import context_start, draw_state, generate_reference
 from nanomd.config import ModelConfig
 from nanomd.errors import InputError
 from nanomd.model import NanoGPT
@@ -35,12 +35,10 @@ def test_what_each_mode_reads() -> None:
     learned = make(position="learned").config
     assert [context_start(learned, "crop", n, 2) for n in (1, 4, 5, 9)] == [0, 0, 1, 5]
     assert [context_start(learned, "hop", n, 2) for n in range(1, 10)] == [0, 0, 0, 0, 2, 2, 4, 4, 6]
-    assert [context_start(learned, "hop", n, 1) for n in range(3, 8)] == [0, 0, 1, 2, 3]  # K = 1 is crop
-    assert resolve_mode(rope, "auto") == "ring" and resolve_mode(learned, "auto") == "hop"
-    with pytest.raises(InputError, match="mode must be ring"):
-        resolve_mode(rope, "crop")
-    with pytest.raises(InputError, match="hop or crop"):
-        resolve_mode(learned, "ring")
+    assert [context_start(learned, "hop", n, 1) for n in range(3, 10)] == [0, 0, 3, 3, 3, 6, 6]
+    assert [context_start(learned, "hop", n, 3) for n in range(3, 8)] == [0, 0, 1, 2, 3]
+    with pytest.raises(InputError, match="ring needs rotary positions"):
+        generate_reference(make(position="learned"), np.zeros((1, 1)), 1, mode="ring")
 
 
 def test_ring_equals_the_parallel_pass_over_the_whole_sequence() -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from nanomd import _native
-from nanomd.config import ModelConfig
+from nanomd.config import ModelConfig, model_preset
 from nanomd.errors import InputError
 from nanomd.rope import rope_multipliers, rope_tables
 
@@ -161,3 +161,13 @@ def test_refusals():
         make_engine(config, {**tensors, "head.bias": tensors["head.bias"][:-1]})
     with pytest.raises(InputError, match="not finite"):
         make_engine(config, {**tensors, "head.bias": np.full(37, np.nan, np.float32)})
+
+
+@pytest.mark.parametrize("single_lanes", [0, 16], ids=["lanes", "single"])
+def test_benchmark_configuration(single_lanes):
+    """The base preset at full width, past its window."""
+    config = model_preset("base", 100)
+    tensors = reference.random_tensors(config)
+    tokens = np.random.default_rng(0).integers(0, 100, (1, 5 * 128 + 10)).astype(np.uint16)
+    log_p = make_engine(config, tensors, single_lanes=single_lanes).log_probs(tokens, mode="ring")
+    assert_close(log_p[0], reference.log_probs(config, tensors, tokens[0], "ring"), 2e-4)

@@ -7,12 +7,12 @@ import math
 import numpy as np
 import pytest
 import torch
-from nanomd.kernels.reference.attention import attention as defined_attention
-from nanomd.kernels.reference.attention import rotate
-from nanomd.kernels.sdpa_attention import attention as sdpa_attention
 
 from nanomd.config import ModelConfig
 from nanomd.errors import InputError
+from nanomd.kernels.reference.attention import attention as defined_attention
+from nanomd.kernels.reference.attention import rotate
+from nanomd.kernels.sdpa_attention import attention as sdpa_attention
 from nanomd.likelihood import cut, full_context, mean_log_likelihood
 from nanomd.model import NanoGPT
 
@@ -197,8 +197,8 @@ def test_likelihood_with_learned_positions_hops() -> None:
     x = np.random.default_rng(0).integers(0, 7, 40)
     total, start = 0.0, 0
     for t in range(39):  # predict frame t + 1 from frames start..t
-        if t - start == 6:
-            start += 3
+        if t - start == 6:  # full: the window starts again with the three frames before this one
+            start = t - 3
         logits = model(torch.from_numpy(x[start : t + 1])[None])[0, -1]
         total += logits.log_softmax(-1)[x[t + 1]].item()
     assert mean_log_likelihood(model, [x]) == pytest.approx(total / 39, rel=1e-12)

@@ -8,6 +8,8 @@ import io
 import json
 import math
 import re
+import subprocess
+import sys
 from html.parser import HTMLParser
 
 import numpy as np
@@ -20,7 +22,8 @@ from nanomd.kinetics.results import Cell, Interval, SourceKinetics, VerdictRow
 from nanomd.report import ReportFigure, verdict_text, write_report
 from nanomd.report.landscape import free_energy_surfaces
 from nanomd.report.numbers import format_interval, format_number, format_row
-from nanomd.report.style import DARK, source_styles
+from nanomd.report.plots_kinetics import mfpt_error
+from nanomd.report.style import BLUE, DARK, source_styles
 from nanomd.units import FrameInterval
 
 VOID = {"meta", "img", "br", "link", "hr", "input"}
@@ -307,6 +310,7 @@ def test_infinite_and_one_sided_intervals(small, tmp_path):
 )
 def test_one_two_and_many_macrostates(names, n_states, tmp_path):
     result = make_result(names=names, n_states=n_states, extra=False, unit="1 frame", n_timescales=1)
+    result = dataclasses.replace(result, sources={name: result.sources[name] for name in ("MD", "GPT")})
     path = write_report(tmp_path, result, title="x", metrics=[{"step": 1, "train_loss": 0.7, "validation_loss": None}])
     page = Page(path.read_text(encoding="utf-8"))
     panels = len(list((tmp_path / "png").glob("chapman_kolmogorov*.png")))
@@ -407,12 +411,39 @@ def test_extra_figures(tmp_path):
             ReportFigure("t", "c", picture).png()  # type: ignore[arg-type]
 
 
+def test_error_of_passage_times_is_a_factor():
+    reference, model = np.array([1.0, 10.0, np.nan, 4.0]), np.array([2.0, 10.0, 3.0, 0.5])
+    mean, worst, n_pairs, factor = mfpt_error(reference, model)
+    assert mean == pytest.approx(2 ** (4 / 3)) and (worst, n_pairs) == (3, 3) and factor == pytest.approx(8)
+    assert mfpt_error(reference * np.nan, model) is None
+
+
+def test_computed_sources_have_no_trajectories(small, tmp_path):
+    """A Markov model that generates nothing has numbers, but neither chains nor visits."""
+    model = dataclasses.replace(
+        small.sources["GPT"], name="MSM", n_trajs=0, n_frames=0, residence_events=np.zeros(2, np.int64)
+    )
+    mixed = dataclasses.replace(
+        small, sources={"MD": small.sources["MD"], "MSM": model}, macrostate_names=["A (6 %)", "B"]
+    )
+    centres = np.arange(12.0).reshape(6, 2)
+    page = Page(write_report(tmp_path, mixed, title="x", landscape={"centres": centres}).read_text(encoding="utf-8"))
+    assert "none: computed" in page.words
+    assert len(list((tmp_path / "png").glob("free_energy*.png"))) == 1
+
+
+def test_import_is_light():
+    code = "import sys, nanomd.report; sys.exit(bool({'matplotlib', 'PIL', 'scipy', 'torch'} & set(sys.modules)))"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_sources_keep_their_colours():
     names = ["MD", "GPT two-pass", "MSM", "LSTM", "MD held out", "other", "another"]
     styles = source_styles(names, "MD")
     assert styles["MD"].color == DARK
     looks = {(style.color, style.marker, str(style.dashes)) for style in styles.values()}
     assert len(looks) == len(names)
+    assert source_styles(["MD", "MSM (lag 1)", "GPT"], "MD")["GPT"].color == BLUE
     assert source_styles(["MD", "LSTM", "MSM"], "MD")["MSM"] == styles["MSM"]
     assert (
         len({(s.color, s.marker, str(s.dashes)) for s in source_styles([f"s{i}" for i in range(20)], "s0").values()})

@@ -363,3 +363,17 @@ def test_draws_after_a_context_follow_the_model(changes):
     expected = np.exp(log_p[-1]) * n
     assert expected.min() > 2 and np.ptp(np.log(expected)) > 2  # every state counts, and they differ
     assert stats.chisquare(np.bincount(drawn, minlength=11), expected).pvalue > 1e-4
+
+
+def test_memory_does_not_grow_with_the_steps_when_stored(files, tmp_path, monkeypatch):
+    import tracemalloc
+
+    monkeypatch.setattr("nanomd.rollout._COMMIT_TOKENS", 1 << 19)
+    tracemalloc.start()
+    try:
+        rollout = Sampler(files).generate(400_000, 16, out=tmp_path / "run")  # 6.4 MB of tokens
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert rollout.tokens.shape == (16, 400_000)
+    assert peak < 3.5e6

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanomd.errors import StoreError
+from nanomd.errors import InputError, StoreError
 from nanomd.run_folder import RunFolder, explain_os_error, sha256_of, write_atomic
 
 
@@ -52,9 +52,9 @@ def test_sha256_of_a_folder_sees_names_and_contents(tmp_path: Path) -> None:
 
 
 def test_the_lock_refuses_a_second_writer_and_names_the_first(tmp_path: Path) -> None:
-    with RunFolder(tmp_path).lock(), pytest.raises(StoreError, match=rf"in use by process {os.getpid()};"):
-        with RunFolder(tmp_path).lock():
-            pass
+    refused = pytest.raises(StoreError, match=rf"in use by process {os.getpid()};")
+    with RunFolder(tmp_path).lock(), refused, RunFolder(tmp_path).lock():
+        pass
     with RunFolder(tmp_path).lock():
         pass
 
@@ -166,6 +166,27 @@ def test_an_unfinished_step_needs_resume_or_force(tmp_path: Path) -> None:
         run.require("generate", run.generated, "nanomd generate")
     assert run.begin("generate", {"seed": 2, "hop_keep": None}, {}, force=True)
     assert not run.generated.exists()
+
+
+def test_what_force_replaces_comes_back_if_the_new_options_are_wrong(tmp_path: Path) -> None:
+    run = _finished(tmp_path)
+    (run.model / "weights").write_text("old")
+    record = run.record("train")
+    with pytest.raises(InputError), run.lock():  # noqa: PT012
+        assert run.begin("train", {"seed": 2, "preset": "odd"}, {}, force=True)
+        run.model.mkdir()
+        (run.model / "weights").write_text("half")
+        raise InputError("unknown preset")
+    assert (run.model / "weights").read_text() == "old"
+    assert run.record("train") == record
+    assert run.config("train")["preset"] == "small"
+    with run.lock():
+        assert run.begin("train", {"seed": 2, "preset": "small"}, {}, force=True)
+        run.model.mkdir()
+        (run.model / "weights").write_text("new")
+        run.finish("train", {"seed": 2, "preset": "small"}, {}, 1.0)
+    assert (run.model / "weights").read_text() == "new"
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".lock", "config.toml", "model", "provenance.json"]
 
 
 def test_provenance_says_where_results_come_from(tmp_path: Path) -> None:

@@ -104,6 +104,46 @@ def test_grid_windows_visit_everything_once_an_epoch() -> None:
     assert seen != [int(windows.batch(k).tokens[0, 0]) for k in range(6)]
 
 
+@settings(max_examples=40, deadline=None)
+@given(
+    lengths=st.lists(st.integers(2, 40), min_size=1, max_size=6),
+    length=st.integers(2, 20),
+    data=st.data(),
+    reverse=st.booleans(),
+)
+def test_burn_in_frames_are_read_and_not_scored(lengths, length, data, reverse) -> None:
+    context = data.draw(st.integers(0, length - 1))
+    ends = np.cumsum(lengths)
+    trajectories = [np.arange(end - n, end) for n, end in zip(lengths, ends, strict=True)]
+    windows = WindowSampler(trajectories, length=length, context=context, batch_size=6, reverse=reverse, seed=0)
+    for step in range(3):
+        batch = windows.batch(step)
+        for tokens, targets, weights in zip(
+            batch.tokens.numpy(), batch.targets.numpy(), batch.weights.numpy(), strict=True
+        ):
+            first, count = int(np.flatnonzero(weights)[0]), int((weights > 0).sum())
+            assert (weights[first : first + count] > 0).all() and count <= length - context
+            read = np.concatenate((tokens[: first + count], targets[first + count - 1 : first + count]))
+            step_of = np.diff(read)
+            assert (step_of == 1).all() or (reverse and (step_of == -1).all())
+            trajectory = trajectories[int(np.searchsorted(ends, read[0], side="right"))]
+            assert np.isin(read, trajectory).all()
+            # The whole burn-in, or all that the trajectory has before the first scored target.
+            start = trajectory[0] if step_of[0] == 1 else trajectory[-1]
+            assert first == context or (first < context and read[0] == start)
+
+
+def test_every_target_is_scored_alike_with_burn_in() -> None:
+    trajectories = [np.arange(0, 12), np.arange(12, 60)]
+    windows = WindowSampler(trajectories, length=14, context=6, batch_size=64, seed=1)
+    total = np.zeros(60)
+    for step in range(1500):
+        batch = windows.batch(step)
+        total += np.bincount(batch.targets.flatten().numpy(), weights=batch.weights.flatten().numpy(), minlength=60)
+    share = np.delete(total, [0, 12]) / np.delete(total, [0, 12]).mean()
+    assert abs(share - 1).max() < 0.12 and share.std() < 0.03
+
+
 def test_reversed_windows_are_about_half() -> None:
     windows = WindowSampler([np.arange(200)], length=5, batch_size=200, reverse=True, seed=0)
     batch = windows.batch(0)

@@ -110,15 +110,18 @@ void count_passages(const Trajectories<Token>& trajectories, std::int64_t n_stat
                     std::int64_t* exposure, std::int64_t* passages) {
   check_trajectories(trajectories, n_states, stride, "stride");
   const std::int64_t n = n_states, cells = n * n;
+  std::vector<bool> visited(static_cast<std::size_t>(n));
   std::vector<std::int64_t> begin(static_cast<std::size_t>(cells));  // begin[i n + j]: of the passage i -> j under way
   for (const Trajectory<Token>& x : trajectories)
     for (std::int64_t offset = 0; offset < std::min(stride, x.length); ++offset) {
       std::fill(begin.begin(), begin.end(), -1);
-      std::int64_t present = -1, last = offset;
+      std::fill(visited.begin(), visited.end(), false);
+      std::int64_t present = -1, first = -1, last = offset;
       for (std::int64_t t = offset; t < x.length; t += stride) {
         const std::int64_t s = as_index(x.state[t]);
         last = t;
         if (s < 0 || s == present) continue;
+        if (first < 0) first = t;
         present = s;
         const std::int64_t block = block_of(x, t);
         for (std::int64_t other = 0; other < n; ++other) {
@@ -128,8 +131,9 @@ void count_passages(const Trajectories<Token>& trajectories, std::int64_t n_stat
             ++passages[block * cells + other * n + s];
             start = -1;
           }
-          if (std::int64_t& start = begin[s * n + other]; start < 0) start = t;
+          if (std::int64_t& start = begin[s * n + other]; start < 0) start = visited[s] || visited[other] ? t : first;
         }
+        visited[s] = true;
       }
       for (std::int64_t cell = 0; cell < cells; ++cell)
         if (begin[cell] >= 0) add_span(x, begin[cell], last, cells, cell, exposure);

@@ -15,8 +15,6 @@ namespace nanomd {
 namespace {
 
 constexpr std::uint64_t kStepsBetweenChecks = 64;  // of cancellation and progress
-// Up to this many trajectories run faster one after the other than in sixteen lanes (measured, configuration S).
-constexpr int kDefaultSingleLanes = 2;
 
 void check_mode(const ModelShape& shape, Mode mode, int hop_keep) {
   check(mode != Mode::kRing || !shape.learned_position,
@@ -38,16 +36,17 @@ std::vector<std::unique_ptr<Scratch>> make_scratch(const ModelShape& shape, std:
   return all;
 }
 
-// Ranges of trajectories: sixteen at a time, a small remainder (or all, if few) one by one.
+// Ranges of trajectories: sixteen at a time; a small remainder, or all if they are few for the threads, one by one.
 struct Piece {
   int first, lanes;
   bool single;
 };
-std::vector<Piece> make_pieces(int n, int single_lanes) {
+std::vector<Piece> make_pieces(int n, int single_lanes, int n_threads) {
+  const bool few = n <= static_cast<long>(single_lanes) * n_threads;
   std::vector<Piece> pieces;
   for (int first = 0; first < n; first += kLanes) {
     const int lanes = std::min(kLanes, n - first);
-    if (lanes > single_lanes) {
+    if (lanes > single_lanes && !few) {
       pieces.push_back({first, lanes, false});
     } else {
       for (int i = 0; i < lanes; ++i) pieces.push_back({first + i, 1, true});
@@ -75,7 +74,7 @@ class CpuSession final : public Session {
         n_threads_(options.n_threads),
         trajectory_(options.trajectory, options.trajectory + options.n_trajs),
         history_(history_length) {
-    const std::vector<Piece> pieces = make_pieces(n_trajs_, single_lanes);
+    const std::vector<Piece> pieces = make_pieces(n_trajs_, single_lanes, n_threads_);
     scratch_ = make_scratch(model_->shape, pieces.size(), n_threads_);
     for (const Piece& piece : pieces)
       members_.push_back(
@@ -180,8 +179,10 @@ class CpuSession final : public Session {
 class CpuEngine final : public RolloutEngine {
  public:
   CpuEngine(std::shared_ptr<const Model> model, const std::string& isa, int single_lanes)
-      : model_(std::move(model)), kernels_(choose_kernels(isa)), single_lanes_(single_lanes) {
-    check(single_lanes_ >= 0 && single_lanes_ <= kLanes, "single_lanes must be in [0, 16], got ", single_lanes_);
+      : model_(std::move(model)),
+        kernels_(choose_kernels(isa)),
+        single_lanes_(single_lanes < 0 ? kernels_.single_lanes : single_lanes) {
+    check(single_lanes_ <= kLanes, "single_lanes must be at most 16, got ", single_lanes_);
   }
 
   std::string name() const override { return std::string("cpu/") + kernels_.name; }
@@ -226,7 +227,7 @@ class CpuEngine final : public RolloutEngine {
     check(options.n_threads >= 1, "n_threads must be at least 1, got ", options.n_threads);
     check_tokens(options.tokens, options.n_tokens * static_cast<std::size_t>(options.n_sequences),
                  model_->shape.n_states);
-    const std::vector<Piece> pieces = make_pieces(options.n_sequences, single_lanes_);
+    const std::vector<Piece> pieces = make_pieces(options.n_sequences, single_lanes_, options.n_threads);
     const std::vector<std::unique_ptr<Scratch>> scratch = make_scratch(model_->shape, pieces.size(), options.n_threads);
     WorkState state;
     parallel_for(pieces.size(), options.n_threads, state, progress, [&](int worker, std::size_t index) {
@@ -267,7 +268,7 @@ class CpuEngine final : public RolloutEngine {
 
 std::unique_ptr<RolloutEngine> make_cpu_engine(std::shared_ptr<const Model> model, const std::string& isa,
                                                int single_lanes) {
-  return std::make_unique<CpuEngine>(std::move(model), isa, single_lanes < 0 ? kDefaultSingleLanes : single_lanes);
+  return std::make_unique<CpuEngine>(std::move(model), isa, single_lanes);
 }
 
 }  // namespace nanomd

@@ -41,12 +41,12 @@ void Group::feed(const std::int32_t* token, bool want_logits, Scratch& scratch) 
   const std::uint64_t W = static_cast<std::uint64_t>(model_.shape.context_length);
   std::copy(token, token + kLanes, recent_.data() + (position % W) * kLanes);
   if (window_ == W) {
-    // The window is full: prefill the last tokens before this one, at the positions of a new window.
-    const std::uint64_t keep = mode_ == Mode::kHop ? static_cast<std::uint64_t>(hop_keep_) : W - 1;
+    // The window is full: a new one begins with the last tokens, of which this one is the last.
+    const std::uint64_t keep = mode_ == Mode::kHop ? static_cast<std::uint64_t>(hop_keep_) : W;
     // A crop recomputes at every step, so when nobody reads the logits there is nothing to do.
     if (mode_ == Mode::kCrop && !want_logits) return;
-    for (window_ = 0; window_ < keep; ++window_)
-      decode(past(position - keep + window_), static_cast<int>(window_), false, scratch);
+    for (window_ = 0; window_ + 1 < keep; ++window_)
+      decode(past(position + 1 - keep + window_), static_cast<int>(window_), false, scratch);
   }
   decode(token, static_cast<int>(window_), want_logits, scratch);
   ++window_;

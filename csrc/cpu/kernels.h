@@ -62,6 +62,7 @@ KeyValueLayout single_layout(const ModelShape& shape);
 
 struct Kernels {
   const char* name;
+  int single_lanes;  // up to this many trajectories run faster one by one than in lanes (measured)
   bool (*supported)();
   void (*decode_many)(const DecodeStep&);    // logits to scratch.logits[V][16]
   void (*decode_single)(const DecodeStep&);  // logits to scratch.logits[V]

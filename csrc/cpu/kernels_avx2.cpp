@@ -17,7 +17,7 @@ void exp_array(const float* x, float* y, std::size_t n) {
 const Kernels& avx2_kernels() {
   using Vec = avx2::Vec;
   static constexpr Kernels kernels{
-      "avx2", supported, Many<Vec>::decode, Single<Vec>::decode, Many<Vec>::sample, Single<Vec>::sample, exp_array};
+      "avx2", 6, supported, Many<Vec>::decode, Single<Vec>::decode, Many<Vec>::sample, Single<Vec>::sample, exp_array};
   return kernels;
 }
 

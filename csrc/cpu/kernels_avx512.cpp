@@ -20,8 +20,9 @@ void exp_array(const float* x, float* y, std::size_t n) {
 
 const Kernels& avx512_kernels() {
   using Vec = avx512::Vec;
-  static constexpr Kernels kernels{"avx512",          supported,           Many<Vec>::decode, Single<Vec>::decode,
-                                   Many<Vec>::sample, Single<Vec>::sample, exp_array};
+  static constexpr Kernels kernels{
+      "avx512", 6, supported, Many<Vec>::decode, Single<Vec>::decode, Many<Vec>::sample, Single<Vec>::sample,
+      exp_array};
   return kernels;
 }
 

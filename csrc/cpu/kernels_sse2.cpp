@@ -19,7 +19,7 @@ void exp_array(const float* x, float* y, std::size_t n) {
 const Kernels& sse2_kernels() {
   using Vec = sse2::Vec;
   static constexpr Kernels kernels{
-      "sse2", supported, Many<Vec>::decode, Single<Vec>::decode, Many<Vec>::sample, Single<Vec>::sample, exp_array};
+      "sse2", 8, supported, Many<Vec>::decode, Single<Vec>::decode, Many<Vec>::sample, Single<Vec>::sample, exp_array};
   return kernels;
 }
 

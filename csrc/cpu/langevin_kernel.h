@@ -7,6 +7,7 @@
 // Vectors never cross a translation unit, and GCC 12 warns about its own intrinsics.
 #  pragma GCC diagnostic ignored "-Wpsabi"
 #  pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#  pragma GCC diagnostic ignored "-Wuninitialized"
 #endif
 #if defined(__x86_64__)
 #  include <immintrin.h>

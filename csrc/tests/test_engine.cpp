@@ -200,7 +200,7 @@ TEST(hop_windows_follow_their_rule) {
     for (int keep = 1; keep < W; ++keep) {
       std::int64_t window = 0;
       for (std::int64_t n = 1; n < 60; ++n) {
-        window = window == W ? keep + 1 : window + 1;
+        window = window == W ? keep : window + 1;
         EXPECT(hop_window(n, W, keep) == window);
       }
     }

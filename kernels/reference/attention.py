@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate the pairs (i, i + d/2) of x, shape (..., T, d), by tables of shape (T, d/2); computed in at least float32."""
+    """Rotate the pairs (i, i + d/2) of x, shape (..., T, d), by tables (T, d/2), in float32 or the wider type."""
     x1, x2 = x.to(torch.promote_types(x.dtype, cos.dtype)).chunk(2, dim=-1)
     return torch.cat((x1 * cos - x2 * sin, x2 * cos + x1 * sin), dim=-1).to(x.dtype)
 

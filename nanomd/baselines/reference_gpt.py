@@ -5,8 +5,6 @@ The three modes are written as what the model reads at each step; the compiled e
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
@@ -15,36 +13,23 @@ from nanomd._native import rollout_uniform
 from nanomd.config import ModelConfig
 from nanomd.errors import InputError
 from nanomd.model import NanoGPT
-
-if TYPE_CHECKING:
-    from nanomd.checkpoint import ModelFiles
-    from nanomd.rollout import Rollout
-
-
-def resolve_mode(config: ModelConfig, mode: str) -> str:
-    """Return ``"ring"``, ``"hop"`` or ``"crop"``, and refuse a mode that the position encoding cannot have."""
-    rope = config.position == "rope"
-    if mode == "auto":
-        return "ring" if rope else "hop"
-    if mode not in (("ring",) if rope else ("hop", "crop")):
-        allowed = "ring" if rope else "hop or crop"
-        raise InputError(f"mode must be {allowed} for a model with {config.position} positions, got {mode!r}")
-    return mode
+from nanomd.rollout import resolve_mode
 
 
 def context_start(config: ModelConfig, mode: str, n_known: int, hop_keep: int) -> int:
     """Return the first of `n_known` frames that the model reads to predict the next one.
 
-    ring: the receptive field, L (W - 1) + 1 frames. crop: the last W. hop: windows begin at multiples of
-    K = `hop_keep`; the model reads from the earliest one that is not older than W frames.
+    ring: the receptive field, L (W - 1) + 1 frames. crop: the last W. hop: the window grows to W frames, and a frame
+    that finds it full starts a new one, after the last `hop_keep` frames before it.
     """
     window = config.context_length
     if mode == "ring":
         return max(0, n_known - config.receptive_field)
     if mode == "crop":
         return max(0, n_known - window)
-    hops = max(0, -(-(n_known - window) // hop_keep))
-    return hops * hop_keep
+    if n_known <= window:
+        return 0
+    return n_known - (hop_keep + 1) - (n_known - window - 1) % (window - hop_keep)
 
 
 def draw_state(probabilities: NDArray[np.float64], uniform: float) -> int:
@@ -78,7 +63,7 @@ def generate_reference(
     mode : str
         ``"auto"``, ``"ring"``, ``"hop"`` or ``"crop"``; see `context_start`.
     hop_keep : int, optional
-        K of hop mode; W / 2 when None.
+        Frames in the window when hop mode refills it, in [1, W - 1]; W / 2 when None.
     seed, first_trajectory : int
         The uniform of step s and row i is that of (seed, s, first_trajectory + i) in every engine.
     sampling_temperature : float
@@ -91,7 +76,7 @@ def generate_reference(
     """
     config = model.config
     mode = resolve_mode(config, mode)
-    keep = config.context_length // 2 if hop_keep is None else hop_keep
+    keep = max(1, config.context_length // 2) if hop_keep is None else hop_keep
     known = np.asarray(prompts, dtype=np.int64)
     if known.ndim != 2 or known.shape[1] < 1:
         raise InputError(f"prompts must have shape (n_trajs, P) with P >= 1, got {known.shape}")
@@ -110,21 +95,3 @@ def generate_reference(
     finally:
         model.train(training)
     return frames[:, length:]
-
-
-def generate_rollout(
-    files: ModelFiles,
-    model: NanoGPT,
-    n_steps: int,
-    n_trajs: int = 1,
-    *,
-    start: Any = "stationary",
-    mode: str = "auto",
-    hop_keep: int | None = None,
-    seed: int = 0,
-    stride: int = 1,
-    sampling_temperature: float = 1.0,
-    first_trajectory: int = 0,
-) -> Rollout:
-    """Generate with the reference, from the same starts and with the same result type as `nanomd.Sampler.generate`."""
-    raise NotImplementedError

@@ -105,7 +105,8 @@ def peer(name: str, files: ModelFiles, mode: str, n_trajs: int, n_threads: int, 
     prompts = full_windows(files, n_trajs)[:, :n_prompt].astype(np.int64)
     state = {"prompts": prompts}
     if mode == "ring":
-        n_new = 8 * W  # so that filling the window at each call is a small part
+        # Filling the window at each call is a small part; many trajectories would take too long for the smallest.
+        n_new = (8 if n_trajs <= 16 else 4) * W
         advance = getattr(loaded, "advance", None)
         if advance is not None:  # keeps its cache from one timing to the next, as our session does
             loaded.generate(prompts, 1, False)

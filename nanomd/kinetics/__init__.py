@@ -3,6 +3,21 @@
 from __future__ import annotations
 
 from nanomd.kinetics.compare import validate
+from nanomd.kinetics.quantities import ck_test, free_energies, implied_timescales, mfpt, pcca, populations, residence
 from nanomd.kinetics.results import Cell, Interval, SourceKinetics, ValidationResult, VerdictRow
 
-__all__ = ["Cell", "Interval", "SourceKinetics", "ValidationResult", "VerdictRow", "validate"]
+__all__ = [
+    "Cell",
+    "Interval",
+    "SourceKinetics",
+    "ValidationResult",
+    "VerdictRow",
+    "ck_test",
+    "free_energies",
+    "implied_timescales",
+    "mfpt",
+    "pcca",
+    "populations",
+    "residence",
+    "validate",
+]

@@ -1,8 +1,8 @@
 """Confidence intervals by resampling blocks of time.
 
 The unit is a block: a whole trajectory, or one of the equal parts of a long one. Blocks are made several times longer
-than the slowest relaxation, so that they are nearly independent; every statistic is a function of sums over blocks, so a
-bootstrap replicate is a multinomial weight per block and costs no pass over the data.
+than the slowest relaxation, so that they are nearly independent; every statistic is a function of sums over blocks, so
+a bootstrap replicate is a multinomial weight per block and costs no pass over the data.
 
 Intervals are symmetric on the natural scale of a quantity (logarithm for times, logit for probabilities): estimate
 -+ t * s, with s the bootstrap standard deviation, and t Student's quantile for the number of blocks less one. With few

@@ -1,9 +1,6 @@
 """`validate`: the kinetics of rollouts and of Markov models beside those of the MD, with a verdict for every number.
 
-The rule of the verdict. A quantity of a source passes when it differs from the reference's by no more than the two
-half-widths of their confidence intervals, facing each other, added in quadrature; times are compared as logarithms.
-Nothing is said (None) where an interval is undefined, or fewer than five events stand behind either value. At 95 %
-confidence one pass in twenty fails by chance, and a source with wide intervals passes easily: look at the intervals too.
+The rule of the verdict is that of `nanomd.kinetics.verdict`.
 """
 
 from __future__ import annotations
@@ -16,17 +13,18 @@ from numpy.typing import NDArray
 
 from nanomd import _native
 from nanomd.errors import InputError
-from nanomd.kinetics import macrostates, markov
+from nanomd.kinetics import deeptime_adapter, macrostates, markov
+from nanomd.kinetics.bootstrap import Bootstrap
 from nanomd.kinetics.estimates import Sample
-from nanomd.kinetics.results import Cell, Interval, SourceKinetics, ValidationResult, VerdictRow
+from nanomd.kinetics.results import SourceKinetics, ValidationResult
 from nanomd.kinetics.sources import Frame, markov_source, trajectory_source
+from nanomd.kinetics.verdict import verdict_notes, verdict_rows
 from nanomd.units import FrameInterval
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 Trajs = list[NDArray[np.integer]]
 
-LEAST_EVENTS = 5
 _SURVIVAL_POINTS = 60
 _CK_STEPS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 
@@ -58,9 +56,9 @@ def validate(
         Lags of the implied timescales, in frames; by default spaced logarithmically up to a tenth of the length of the
         reference's trajectories, and two slowest timescales.
     lagtime : int, optional
-        Lag of the macrostates and of the "MSM" source, and the stride at which first passages and stays are seen in every
-        source, so that quick recrossings count for none. By default the shortest of `lagtimes` at which the three
-        slowest timescales have settled: within 5 % (10 % the others) of their median over the longer reliable lags.
+        Lag of the macrostates and of the "MSM" source, and the stride at which first passages and stays are seen in
+        every source, so that quick recrossings count for none. By default the shortest of `lagtimes` at which the three
+        slowest timescales have settled: within 5 % (10 % the others) of their value at the longest reliable lag.
     n_macrostates : int, optional
         By default the largest gap among the timescales; all states where there are at most five.
     frame_interval : FrameInterval or str, optional
@@ -82,19 +80,20 @@ def validate(
     InputError
         For lags that the data are too short for, states without transitions, and arguments out of range.
     """
+    Bootstrap.draw(2, n_bootstrap, confidence, seed)  # checks the settings before the work
     interval = FrameInterval.parse(frame_interval)
     stride = int(getattr(rollout, "stride", 1) or 1)
     if frame_interval is None and getattr(rollout, "frame_interval", None) is not None:
         interval = rollout.frame_interval
     notes: list[str] = []
-    inputs = {"MD": _trajs("dtrajs", dtrajs, stride)}
+    inputs = {"MD": trajectories("dtrajs", dtrajs, stride)}
     if rollout is not None:
-        inputs["GPT"] = _trajs("rollout", getattr(rollout, "dtrajs", rollout), 1)
+        inputs["GPT"] = trajectories("rollout", getattr(rollout, "dtrajs", rollout), 1)
     for name, trajs in (others or {}).items():
         if name in ("MD", "GPT", "MSM", "MSM (lag 1)"):
             raise InputError(f"others must not be named {name!r}, which is taken")
-        inputs[name] = _trajs(f"others[{name!r}]", trajs, stride)
-    seen = inputs["MD"] if training is None else _trajs("training", training, stride)
+        inputs[name] = trajectories(f"others[{name!r}]", trajs, stride)
+    seen = inputs["MD"] if training is None else trajectories("training", training, stride)
     if stride > 1:
         interval = FrameInterval(interval.value * stride, interval.unit)
         notes.append(
@@ -124,7 +123,7 @@ def validate(
     ratios = {
         name: source.n_frames / source.n_trajs / slowest for name, source in sources.items() if source.n_trajs > 0
     }
-    notes += _notes(sources, ratios, slowest, chosen, names)
+    notes += verdict_notes(sources, ratios, slowest, chosen, names)
     return ValidationResult(
         reference="MD",
         frame_interval=interval,
@@ -132,14 +131,15 @@ def validate(
         macrostate_of_state=frame.macrostate,
         macrostate_names=names,
         sources=sources,
-        rows=_rows(sources, frame, names, interval),
+        rows=verdict_rows(sources, frame, names, interval),
         chain_length_over_slowest=ratios,
         confidence=confidence,
         warnings=notes,
     )
 
 
-def _trajs(name: str, value: Any, stride: int) -> Trajs:
+def trajectories(name: str, value: Any, stride: int = 1) -> Trajs:
+    """Check a list of discrete trajectories, leave out empty ones, and keep every stride-th frame."""
     arrays = [value] if isinstance(value, np.ndarray) and value.ndim == 1 else list(value)
     out: Trajs = []
     for i, item in enumerate(arrays):
@@ -182,13 +182,13 @@ def _lags(
     table = np.full((len(lags), min(3, n_states - 1)), np.nan)
     for i, lag in enumerate(lags):
         counts = markov.transition_counts(reference, n_states, int(lag))
-        if len(markov.deeptime_adapter.largest_connected_set(counts)) > 1:
+        if len(deeptime_adapter.largest_connected_set(counts)) > 1:
             table[i] = markov.estimate_markov_model(counts, int(lag)).timescales(table.shape[1])
     slowest = table[:, 0] if table.shape[1] else np.full(len(lags), np.nan)
     if not np.isfinite(slowest).any():
         raise InputError(
-            "the reference has no two states with transitions to and fro at any lagtime: its kinetics cannot be judged; "
-            "use longer trajectories or other states"
+            "the reference has no two states with transitions to and fro at any lagtime: its kinetics cannot be "
+            "judged; use longer trajectories or other states"
         )
     if lagtime is not None:
         near = int(np.nanargmin(np.where(np.isfinite(slowest), abs(lags - lagtime), np.nan)))
@@ -201,18 +201,21 @@ def _lags(
 
 
 def _settled(lags: IntArray, table: FloatArray) -> int | None:
-    """Return the index of the first lag at which timescales (l, k) have settled, or of the last reliable one."""
-    reliable = np.isfinite(table) & (lags[:, None] <= table / 2)
-    candidates = np.flatnonzero(reliable[:, 0])
-    for i in candidates:
-        settled = True
-        for k in range(table.shape[1]):
-            later = table[i:, k][reliable[i:, k]]
-            if len(later) and reliable[i, k]:
-                settled &= bool(abs(table[i, k] / np.median(later) - 1) <= (0.05 if k == 0 else 0.1))
-        if settled:
-            return int(i)
-    return int(candidates[-1]) if len(candidates) else None
+    """Return the index of the first lag at which timescales (l, k) have settled; None where no lag is reliable.
+
+    A lag is reliable for a process while it is at most half the process's longest timescale (at lags up to half of it).
+    Settled is a timescale within 5 % (the slowest) or 10 % of its value at the last reliable lag.
+    """
+    last = np.full(table.shape[1], -1)
+    for k, column in enumerate(table.T):
+        known = np.where(np.isfinite(column) & (lags <= column / 2), column, -np.inf)
+        reliable = np.flatnonzero(np.isfinite(column) & (lags <= known.max() / 2))
+        last[k] = reliable[-1] if len(reliable) else -1
+    for i in range(last[0] + 1):
+        near = [abs(table[i, k] / table[last[k], k] - 1) for k in range(len(last)) if i <= last[k]]
+        if near[0] <= 0.05 and all(x <= 0.1 for x in near[1:]):
+            return i
+    return None
 
 
 def check_lagtime(lagtime: int, length: int) -> None:
@@ -253,101 +256,3 @@ def _frame(
         ck_lagtimes=ck * lagtime,
         seen=markov.transition_counts(seen, n_states, 1),
     )
-
-
-# --- The verdict table -----------------------------------------------------------------------------------------------
-
-
-def _rows(
-    sources: dict[str, SourceKinetics], frame: Frame, names: list[str], interval: FrameInterval
-) -> list[VerdictRow]:
-    m = frame.n_macrostates
-    letters = [name.split()[0] for name in names]
-    at = int(np.argmin(abs(frame.lagtimes - frame.lagtime)))
-    rows = [
-        _row(f"population {letters[a]}", "", sources, lambda s, a=a: (s.macro_populations[a], None), 1.0)  # type: ignore[misc]
-        for a in range(m)
-    ]
-    for k in range(min(m - 1, frame.n_timescales)):
-        label = f"timescale {k + 1}"
-        rows.append(_row(label, interval.unit, sources, lambda s, k=k: (s.timescales[at, k], None), interval.value))  # type: ignore[misc]
-    for a in range(m):
-        for b in range(m):
-            if a != b:
-                rows.append(
-                    _row(
-                        f"MFPT {letters[a]} to {letters[b]}",
-                        interval.unit,
-                        sources,
-                        lambda s, a=a, b=b: (s.mfpt[a, b], s.mfpt_events[a, b]),  # type: ignore[misc]
-                        interval.value,
-                    )
-                )
-    for a in range(m):
-        rows.append(
-            _row(
-                f"residence {letters[a]}",
-                interval.unit,
-                sources,
-                lambda s, a=a: (s.residence[a], s.residence_events[a]),  # type: ignore[misc]
-                interval.value,
-            )
-        )
-    return rows
-
-
-def _row(quantity: str, unit: str, sources: dict[str, SourceKinetics], read: Any, scale: float) -> VerdictRow:
-    cells: dict[str, Cell] = {}
-    truth: tuple[Interval, int | None] | None = None
-    for name, source in sources.items():
-        value, number = read(source)
-        events = None if number is None or source.n_trajs == 0 else int(number)
-        passed = None
-        if truth is None:
-            truth = (value, events)
-        elif not any(n is not None and n < LEAST_EVENTS for n in (events, truth[1])):
-            passed = agrees(value, truth[0], log=unit != "")
-        cells[name] = Cell(
-            float(value.value) * scale, float(value.low) * scale, float(value.high) * scale, events, passed
-        )
-    return VerdictRow(quantity, unit, cells)
-
-
-def agrees(value: Interval, reference: Interval, log: bool) -> bool | None:
-    """Tell whether two estimates differ by no more than their facing half-widths in quadrature; None if undefined."""
-    a = [float(x) for x in (value.value, value.low, value.high)]
-    b = [float(x) for x in (reference.value, reference.low, reference.high)]
-    if not np.isfinite([*a, *b]).all() or (log and min(*a, *b) <= 0):
-        return None
-    if log:
-        a, b = list(np.log(a)), list(np.log(b))
-    (upper, lower) = (a, b) if a[0] >= b[0] else (b, a)
-    return bool(upper[0] - lower[0] <= np.hypot(upper[0] - upper[1], lower[2] - lower[0]))
-
-
-def _notes(
-    sources: dict[str, SourceKinetics], ratios: dict[str, float], slowest: float, lagtime: int, names: list[str]
-) -> list[str]:
-    notes = []
-    if lagtime > slowest / 2:
-        notes.append(
-            f"lagtime {lagtime} exceeds half the slowest timescale, {slowest:.4g} frames: times are unreliable"
-        )
-    for name, source in sources.items():
-        total = source.n_frames / slowest
-        if source.n_trajs and total < 20:
-            notes.append(f"{name} holds {total:.3g} slowest timescales in all: too few for sharp intervals")
-        if name in ratios and ratios[name] < 5:
-            notes.append(
-                f"{name}: a trajectory is {ratios[name]:.3g} slowest timescales long, so populations and passages remember "
-                "where the trajectories started"
-            )
-        if source.n_trajs == 0:
-            continue
-        m = len(names)
-        pairs = [(a, b) for a in range(m) for b in range(m) if a != b and source.mfpt_events[a, b] < LEAST_EVENTS]
-        if pairs:
-            shown = ", ".join(f"{names[a].split()[0]} to {names[b].split()[0]}" for a, b in pairs[:6])
-            more = f" and {len(pairs) - 6} more" if len(pairs) > 6 else ""
-            notes.append(f"{name} shows fewer than {LEAST_EVENTS} passages {shown}{more}")
-    return notes

@@ -36,8 +36,8 @@ def reversible_transition_matrix(counts: NDArray[np.integer] | FloatArray) -> tu
     Parameters
     ----------
     counts : array (n, n)
-        Strongly connected transition counts. Sliding counts give the same estimate as effective ones; its error must not
-        be taken from them, and is not.
+        Strongly connected transition counts. Sliding counts give the same estimate as effective ones; errors must
+        not be taken from them, and are not.
 
     Returns
     -------

@@ -84,9 +84,9 @@ def timescales(
 ) -> tuple[Interval, MarkovModel | None]:
     """Return implied timescales (n_timescales,) at a lag, and the Markov model behind them.
 
-    The estimate is of the reversible maximum-likelihood model. A replicate takes the row-normalised counts of its blocks
-    in the subspace of that model's slow processes, so that it needs the eigenvalues of a small matrix only, which stay
-    with their processes.
+    The estimate is of the reversible maximum-likelihood model. A replicate takes the row-normalised counts of its
+    blocks in the subspace of that model's slow processes, so that it needs the eigenvalues of a small matrix only,
+    which stay with their processes.
 
     Parameters
     ----------
@@ -150,8 +150,9 @@ def match_processes(right: FloatArray, reference: FloatArray, stationary: FloatA
 def passage_times(macro: Sample, stride: int) -> tuple[Interval, IntArray]:
     """Return empirical mean first passage times (m, m) in frames, as seen every stride-th frame, and passages.
 
-    A passage from A to B begins with the first visit to A after B and ends with the next visit to B. The estimate is the
-    time spent on the way, completed or cut by the end of the data, over the number of completed passages.
+    A passage from A to B begins with the first visit to A after B and ends with the next visit to B. The estimate is
+    the time spent on the way, completed or cut by the end of the data, over the number of completed passages.
+    Frames before the first visit to either count for the one that is visited first.
     """
     exposure, passages = _native.count_passages(macro.dtrajs, macro.n_states, stride, blocks=macro.blocks)
     events = passages.sum(axis=0)
@@ -164,8 +165,8 @@ def passage_times(macro: Sample, stride: int) -> tuple[Interval, IntArray]:
 def residence_times(macro: Sample, stride: int, times: IntArray) -> tuple[Interval, IntArray, FloatArray]:
     """Return mean residence times (m,) in frames seen every stride-th frame, exits, and survival (m, t) at `times`.
 
-    The mean is the time spent in a macrostate over the number of exits. The survival curve is Kaplan and Meier's, of the
-    stays whose beginning was seen.
+    The mean is the time spent in a macrostate over the number of exits. The survival curve is Kaplan and Meier's, of
+    the stays whose beginning was seen.
     """
     n_bins = int(times.max() // stride) + 2
     exposure, exits, completed, cut = _native.count_stays(
@@ -176,9 +177,9 @@ def residence_times(macro: Sample, stride: int, times: IntArray) -> tuple[Interv
     number = -(-events // stride)
     interval = macro.bootstrap.interval(ratio(exposure.sum(axis=0), events), replicates, "log", _least_error(number))
     at_risk = np.cumsum((completed + cut)[:, ::-1], axis=1)[:, ::-1]
-    with np.errstate(all="ignore"):
-        hazard = np.where(at_risk > 0, completed / at_risk, np.nan)
-    survival = np.cumprod(1 - hazard, axis=1)  # probability to stay longer than a number of strides
+    hazard = completed / np.maximum(at_risk, 1)
+    survival = np.asarray(np.cumprod(1 - hazard, axis=1), np.float64)  # to stay longer than a number of strides
+    survival[(at_risk == 0) & (survival > 0)] = np.nan  # nothing was followed for so long
     return interval, number, survival[:, times // stride]
 
 

@@ -162,3 +162,20 @@ def mean_residence(
         if flux > 0:
             times[a] = stationary[inside].sum() / flux
     return times, entries
+
+
+def self_transitions(
+    transition: FloatArray, stationary: FloatArray, macrostate: IntArray, n_macrostates: int, steps: IntArray
+) -> FloatArray:
+    """Return the probabilities (c, m) to be in a macrostate `steps` (c,), rising, after being in it."""
+    member = (macrostate[:, None] == np.arange(n_macrostates)).astype(np.float64)
+    start = member * stationary[:, None]
+    with np.errstate(all="ignore"):
+        start /= start.sum(axis=0)
+    out, ahead, done = np.empty((len(steps), n_macrostates)), member, 0
+    for c, wanted in enumerate(steps):
+        while done < wanted:
+            ahead = transition @ ahead
+            done += 1
+        out[c] = (start * ahead).sum(axis=0)
+    return out

@@ -17,6 +17,7 @@ from nanomd.kinetics.results import Interval, SourceKinetics
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
+_MANY_STATES = 400
 _MAX_BLOCK_COUNTS = 3 * 10**7  # numbers in the per-block count matrices behind a Markov model's intervals
 
 
@@ -69,7 +70,7 @@ def trajectory_source(name: str, sample: Sample, frame: Frame) -> SourceKinetics
         ck_estimated=estimates.self_transitions(macro, frame.ck_lagtimes),
         ck_predicted=np.full(shape, np.nan)
         if model is None
-        else _self_transitions(model.transition, model.stationary, frame, frame.lagtime),
+        else _self_transitions(model.transition, model.stationary, frame),
         unseen_fraction=unseen,
         unseen_states=np.flatnonzero(visits == 0).astype(np.int64),
     )
@@ -96,7 +97,8 @@ def markov_source(name: str, sample: Sample, frame: Frame, lagtime: int) -> Sour
     macro_point = _macro(model.stationary, frame)
     replicates: dict[str, list[FloatArray]] = {key: [] for key in (*point, "populations", "macro_populations")}
     boot = sample.bootstrap
-    if per_block is not None:
+    # With many states a replicate takes seconds: then the lag 1 model, a mere warning example, goes without intervals.
+    if per_block is not None and (n <= _MANY_STATES or power == 1):
         limit = len(boot.weights) if n <= 150 else max(20, min(len(boot.weights), int(4e8 / n**3)))
         boot = Bootstrap(boot.weights[:limit], boot.confidence)
         for weights in boot.weights:
@@ -159,7 +161,10 @@ def _row_normalised(counts: FloatArray, model: MarkovModel) -> tuple[FloatArray,
 
 def _macro(stationary: FloatArray, frame: Frame) -> FloatArray:
     inside = frame.macrostate >= 0
-    return np.bincount(frame.macrostate[inside], stationary[inside], frame.n_macrostates)
+    share: FloatArray = np.bincount(frame.macrostate[inside], stationary[inside], frame.n_macrostates).astype(
+        np.float64
+    )
+    return share
 
 
 def _quantities(matrix: FloatArray, stationary: FloatArray, frame: Frame) -> dict[str, FloatArray]:
@@ -168,23 +173,14 @@ def _quantities(matrix: FloatArray, stationary: FloatArray, frame: Frame) -> dic
     return {
         "mfpt": frame.lagtime * markov.passage_times(matrix, stationary, frame.macrostate, m),
         "residence": frame.lagtime * markov.mean_residence(matrix, stationary, frame.macrostate, m)[0],
-        "self": _self_transitions(matrix, stationary, frame, frame.lagtime),
+        "self": _self_transitions(matrix, stationary, frame),
     }
 
 
-def _self_transitions(matrix: FloatArray, stationary: FloatArray, frame: Frame, lagtime: int) -> FloatArray:
-    """Return the probabilities (c, m) to be in a macrostate a lag after being in it; the matrix steps `lagtime`."""
-    member = (frame.macrostate[:, None] == np.arange(frame.n_macrostates)).astype(np.float64)
-    start = member * stationary[:, None]
-    with np.errstate(all="ignore"):
-        start /= start.sum(axis=0)
-    out, ahead, steps = np.empty((len(frame.ck_lagtimes), frame.n_macrostates)), member, 0
-    for c, lag in enumerate(frame.ck_lagtimes):
-        while steps < lag // lagtime:
-            ahead = matrix @ ahead
-            steps += 1
-        out[c] = (start * ahead).sum(axis=0)
-    return out
+def _self_transitions(matrix: FloatArray, stationary: FloatArray, frame: Frame) -> FloatArray:
+    """Return the probabilities (c, m) to be in a macrostate a lag after being in it."""
+    steps = frame.ck_lagtimes // frame.lagtime
+    return markov.self_transitions(matrix, stationary, frame.macrostate, frame.n_macrostates, steps)
 
 
 def _survival(matrix: FloatArray, stationary: FloatArray, frame: Frame) -> FloatArray:

@@ -161,8 +161,21 @@ def place_labels(axes: Axes, x: FloatArray, y: FloatArray, labels: Sequence[str]
                 cost += width * height
             if cost < best_cost:
                 best, best_cost, best_box = (dx, dy, side), cost, box
-        text.set_position((best[0], best[1]))
-        text.set_horizontalalignment(best[2])
+        text.remove()
+        far = abs(best[1]) > 15  # then a fine line says whose label it is
+        axes.annotate(
+            label,
+            (xi, yi),
+            xytext=best[:2],
+            textcoords="offset points",
+            ha=best[2],
+            fontsize=size,
+            color=DARK,
+            zorder=4,
+            arrowprops={"arrowstyle": "-", "color": MUTED, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 3}
+            if far
+            else None,
+        )
         taken.append(best_box)
 
 

@@ -40,11 +40,12 @@ thead th { border-bottom: 2px solid #1a1a1a; white-space: nowrap; vertical-align
 tbody th { font-weight: 600; }
 .verdict tbody th, .verdict thead th:first-child { position: sticky; left: 0; background: #fff; padding-right: 18px;
   min-width: 11em; }
-.verdict tbody th .unit { display: block; font-weight: 400; }
-.verdict td, .counts td { white-space: nowrap; }
+.verdict td, .counts td, .counts tbody th { white-space: nowrap; }
+.counts thead th { white-space: normal; min-width: 5em; }
 .value { font-weight: 600; }
 .interval, .events, .unit { color: #5f6368; font-weight: 400; }
-.interval, .events { display: block; font-size: .9em; }
+.spread { display: block; font-size: .9em; color: #5f6368; }
+.events { margin-left: .6em; }
 .mark { display: inline-block; font-weight: 600; margin-left: .5em; font-size: .9em; }
 .pass { color: #00634a; } .fail { color: #a33b00; } .none { color: #5f6368; font-weight: 400; }
 .fail-cell { background: #fdf1ea; }

@@ -42,7 +42,8 @@ def free_energy_surfaces(landscape: Mapping[str, Any], result: ValidationResult)
           populations of its microstate;
         - ``centres`` (n_states, 2): centres of the microstates, each drawn as the region nearest to its centre.
 
-        The last two take ``populations`` {source name: (n_states,)}, by default those of `result`. All forms take
+        The last two take ``populations`` {source name: (n_states,)}, by default those of the sources in `result` that
+        have trajectories. All forms take
         ``labels`` (two axis labels), ``range`` ((x0, x1), (y0, y1)) and ``bins`` (cells per side).
     result : ValidationResult
         Names of the sources, and populations of the microstates.
@@ -91,18 +92,28 @@ def plot_free_energy(landscape: Mapping[str, Any], result: ValidationResult) -> 
         f"Free energy in units of kT: dark basins are populated, white was never visited. {result.reference} and "
         f"every model share one colour scale and one zero, the lowest point of {result.reference}. The difference "
         f"(model minus {result.reference}) is blue where the model is too stable and red where it visits too rarely; "
-        "it is drawn where both have data, and pale everywhere is what one hopes for.",
+        "it is drawn where both have data, on a scale of its own that fits the largest differences.",
         columns=2 if several else 3,
     )
+    if "xy" in landscape and "samples" not in landscape:
+        group.notes.append(
+            f"A model's surface is made of the frames of {result.reference}, each weighted by the ratio of the "
+            "populations of its microstate in model and reference."
+        )
+    elif "centres" in landscape and "samples" not in landscape:
+        group.notes.append("Each microstate fills the region nearest to its centre.")
     finite = np.concatenate([s.values[np.isfinite(s.values)] for s in surfaces.values()])
     top = float(np.ceil(np.clip(np.quantile(finite, 0.98), 3, 15))) if len(finite) else 3.0
+    differences = {name: s.values - reference.values for name, s in surfaces.items() if name != result.reference}
+    sizes = np.concatenate([np.zeros(1), *(np.abs(d[np.isfinite(d)]) for d in differences.values())])
+    widest = float(np.clip(np.ceil(2 * np.quantile(sizes, 0.98)) / 2, 0.5, 4.0))  # one scale for all differences, too
     for name, surface in surfaces.items():
         alone = several and name == result.reference
         _draw(group, surface, name, labels, "viridis", (0.0, top), "free energy (kT)", alone)
         if name == result.reference:
             continue
-        difference = Surface(surface.values - reference.values, surface.x_edges, surface.y_edges)
-        _draw(group, difference, f"{name} minus {result.reference}", labels, "RdBu_r", (-2.0, 2.0), "kT")
+        difference = Surface(differences[name], surface.x_edges, surface.y_edges)
+        _draw(group, difference, f"{name} minus {result.reference}", labels, "RdBu_r", (-widest, widest), "kT")
     return group
 
 
@@ -144,7 +155,7 @@ def _points(xy: Any, name: str) -> FloatArray:
 
 def _populations(landscape: Mapping[str, Any], result: ValidationResult) -> dict[str, FloatArray]:
     given = landscape.get("populations")
-    raw = given or {name: source.populations.value for name, source in result.sources.items()}
+    raw = given or {name: source.populations.value for name, source in result.sources.items() if source.n_trajs}
     populations = {str(name): np.nan_to_num(np.asarray(values, float)) for name, values in raw.items()}
     if result.reference not in populations:
         raise InputError(

@@ -180,7 +180,13 @@ def _verdict(result: ValidationResult, styles: dict[str, SourceStyle]) -> str:
         passed, judged = count_passes(result.rows, name)
         color = styles[name].color if name in styles else "#5f6368"
         said = f"passes {passed} of {judged}" if judged else "not judged"
-        scores.append(f'<li style="--c:{color}"><strong>{escape(name)}</strong> {said}</li>')
+        length = result.chain_length_over_slowest.get(name, float("nan"))
+        chain = (
+            ""
+            if length != length
+            else f'<br><span class="note">chains of {format_number(length)} slowest timescales</span>'
+        )
+        scores.append(f'<li style="--c:{color}"><strong>{escape(name)}</strong> {said}{chain}</li>')
     rows = []
     for row in result.rows:
         unit, cells = format_row(row, result.frame_interval)
@@ -196,8 +202,9 @@ def _verdict(result: ValidationResult, styles: dict[str, SourceStyle]) -> str:
         '<section id="verdict">\n<h2>Verdict</h2>\n'
         f'<ul class="scores">{"".join(scores)}</ul>\n{warnings}'
         f'<p class="caption">Each cell gives the estimate and its {100 * result.confidence:g} % confidence interval; n '
-        f"is the number of observed events behind it. {escape(result.reference)} is the reference: the marks say "
-        f"whether a source agrees with it within the intervals. Markov models and macrostates use a lag of "
+        f"is the number of observed events behind it. {escape(result.reference)} is the reference: a source "
+        "passes where the two differ by no more than the half-widths that face each other, added in quadrature, and is "
+        "not judged where an interval is missing or events are too few. Markov models and macrostates use a lag of "
         f"{escape(result.frame_interval.describe(result.lagtime))}.</p>\n{body}\n</section>"
     )
 
@@ -209,10 +216,9 @@ def _cell(cell: CellText | None, is_reference: bool) -> str:
     css, words = _MARKS[cell.passed]
     if not is_reference:
         parts.append(f'<span class="mark {css}">{words}</span>')
-    if cell.interval:
-        parts.append(f'<span class="interval">{escape(cell.interval)}</span>')
-    if cell.events:
-        parts.append(f'<span class="events">{escape(cell.events)}</span>')
+    spread = [f'<span class="interval">{escape(cell.interval)}</span>'] if cell.interval else []
+    spread += [f'<span class="events">{escape(cell.events)}</span>'] if cell.events else []
+    parts += [f'<span class="spread">{" ".join(spread)}</span>'] if spread else []
     opening = '<td class="fail-cell">' if cell.passed is False and not is_reference else "<td>"
     return f"{opening}{' '.join(parts)}</td>"
 
@@ -225,10 +231,16 @@ def _sources(result: ValidationResult, styles: dict[str, SourceStyle]) -> str:
         rows.append(
             [
                 _name(name, styles),
-                format_count(source.n_trajs),
-                format_count(source.n_frames),
-                escape(result.frame_interval.describe(source.n_frames / max(source.n_trajs, 1))),
-                format_number(length),
+                *(
+                    (
+                        format_count(source.n_trajs),
+                        format_count(source.n_frames),
+                        escape(result.frame_interval.describe(source.n_frames / source.n_trajs)),
+                    )
+                    if source.n_trajs
+                    else ("none: computed", "–", "–")
+                ),
+                "–" if length != length else format_number(length),
                 "–" if unseen != unseen else format_number(unseen, 2),
                 format_count(len(source.unseen_states)),
             ]

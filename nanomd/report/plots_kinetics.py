@@ -38,7 +38,8 @@ def plot_timescales(result: ValidationResult, styles: dict[str, SourceStyle]) ->
         "level off say that the state space is Markovian at that lag; bands are "
         f"{100 * result.confidence:g} % intervals. In the grey region a process relaxes within one lag time and cannot "
         "be resolved: values near or in it carry no information. A good model follows the dark line at every lag, "
-        "also where it has not levelled off yet. Processes are numbered by rank in each source.",
+        "also where it has not levelled off yet. Process k of every source is the one most like process k of the "
+        "reference, by overlap of eigenvectors. A Markov model itself has the same timescales at every lag.",
     )
     n_processes = max((source.timescales.value.shape[-1] for source in result.sources.values()), default=0)
     if n_processes > MAX_TIMESCALES:
@@ -50,7 +51,7 @@ def plot_timescales(result: ValidationResult, styles: dict[str, SourceStyle]) ->
     x_factor, x_unit = result.frame_interval.scale(float(longest_lag))
     for k in range(min(n_processes, MAX_TIMESCALES)):
         with look():
-            figure, axes = new_figure(440, 350)
+            figure, axes = new_figure(440, 310)
             axes.set_title(f"Process {k + 1}")
             drawn: list[FloatArray] = []
             for name, source in result.sources.items():
@@ -97,6 +98,9 @@ def plot_timescales(result: ValidationResult, styles: dict[str, SourceStyle]) ->
 def pair_names(result: ValidationResult) -> tuple[list[str], str]:
     """Return short names of macrostates for labels, and a key for them where they had to be shortened."""
     names = result.macrostate_names
+    letters = [(name.split() or ["?"])[0] for name in names]  # of names such as "A (54 %)"
+    if len(set(letters)) == len(letters) and all(len(letter) <= 3 for letter in letters):
+        return [plain(letter) for letter in letters], ""
     if all(len(name) <= 4 for name in names) or sum(map(len, names)) <= 12:
         return [plain(name) for name in names], ""
     numbers = [str(index + 1) for index in range(len(names))]
@@ -130,6 +134,12 @@ def plot_mfpt(result: ValidationResult, styles: dict[str, SourceStyle]) -> Group
             continue
         y = source.mfpt[rows, columns]
         labels = [f"{names[i]}→{names[j]}" for i, j in zip(rows, columns, strict=True)]
+        error = mfpt_error(finite, finite_positive(y.value))
+        if error is not None:
+            group.notes.append(
+                f"{name}: off by a factor of {error[0]:.3g} in the geometric mean over {error[2]} pairs, and of "
+                f"{error[3]:.3g} for the worst, {labels[error[1]]}."
+            )
         if len(labels) > _ALL_PAIRS:
             labels = _worst_labels(labels, finite, finite_positive(y.value))
         with look():
@@ -150,6 +160,21 @@ def plot_mfpt(result: ValidationResult, styles: dict[str, SourceStyle]) -> Group
     return group
 
 
+def mfpt_error(reference: FloatArray, model: FloatArray) -> tuple[float, int, int, float] | None:
+    """Summarise passage times (p,) by exp(mean |ln(model / reference)|), over the pairs that both have.
+
+    Returns
+    -------
+    mean_factor, worst_index, n_pairs, worst_factor
+        Or None where no pair has both.
+    """
+    error = np.abs(np.log(model / reference))
+    if not np.isfinite(error).any():
+        return None
+    worst = int(np.nanargmax(error))
+    return float(np.exp(np.nanmean(error))), worst, int(np.isfinite(error).sum()), float(np.exp(error[worst]))
+
+
 def _worst_labels(labels: list[str], x: FloatArray, y: FloatArray, n: int = 6) -> list[str]:
     error = np.nan_to_num(np.abs(np.log(y / x)), nan=-1.0)
     worst = set(np.argsort(-error, kind="stable")[:n].tolist())
@@ -167,14 +192,15 @@ def plot_chapman_kolmogorov(result: ValidationResult, styles: dict[str, SourceSt
         "Chapman-Kolmogorov test",
         "Probability to be in a macrostate a lag time after having been in it. Points with bars are counted in the "
         f"trajectories ({100 * result.confidence:g} % intervals), lines are predicted by a Markov model of the same "
-        "trajectories at the shortest lag shown. Where points leave their own line, the dynamics has memory at that "
+        "trajectories at the shortest lag. Where points leave their own line, the dynamics has memory at that "
         "lag; a good model's points lie on the dark points either way.",
     )
     longest = max((int(np.max(s.ck_lagtimes)) for s in result.sources.values() if len(s.ck_lagtimes)), default=1)
+    shortest = min((int(np.min(s.ck_lagtimes)) for s in result.sources.values() if len(s.ck_lagtimes)), default=1)
     factor, unit = result.frame_interval.scale(float(longest))
     for state in shown_macrostates(result):
         with look():
-            figure, axes = new_figure(400, 320)
+            figure, axes = new_figure(400, 290)
             axes.set_title(plain(result.macrostate_names[state]))
             drawn = [
                 _draw_ck(source, state, factor, axes, styles[name], plain(name), place)
@@ -182,7 +208,11 @@ def plot_chapman_kolmogorov(result: ValidationResult, styles: dict[str, SourceSt
             ]
             if any(drawn):
                 axes.set(ylim=(-0.03, 1.04), xlabel=f"lag time ({unit})", ylabel="probability to be there again")
-                axes.set_xlim(left=0)
+                if longest > 8 * shortest:
+                    axes.set_xscale("log")
+                    tidy_log_axis(axes)
+                else:
+                    axes.set_xlim(left=0)
                 add_legend(figure, axes)
             else:
                 say_no_data(axes, "No source has data for this test.")
@@ -201,7 +231,9 @@ def _draw_ck(
     # Sources that agree would hide each other: the reference is a ring, and the others stand a little beside it.
     is_reference = style.color == DARK
     lags = np.asarray(source.ck_lagtimes) * factor
-    x = lags + (0 if is_reference else (place - 1.5) * 0.008 * lags.max())
+    spread = lags.max() / lags.min() > 8
+    shift = 0.0 if is_reference else place - 1.5
+    x = lags * 1.025**shift if spread else lags + shift * 0.008 * lags.max()
     predicted = np.asarray(source.ck_predicted, float)[:, state]
     axes.plot(
         lags, predicted, color=style.color, linewidth=1.1, linestyle="-" if is_reference else style.dashes, alpha=0.8
@@ -229,7 +261,7 @@ def plot_residence(result: ValidationResult, styles: dict[str, SourceStyle]) -> 
         end = max(ends, default=0.0)
         factor, unit = result.frame_interval.scale(end if end > 0 else 1.0)
         with look():
-            figure, axes = new_figure(400, 330)
+            figure, axes = new_figure(400, 290)
             axes.set_title(plain(result.macrostate_names[state]))
             drawn = False
             for name, source in result.sources.items():
@@ -242,7 +274,8 @@ def plot_residence(result: ValidationResult, styles: dict[str, SourceStyle]) -> 
                 axes.plot(
                     np.asarray(source.residence_times) * factor, survival, color=styles[name].color,
                     linestyle=styles[name].dashes, marker=styles[name].marker, markevery=0.12, markersize=4.5,
-                    linewidth=2.2 if name == result.reference else 1.5, label=f"{plain(name)} (n = {n_events})",
+                    linewidth=2.2 if name == result.reference else 1.5,
+                    label=f"{plain(name)}, n={n_events}" if source.n_trajs else plain(name),
                 )  # fmt: skip
                 drawn = True
             if drawn:

@@ -49,7 +49,7 @@ def _macrostates(group: Group, result: ValidationResult, styles: dict[str, Sourc
     crowded = sum(map(len, labels)) > 48
     with look():
         figure, axes = new_figure(
-            max(400, min(560, 110 + 24 * len(names) * len(shown))), 400, bottom=96 if crowded else 52
+            max(400, min(560, 110 + 24 * len(names) * len(shown))), 360, bottom=96 if crowded else 52
         )
         axes.set_title("Macrostates")
         axes.grid(visible=False, axis="x")

@@ -72,7 +72,7 @@ def plot_training(metrics: Sequence[Mapping[str, Any]]) -> Group | None:
             axes.set_title("Learning rate")
             axes.plot(*rate, color=MUTED)
             axes.set_ylim(bottom=0)
-            axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
+            axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
             axes.set(xlabel="optimiser step", ylabel="learning rate")
             group.add(figure, "Learning rate against optimiser step.")
     return group

@@ -25,8 +25,16 @@ _LEFT, _RIGHT, _BOTTOM, _TOP, _LEGEND_ROW = 70, 14, 52, 30, 20  # margins in CSS
 _PALETTE = [BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, "#7a5c00", "#6b4fa0"]
 _MARKERS = ["s", "^", "D", "v", "P", "X", "<", ">"]
 _DASHES: list[Any] = ["-", (0, (6, 2)), (0, (2, 1.5)), (0, (6, 2, 1, 2))]
-# A word in a source's name claims a place in the palette, so that colours agree between reports, too.
-_PREFERRED = (("gpt", 0), ("msm", 1), ("markov", 1), ("lstm", 2), ("kernel", 3), ("transfer", 3))
+# A word in a source's name claims places in the palette, so that colours agree between reports, too.
+_PREFERRED = (
+    ("gpt", (0, 5)),
+    ("msm", (1, 4)),
+    ("markov", (1, 4)),
+    ("lstm", (2,)),
+    ("kernel", (3,)),
+    ("transfer", (3,)),
+)
+_OTHERWISE = (5, 4, 6, 7, 3, 2, 0, 1)
 
 _RC: Any = {
     "font.family": "DejaVu Sans",
@@ -91,19 +99,19 @@ def source_styles(names: Sequence[str], reference: str) -> dict[str, SourceStyle
         elif reference.lower() in lower.split() or "held" in lower.split():
             styles[name] = SourceStyle("#8a8f94", "o")
         else:
-            place = next((index for word, index in _PREFERRED if word in lower and index not in taken), None)
+            places = next((places for word, places in _PREFERRED if word in lower), ())
+            place = next((place for place in places if place not in taken), None)
             if place is not None:
                 taken.add(place)
                 styles[name] = SourceStyle(_PALETTE[place], _MARKERS[place])
-    place = 0
-    for name in names:
-        if name in styles:
-            continue
-        while place in taken:
-            place += 1
-        taken.add(place)
-        n = len(_PALETTE)
-        styles[name] = SourceStyle(_PALETTE[place % n], _MARKERS[place % n], _DASHES[place // n % len(_DASHES)])
+    free = [place for place in _OTHERWISE if place not in taken]
+    for k, name in enumerate(name for name in names if name not in styles):
+        if k < len(free):
+            styles[name] = SourceStyle(_PALETTE[free[k]], _MARKERS[free[k]])
+        else:  # more sources than colours: the same ones again, with other markers and dashes
+            turn, place = divmod(k - len(free), len(_PALETTE))
+            marker = _MARKERS[(place + turn + 3) % len(_MARKERS)]
+            styles[name] = SourceStyle(_PALETTE[place], marker, _DASHES[(turn + 1) % len(_DASHES)])
     return styles
 
 
@@ -165,10 +173,10 @@ def add_legend(figure: Figure, axes: Axes) -> None:
         return
     room = float(figure.get_size_inches()[0]) * SCREEN_DPI - 16
     longest = max(len(label) for label in labels)
-    if sum(7.2 * len(label) + 45 for label in labels) <= room:
+    if sum(6.9 * len(label) + 45 for label in labels) <= room:
         ncols = len(labels)
     else:
-        ncols = max(1, int(room // (7.2 * longest + 45)))
+        ncols = max(1, int(room // (6.9 * longest + 45)))
     # matplotlib fills column by column: deal the entries out so that the rows come in the order of the sources.
     order = [index for column in range(ncols) for index in range(column, len(labels), ncols)]
     figure.legend(
@@ -180,8 +188,12 @@ def add_legend(figure: Figure, axes: Axes) -> None:
         borderaxespad=0.1,
         labelspacing=0.35,
     )
-    rows = -(-len(labels) // ncols)
-    figure.subplots_adjust(top=1 - (_TOP + _LEGEND_ROW * rows + 4) / (float(figure.get_size_inches()[1]) * SCREEN_DPI))
+    # The figure grows by the legend, so that the axes keep their size.
+    extra = _LEGEND_ROW * -(-len(labels) // ncols) + 4
+    width, height = (float(size) * SCREEN_DPI for size in figure.get_size_inches())
+    bottom, grown = figure.subplotpars.bottom * height, height + extra
+    figure.set_size_inches(width / SCREEN_DPI, grown / SCREEN_DPI)
+    figure.subplots_adjust(bottom=bottom / grown, top=1 - (_TOP + extra) / grown)
 
 
 def say_no_data(axes: Axes, words: str) -> None:

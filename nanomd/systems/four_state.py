@@ -9,6 +9,7 @@ U(x, y) = U(-x, -y), so the exact populations of the first and fourth, and of th
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -206,7 +207,7 @@ def tokenize(
     raise InputError(f"scheme must be one of cores, x-bins, kmeans, got {scheme!r}")
 
 
-def kmeans_centers(xy: ArrayLike, n_states: int = 100, *, seed: int = 0) -> FloatArray:
+def kmeans_centers(xy: FloatArray | Sequence[FloatArray], n_states: int = 100, *, seed: int = 0) -> FloatArray:
     """Return k-means centres (n_states, 2) of the positions, sorted by x (mini-batch, at most 100000 frames)."""
     from sklearn.cluster import MiniBatchKMeans
 

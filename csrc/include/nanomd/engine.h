@@ -20,7 +20,7 @@ namespace nanomd {
 // Where trajectories stand when a session opens. All of them have seen the same number of tokens.
 struct SessionOptions {
   Mode mode = Mode::kRing;
-  int hop_keep = 0;  // hop only: tokens kept when the window refills, in [1, W - 1]
+  int hop_keep = 0;  // hop only: tokens in a refilled window, in [1, W - 1]
   int n_trajs = 0;
   const std::uint16_t* history = nullptr;  // [n_trajs][n_history], the most recent tokens, n_history >= 1
   std::size_t n_history = 0;
@@ -80,8 +80,7 @@ class RolloutEngine {
 };
 
 // isa: "" for the best here (or the environment's NANOMD_ISA), "sse2", "avx2", "avx512".
-// single_lanes: groups of up to this many trajectories run one at a time; the rest in SIMD lanes. -1: the measured
-// default.
+// single_lanes: up to this many trajectories (per thread) run one at a time, more in SIMD lanes; -1 for the default.
 std::unique_ptr<RolloutEngine> make_cpu_engine(std::shared_ptr<const Model> model, const std::string& isa = "",
                                                int single_lanes = -1);
 

@@ -1,9 +1,9 @@
 // Which cache slots hold what, for the three rollout modes. Everything here is a function of the number of tokens
 // alone, so that a resumed rollout rebuilds exactly the cache of an uninterrupted one.
 //   ring: position p lies in slot p mod W.
-//   hop:  window position w lies in slot w; when a token comes and W positions are full, the last `keep` tokens before
-//         it are prefilled at positions 0 .. keep-1, and it takes position keep. So windows begin W - keep tokens
-//         apart.
+//   hop:  window position w lies in slot w; when a token comes and W positions are full, the last `keep` tokens, this
+//   one
+//         included, are prefilled at positions 0 .. keep-1.
 //   crop: every step sees the last W tokens at positions 0 .. W-1; beyond W tokens each step prefills anew.
 #pragma once
 
@@ -23,7 +23,7 @@ struct SlotRange {
 // Tokens in the hop window once `n_tokens` >= 1 have been seen in total.
 inline std::int64_t hop_window(std::int64_t n_tokens, std::int64_t window, std::int64_t keep) {
   if (n_tokens <= window) return n_tokens;
-  return keep + 1 + (n_tokens - window - 1) % (window - keep);
+  return keep + (n_tokens - window - 1) % (window - keep + 1);
 }
 
 inline std::int64_t crop_window(std::int64_t n_tokens, std::int64_t window) { return std::min(n_tokens, window); }

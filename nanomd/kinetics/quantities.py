@@ -1,0 +1,169 @@
+"""One quantity at a time, from lists of discrete trajectories of states 0..n-1 (negative: unassigned).
+
+Times are in frames. Intervals are block bootstraps; `timescale`, where a function takes it, is the slowest relaxation
+in frames if it is known, so that blocks are made longer than it (see `nanomd.kinetics.bootstrap`). By default it is
+estimated at the lag at hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from nanomd.errors import InputError
+from nanomd.kinetics import estimates, macrostates, markov
+from nanomd.kinetics.compare import check_lagtime, trajectories, usable_length
+from nanomd.kinetics.estimates import Sample
+from nanomd.kinetics.results import Interval
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+
+
+def _sample(dtrajs: Any, n_states: int | None, lagtime: int, timescale: float | None, **settings: Any) -> Sample:
+    trajs = trajectories("dtrajs", dtrajs)
+    highest = 1 + max(int(x.max()) for x in trajs)
+    if n_states is not None and n_states < highest:
+        raise InputError(f"n_states must be at least {highest}, the highest state plus one, got {n_states}")
+    n = highest if n_states is None else n_states
+    check_lagtime(lagtime, usable_length(trajs))
+    if timescale is None:
+        counts = markov.transition_counts(trajs, n, lagtime)
+        timescale = float(markov.estimate_markov_model(counts, lagtime).timescales(1)[0]) if counts.any() else np.nan
+    return Sample.make(trajs, n, timescale=timescale, **settings)
+
+
+def populations(
+    dtrajs: Any, *, n_states: int | None = None, timescale: float | None = None, **settings: Any
+) -> Interval:
+    """Return the share of frames in every state (n,); `settings` are confidence, n_bootstrap and seed."""
+    return estimates.populations(_sample(dtrajs, n_states, 1, timescale, **settings))
+
+
+def free_energies(population: ArrayLike, kT: float = 1.0) -> FloatArray:
+    """Return -kT ln(population) above the lowest, infinity for empty states; kT gives the unit."""
+    if not kT > 0:
+        raise InputError(f"kT must be positive, got {kT}")
+    p = np.asarray(population, np.float64)
+    if p.size == 0 or not (p >= 0).all() or p.sum() == 0:
+        raise InputError("populations must not be negative, and not all zero")
+    with np.errstate(divide="ignore"):
+        energies: FloatArray = -kT * np.log(p / p.max())
+    return energies
+
+
+def implied_timescales(
+    dtrajs: Any,
+    lagtimes: Sequence[int],
+    n_timescales: int = 3,
+    *,
+    n_states: int | None = None,
+    timescale: float | None = None,
+    **settings: Any,
+) -> Interval:
+    """Return implied timescales (n_lagtimes, n_timescales) of reversible Markov models, slowest first; NaN for none."""
+    if len(lagtimes) == 0:
+        raise InputError("lagtimes must not be empty")
+    sample = _sample(dtrajs, n_states, int(max(lagtimes)), np.nan if timescale is None else timescale, **settings)
+    if timescale is None:
+        slowest = estimates.timescales(sample, int(min(lagtimes)), 1)[0].value[0]
+        sample = Sample.make(sample.dtrajs, sample.n_states, timescale=float(slowest), **settings)
+    return estimates.stack([estimates.timescales(sample, int(lag), n_timescales)[0] for lag in lagtimes])
+
+
+def mfpt(
+    dtrajs: Any,
+    source: Sequence[int],
+    target: Sequence[int],
+    *,
+    stride: int = 1,
+    timescale: float | None = None,
+    **settings: Any,
+) -> tuple[Interval, int]:
+    """Return the empirical mean first passage time from a set of states to another, and the number of passages.
+
+    From the first visit to the source after the target to the next visit to the target, seen every stride-th frame.
+    """
+    sample = _sample(dtrajs, None, stride, timescale, **settings)
+    sets = np.full(sample.n_states, -1, np.int64)
+    for name, states, label in (("source", source, 0), ("target", target, 1)):
+        index = np.asarray(states)
+        if index.size == 0 or index.min() < 0 or index.max() >= sample.n_states:
+            raise InputError(f"{name} must name states in [0, {sample.n_states - 1}], got {index.tolist()}")
+        if (sets[index] >= 0).any():
+            raise InputError("source and target must not share states")
+        sets[index] = label
+    interval, events = estimates.passage_times(sample.coarse(sets, 2), stride)
+    return interval[0, 1], int(events[0, 1])
+
+
+def residence(
+    dtrajs: Any,
+    macrostate: ArrayLike | None = None,
+    *,
+    stride: int = 1,
+    times: ArrayLike | None = None,
+    timescale: float | None = None,
+    **settings: Any,
+) -> tuple[Interval, IntArray, FloatArray]:
+    """Return mean residence times (m,), numbers of exits (m,), and survival (m, t) at `times`, multiples of stride.
+
+    `macrostate` (n,) maps states to macrostates; every state is one without it.
+    """
+    sample = _macro(_sample(dtrajs, None, stride, timescale, **settings), macrostate)
+    at = np.asarray([0, stride] if times is None else times, np.int64)
+    return estimates.residence_times(sample, stride, at)
+
+
+def ck_test(
+    dtrajs: Any,
+    lagtime: int,
+    macrostate: ArrayLike | None = None,
+    *,
+    steps: Sequence[int] = (1, 2, 3, 4, 6, 8),
+    timescale: float | None = None,
+    **settings: Any,
+) -> tuple[IntArray, Interval, FloatArray]:
+    """Compare a Markov model at `lagtime` with the data at its multiples (Chapman and Kolmogorov).
+
+    Returns
+    -------
+    lagtimes : ndarray (c,)
+    estimated : Interval (c, m)
+        Share of frames in a macrostate that find it in the same one a lag later.
+    predicted : ndarray (c, m)
+        The same from powers of the model's transition matrix.
+    """
+    sample = _sample(dtrajs, None, lagtime * int(max(steps)), np.nan if timescale is None else timescale, **settings)
+    model = markov.estimate_markov_model(markov.transition_counts(sample.dtrajs, sample.n_states, lagtime), lagtime)
+    if timescale is None:
+        slowest = float(model.timescales(1)[0])
+        sample = Sample.make(sample.dtrajs, sample.n_states, timescale=slowest, **settings)
+    lags = lagtime * np.asarray(sorted(steps), np.int64)
+    macro = _macro(sample, macrostate)
+    labels = np.arange(sample.n_states) if macrostate is None else np.asarray(macrostate, np.int64)
+    predicted = markov.self_transitions(model.transition, model.stationary, labels, macro.n_states, lags // lagtime)
+    return lags, estimates.self_transitions(macro, lags), predicted
+
+
+def _macro(sample: Sample, macrostate: ArrayLike | None) -> Sample:
+    if macrostate is None:
+        return sample
+    labels = np.asarray(macrostate, np.int64)
+    if labels.shape != (sample.n_states,) or labels.max() < 0:
+        raise InputError(f"macrostate must give a label for each of {sample.n_states} states, got shape {labels.shape}")
+    return sample.coarse(labels, int(labels.max()) + 1)
+
+
+def pcca(dtrajs: Any, lagtime: int, n_macrostates: int, *, n_states: int | None = None) -> IntArray:
+    """Return the PCCA+ macrostate of every state (n,), numbered by falling population; -1 for states not connected."""
+    sample = _sample(dtrajs, n_states, lagtime, np.nan)
+    counts = markov.transition_counts(sample.dtrajs, sample.n_states, lagtime)
+    model = markov.estimate_markov_model(counts, lagtime)
+    from nanomd import _native
+
+    visits = _native.count_visits(sample.dtrajs, sample.n_states)[0]
+    return macrostates.macrostates(model, counts, visits, n_macrostates)

@@ -1,0 +1,314 @@
+"""validate: right about a chain whose kinetics are known, and clear about what it cannot judge."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from known_chain import default_chain
+
+import nanomd
+from nanomd.baselines.msm import MSMEstimator
+from nanomd.errors import InputError
+from nanomd.kinetics import compare, deeptime_adapter, estimates, macrostates, markov, verdict
+from nanomd.kinetics.compare import default_lagtimes, usable_length, validate
+from nanomd.kinetics.results import Interval
+from nanomd.units import FrameInterval
+
+CHAIN = default_chain()
+
+
+@pytest.fixture(scope="module")
+def result():
+    md, rollout = CHAIN.sample(20_000, 10, seed=1), CHAIN.sample(40_000, 8, seed=2)
+    return validate(
+        md, rollout, lagtimes=[1, 5, 20, 50], lagtime=20, frame_interval="2 ns", others={"MD held out": md[:5]}
+    )
+
+
+def test_sources_and_shapes(result):
+    assert list(result.sources) == ["MD", "GPT", "MD held out", "MSM", "MSM (lag 1)"]
+    assert result.reference == "MD"
+    assert result.frame_interval == FrameInterval(2.0, "ns")
+    assert result.macrostate_of_state.tolist() == [1, 2, 3, 0]  # by falling population
+    assert [name[0] for name in result.macrostate_names] == ["A", "B", "C", "D"]
+    for source in result.sources.values():
+        assert source.populations.value.shape == (4,)
+        assert source.timescales.low.shape == (4, 3)
+        assert source.mfpt.value.shape == source.mfpt_events.shape == (4, 4)
+        assert np.isnan(np.diag(source.mfpt.value)).all()
+        assert source.residence_survival.shape == (4, len(source.residence_times))
+        assert source.ck_estimated.value.shape == source.ck_predicted.shape == (len(source.ck_lagtimes), 4)
+        for interval in (source.populations, source.timescales, source.mfpt, source.residence, source.ck_estimated):
+            known = np.isfinite(interval.low) & np.isfinite(interval.high)
+            assert (interval.low[known] <= interval.value[known]).all()
+            assert (interval.value[known] <= interval.high[known]).all()
+    assert result.chain_length_over_slowest["GPT"] == pytest.approx(
+        2 * result.chain_length_over_slowest["MD"], rel=1e-9
+    )
+
+
+def test_values_are_the_chain_s(result):
+    order = np.argsort(result.macrostate_of_state)
+    for name, tolerance in (("MD", 0.12), ("GPT", 0.1), ("MSM", 0.15)):
+        source = result.sources[name]
+        np.testing.assert_allclose(source.macro_populations.value, CHAIN.stationary[order], rtol=tolerance)
+        np.testing.assert_allclose(source.timescales.value[2], CHAIN.implied_timescales(20), rtol=tolerance)
+        for a in range(4):
+            assert source.residence.value[a] == pytest.approx(CHAIN.residence([order[a]], 20), rel=tolerance)
+            stay = CHAIN.lagged_matrix(40)[order[a], order[a]]
+            assert source.ck_estimated.value[1, a] == pytest.approx(stay, rel=tolerance)
+            for b in range(4):
+                if a != b:
+                    exact = (CHAIN.markov_mfpt if name == "MSM" else CHAIN.mfpt)([order[a]], [order[b]], 20)
+                    assert source.mfpt.value[a, b] == pytest.approx(exact, rel=tolerance + 0.05)
+
+
+def test_verdict_passes_the_truth_and_fails_the_lag_1_model(result):
+    rows = {row.quantity: row for row in result.rows}
+    verdicts = {name: [row.cells[name].passed for row in result.rows] for name in result.sources}
+    assert all(v is None for v in verdicts["MD"])
+    assert np.mean(verdicts["GPT"]) >= 0.85  # same process: one in twenty may fail by chance
+    assert np.mean(verdicts["MD held out"]) >= 0.85
+    assert rows["timescale 1"].cells["MSM (lag 1)"].passed is False
+    assert rows["MFPT A to B"].cells["MSM (lag 1)"].passed is False
+    # What lies at stake: 35 of 131 steps.
+    assert rows["timescale 1"].cells["MSM (lag 1)"].value == pytest.approx(2 * CHAIN.implied_timescales(1)[0], rel=0.1)
+    assert rows["timescale 1"].unit == "ns"
+    assert rows["timescale 1"].cells["MD"].value == pytest.approx(2 * CHAIN.implied_timescales(20)[0], rel=0.15)
+    assert rows["MFPT A to B"].cells["GPT"].n_events > 100
+    assert rows["MFPT A to B"].cells["MSM"].n_events is None
+
+
+def test_survival_curves_agree(result):
+    md, gpt, model = (result.sources[name] for name in ("MD", "GPT", "MSM"))
+    assert (md.residence_survival[:, 0] == 1).all()
+    assert (np.diff(md.residence_survival, axis=1) <= 0).all()
+    np.testing.assert_allclose(gpt.residence_survival, md.residence_survival, atol=0.04)
+    np.testing.assert_allclose(model.residence_survival, md.residence_survival, atol=0.04)
+    np.testing.assert_allclose(model.ck_estimated.value, model.ck_predicted)
+
+
+def test_json(result, tmp_path):
+    result.save(tmp_path / "validation.json")
+    read = json.loads((tmp_path / "validation.json").read_text())
+    assert read["sources"]["MD"]["mfpt"]["value"][0][0] is None
+    assert read["lagtime"] == 20
+
+
+def test_unseen_transitions_are_counted():
+    training = [np.tile([0, 0, 0, 1], 300)]  # 1 -> 1 is never seen
+    md = [np.tile([0, 0, 0, 0, 1, 1], 200)]
+    rollout = [np.tile([0, 0, 1, 1, 1], 200)]
+    result = validate(md, rollout, lagtimes=[1], lagtime=1, training=training)
+    assert result.sources["GPT"].unseen_fraction == pytest.approx(400 / 999)
+    assert result.sources["MD"].unseen_fraction == pytest.approx(200 / 1199)
+
+
+def test_repeatable_and_seeded():
+    md = CHAIN.sample(3000, 3, seed=3)
+    first, again, other = (validate(md, lagtimes=[10], seed=seed).to_dict() for seed in (0, 0, 1))
+    assert first == again
+    assert first != other
+
+
+def test_a_strided_rollout_is_compared_at_its_stride():
+    md, generated = CHAIN.sample(20_000, 4, seed=4), CHAIN.sample(20_000, 4, seed=5)
+    rollout = SimpleNamespace(dtrajs=[x[::5] for x in generated], stride=5, frame_interval=FrameInterval(1.0, "ps"))
+    result = validate(md, rollout, lagtimes=[1, 4], lagtime=4)
+    assert result.frame_interval == FrameInterval(5.0, "ps")
+    assert result.sources["MD"].n_frames == result.sources["GPT"].n_frames == 16_000
+    assert any("every 5-th state" in note for note in result.warnings)
+    row = next(row for row in result.rows if row.quantity == "timescale 1")
+    assert row.cells["GPT"].value == pytest.approx(CHAIN.implied_timescales(20)[0], rel=0.25)  # ps, as frames were 1 ps
+
+
+def test_disconnected_and_unvisited_states():
+    """State 4 is left and never entered, 5 is never visited by the MD, and negative labels mean nothing."""
+    (x,) = CHAIN.sample(20_000, 1, seed=7)
+    md = [np.concatenate([[4, 4, 4], x]).astype(np.int64), np.concatenate([[-1], x[:5000], [-1, -1]]).astype(np.int64)]
+    rollout = [np.where(np.arange(20_000) % 1000 == 0, 5, x).astype(np.int64)]
+    result = validate(md, rollout, lagtimes=[1, 10], lagtime=10, n_macrostates=2)
+    assert result.macrostate_of_state[5] == -1
+    assert result.macrostate_of_state[4] == result.macrostate_of_state[x[0]]
+    assert result.sources["MD"].unseen_states.tolist() == [5]
+    assert len(result.macrostate_names) == 2
+    assert {tuple(np.flatnonzero(result.macrostate_of_state == k)[:2]) for k in (0, 1)} == {(0, 1), (2, 3)}
+    assert result.sources["GPT"].unseen_fraction > 0
+
+
+def test_warnings():
+    few = validate(CHAIN.sample(1500, 1, seed=8), CHAIN.sample(300, 20, seed=9), lagtimes=[10])
+    text = " | ".join(few.warnings)
+    assert "MD holds" in text
+    assert "GPT: a trajectory is" in text
+    assert "fewer than 5 passages" in text
+    assert "exceeds half the slowest timescale" in " ".join(
+        validate(CHAIN.sample(20_000, 1, seed=1), lagtimes=[100, 200], lagtime=200).warnings
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "message"),
+    [
+        (
+            ([np.zeros(10_000, int)],),
+            {"lagtimes": [20_000]},
+            r"lagtime must be in \[1, 9999\] frames \(shortest dtraj has 10000\), got 20000",
+        ),
+        (([np.arange(50) % 3],), {"lagtime": 0}, r"lagtime must be in \[1, 49\]"),
+        (([np.zeros(100, int)],), {}, "no two states with transitions"),
+        (([],), {}, "dtrajs must hold at least one trajectory"),
+        (([np.array([-1, -1])],), {}, "two assigned frames"),
+        (([np.array([0.5, 1.0])],), {}, r"dtrajs\[0\] must be a 1-D array of integers"),
+        (([np.arange(100) % 3], [np.zeros((2, 2), int)]), {}, r"rollout\[0\] must be a 1-D"),
+        (([np.arange(100) % 3],), {"lagtimes": []}, "lagtimes must not be empty"),
+        (([np.arange(100) % 3],), {"others": {"MSM": [np.arange(9)]}}, "must not be named 'MSM'"),
+        (([np.arange(100) % 3],), {"n_bootstrap": 2}, "n_bootstrap must be at least 20"),
+        (([np.arange(100) % 3],), {"confidence": 1.0}, "confidence must be in"),
+        ((CHAIN.sample(500, 1, seed=0),), {"lagtimes": [1], "n_macrostates": 7}, r"n_macrostates must be in \[2, 4\]"),
+    ],
+)  # fmt: skip
+def test_bad_input(arguments, options, message):
+    with pytest.raises(InputError, match=message):
+        validate(*arguments, **options)
+
+
+def test_public_name():
+    assert nanomd.validate is validate
+
+
+def test_lag_helpers():
+    assert default_lagtimes(10_000).tolist()[0] == 1
+    assert default_lagtimes(10_000).tolist()[-1] == 1000
+    assert default_lagtimes(5).tolist() == [1]
+    assert usable_length([np.zeros(n) for n in (1000, 1000, 3)]) == 1000
+    assert usable_length([np.zeros(n) for n in (1000, 400)]) == 400
+
+
+def test_lag_is_chosen_where_timescales_have_settled():
+    lags = np.array([1, 2, 4, 8, 16, 32, 64, 128])
+    rising = np.array([[40.0], [45], [52], [60], [70], [83], [100], [np.nan]])
+    assert compare._settled(lags, rising) == 5  # 64 exceeds half of the longest, 100
+    level = np.array([[97.0, 10], [99, 13], [100, 14], [100, 15], [100, 9], [100, np.nan], [101, 99], [120, 90]])
+    assert compare._settled(lags, level) == 1
+    assert compare._settled(lags, np.full((8, 2), 0.5)) is None
+
+
+def test_agreement_rule():
+    def make(value, low, high):
+        return Interval(np.array(value), np.array(low), np.array(high))
+
+    reference = make(10.0, 8.0, 13.0)
+    assert verdict.agrees(make(15.0, 11.0, 20.0), reference, log=False) is True  # 5 = hypot(4, 3)
+    assert verdict.agrees(make(15.1, 11.1, 20.0), reference, log=False) is False
+    assert verdict.agrees(make(7.0, 6.0, 8.0), reference, log=False) is False  # 3 > hypot(1, 2)
+    assert verdict.agrees(make(np.nan, 6.0, 8.0), reference, log=False) is None
+    assert verdict.agrees(make(20.0, 10.0, 40.0), make(10.0, 5.0, 20.0), log=True) is True
+    assert verdict.agrees(make(1.0, -1.0, 2.0), reference, log=True) is None
+
+
+# --- Markov models ---------------------------------------------------------------------------------------------------
+
+
+def test_markov_model_of_known_matrix():
+    counts = np.round(1e9 * CHAIN.stationary[:, None] * CHAIN.markov).astype(np.int64)
+    model = markov.estimate_markov_model(counts, 1)
+    np.testing.assert_allclose(model.transition, CHAIN.markov, atol=1e-6)
+    np.testing.assert_allclose(model.stationary, CHAIN.stationary, atol=1e-6)
+    np.testing.assert_allclose(model.timescales(5), [*CHAIN.implied_timescales(1), np.nan, np.nan], rtol=1e-4)
+    values, right, left = model.eigen(3)
+    np.testing.assert_allclose(left.T @ right, np.eye(3), atol=1e-9)
+    np.testing.assert_allclose(model.transition @ right, right * values, atol=1e-9)
+    times = markov.passage_times(model.transition, model.stationary, np.array([0, -1, -1, 1]), 2)
+    assert times[0, 1] == pytest.approx(CHAIN.markov_mfpt([0], [3]), rel=1e-4)
+    assert times[1, 0] == pytest.approx(CHAIN.markov_mfpt([3], [0]), rel=1e-4)
+
+
+def test_passage_times_between_single_states_are_the_textbook_ones():
+    """From one state to another, mean first passage times solve m = 1 + T m with m = 0 at the target."""
+    rng = np.random.default_rng(0)
+    transition = rng.random((5, 5))  # not reversible
+    transition /= transition.sum(axis=1, keepdims=True)
+    values, vectors = np.linalg.eig(transition.T)
+    pi = vectors[:, np.argmax(values.real)].real
+    pi /= pi.sum()
+    got = markov.passage_times(transition, pi, np.arange(5), 5)
+    for b in range(5):
+        others = [i for i in range(5) if i != b]
+        expected = np.linalg.solve(np.eye(4) - transition[np.ix_(others, others)], np.ones(4))
+        np.testing.assert_allclose(got[others, b], expected)
+
+
+def test_full_length_arrays_whatever_is_connected():
+    counts = np.zeros((6, 6), np.int64)
+    counts[np.ix_([1, 3, 4], [1, 3, 4])] = [[50, 5, 0], [5, 30, 4], [0, 4, 90]]
+    counts[0, 0], counts[5, 1] = 20, 3  # an island, and a state that is only left
+    assert deeptime_adapter.largest_connected_set(counts).tolist() == [1, 3, 4]
+    model = markov.estimate_markov_model(counts, 2)
+    assert model.stationary.shape == (6,)
+    assert (model.stationary[[0, 2, 5]] == 0).all()
+    np.testing.assert_allclose(model.transition.sum(axis=1), 1)
+    np.testing.assert_allclose(model.stationary @ model.transition, model.stationary, atol=1e-9)
+    macro = macrostates.macrostates(model, counts, counts.sum(axis=1), 2)
+    assert macro[[0, 2]].tolist() == [-1, -1]
+    assert macro[5] == macro[1]
+    with pytest.raises(InputError, match="no transitions at lagtime 3"):
+        markov.estimate_markov_model(np.zeros((3, 3)), 3)
+    with pytest.raises(InputError, match="n_states must be at most"):
+        markov.transition_counts([np.array([0, 1])], 10**6, 1)
+
+
+def test_processes_are_matched_by_eigenvector():
+    rng = np.random.default_rng(2)
+    pi = rng.dirichlet(np.ones(8))
+    reference = np.linalg.qr(rng.normal(size=(8, 3)))[0] / np.sqrt(pi)[:, None]
+    shuffled = -reference[:, [2, 0, 1]] + 0.05 * rng.normal(size=(8, 3))
+    assert estimates.match_processes(shuffled, reference, pi).tolist() == [1, 2, 0]
+    assert estimates.match_processes(shuffled[:, :2], reference, pi).tolist() == [1, -1, 0]
+
+
+def test_number_of_macrostates():
+    assert macrostates.choose_n_macrostates(np.array([100.0, 90.0, 10.0, 9.0]), 50) == 3
+    assert macrostates.choose_n_macrostates(np.array([100.0, 9.0, 8.0, np.nan]), 50) == 2
+    assert macrostates.choose_n_macrostates(np.array([100.0, 9.0]), 4) == 4
+
+
+# --- The baseline ----------------------------------------------------------------------------------------------------
+
+
+def test_msm_estimator():
+    trajs = CHAIN.sample(50_000, 4, seed=10)
+    model = MSMEstimator(lagtime=1).fit(trajs).fetch_model()
+    assert model.log_likelihood(CHAIN.sample(50_000, 4, seed=11)) == pytest.approx(-CHAIN.markov_entropy_rate, rel=0.02)
+    assert model.timescales(1)[0] == pytest.approx(CHAIN.implied_timescales(1)[0], rel=0.1)
+    generated = model.generate(20_000, 8, seed=1)
+    assert [len(x) for x in generated] == [20_000] * 8
+    np.testing.assert_array_equal(model.generate(20_000, 8, seed=1)[3], generated[3])
+    again = MSMEstimator().fit(generated, 1).fetch_model()
+    np.testing.assert_allclose(again.transition_matrix, model.transition_matrix, atol=0.02)
+    np.testing.assert_allclose(again.stationary_distribution, model.stationary_distribution, atol=0.04)
+    unseen = [np.array([0, 3, 0])]
+    assert model.log_likelihood(unseen) == -np.inf
+    assert np.isfinite(MSMEstimator(pseudocount=1e-3).fit(trajs).fetch_model().log_likelihood(unseen))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: MSMEstimator(0), "lagtime must be at least 1"),
+        (lambda: MSMEstimator().fetch_model(), "call fit first"),
+        (lambda: MSMEstimator().fit([]), "dtrajs are empty"),
+        (lambda: MSMEstimator(50).fit([np.arange(20) % 3]), r"lagtime must be in \[1, 19\]"),
+        (lambda: MSMEstimator(2).fit(CHAIN.sample(99, 1, seed=0)).fetch_model().log_likelihood([]), "lagtime 1, got 2"),
+        (
+            lambda: MSMEstimator().fit(CHAIN.sample(99, 1, seed=0)).fetch_model().generate(0),
+            "n_steps must be at least 1",
+        ),
+    ],
+)
+def test_msm_bad_input(call, message):
+    with pytest.raises(InputError, match=message):
+        call()
