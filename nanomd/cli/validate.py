@@ -19,13 +19,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--reference", nargs="+", default=None, metavar="FILE", help="discrete trajectories of other MD"
     )
     parser.add_argument("--lagtimes", nargs="+", type=int, default=None, metavar="N", help="frames, of the timescales")
-<<<<<<< HEAD
-    parser.add_argument(
-        "--lagtime", type=int, default=None, help="frames, of macrostates and MSM (default: from the data)"
-    )
-=======
     parser.add_argument("--lagtime", type=int, default=None, help="frames, of macrostates and MSM (default: by data)")
->>>>>>> main
     parser.add_argument(
         "--macrostates", type=int, default=None, help="number of macrostates (default: from the spectrum)"
     )
