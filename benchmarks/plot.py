@@ -11,6 +11,7 @@ A picture is drawn if some record has what it needs. ``--table`` prints Markdown
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -113,8 +114,20 @@ def batch_picture(records: Sequence[dict[str, Any]]) -> Figure | None:
     ax.set_xlabel("trajectories together")
     ax.set_ylabel("tokens / s")
     ax.set_title(title(first), loc="left", fontsize=10)
-    figure.legend(loc="outside right center")
+    ordered_legend(figure, ax)
     return figure
+
+
+def ordered_legend(figure: Figure, ax: Any) -> None:
+    """Put the legend beside the axes, in the order of the last points from top to bottom."""
+    handles, labels = ax.get_legend_handles_labels()
+
+    def height(handle: Any) -> float:
+        line = handle if hasattr(handle, "get_ydata") else handle[0]
+        return float(line.get_ydata()[-1])
+
+    pairs = sorted(zip(handles, labels, strict=True), key=lambda pair: -height(pair[0]))
+    figure.legend([h for h, _ in pairs], [text for _, text in pairs], loc="outside right center")
 
 
 def window_picture(records: Sequence[dict[str, Any]]) -> Figure | None:
@@ -137,8 +150,7 @@ def window_picture(records: Sequence[dict[str, Any]]) -> Figure | None:
         n = n_trajs(cases[0])
         ax.set_title(f"{n} trajector{'y' if n == 1 else 'ies together'}", loc="left", fontsize=10)
     axes[0].set_ylabel("tokens / s")
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right center")
+    ordered_legend(figure, axes[-1])
     return figure
 
 
@@ -168,10 +180,21 @@ def peers_picture(records: Sequence[dict[str, Any]]) -> Figure | None:
         ax.barh(y, values, color=[COLOURS.get(engine_of(name), "black") for name, _ in engines], height=0.66)
         ax.axvline(floor, ls="--", lw=1.2, color=FLOOR)
         ax.set_xscale("log")
-        ax.set_xlim(min(values) / 2, max(floor, *values) * 4)
+        lowest, highest = min(values) / 2, max(floor, *values) * 2
+        ax.set_xlim(lowest, highest)
         for at, value in zip(y, values, strict=True):
-            ax.annotate(f"{value:,.0f}", (value, at), (4, 0), textcoords="offset points", va="center", fontsize=8,
-                        bbox=dict(boxstyle="square,pad=0.1", fc="white", ec="none", alpha=0.8))  # fmt: skip
+            inside = math.log(value / lowest) > 0.3 * math.log(highest / lowest)
+            ax.annotate(
+                f"{value:,.0f}",
+                (value, at),
+                (-4 if inside else 4, 0),
+                textcoords="offset points",
+                ha="right" if inside else "left",
+                va="center",
+                color="white" if inside else "black",
+                fontsize=8,
+                fontweight="bold" if inside else "normal",
+            )
         ax.set_yticks(y, [engine_of(name) for name, _ in engines])
         ax.grid(axis="y", visible=False)
         ax.minorticks_off()
@@ -179,7 +202,9 @@ def peers_picture(records: Sequence[dict[str, Any]]) -> Figure | None:
         ax.set_title(f"{title(case)}, {n} trajector{'y' if n == 1 else 'ies'}", loc="left", fontsize=9)
     for ax in axes[len(cases) :]:
         ax.set_axis_off()
-    figure.supxlabel("tokens / s, every window full; dashed: floor of this machine, fp32", fontsize=9)
+    for ax in axes[max(0, len(cases) - columns) : len(cases)]:
+        ax.set_xlabel("tokens / s")
+    figure.suptitle("Every window full. Dashed: floor of this machine in fp32", x=0.01, ha="left", fontsize=10)
     return figure
 
 

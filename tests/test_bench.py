@@ -87,7 +87,7 @@ def test_our_engine_keeps_its_session_between_timings(mode: str, position: str, 
     files = tiny(position=position)
     contender = our_sampler(files, mode, n_trajs, 1)
     assert contender.error < 2e-5
-    unit = 4 if mode == "hop" else 1
+    unit = 5 if mode == "hop" else 1
     assert [contender.run(n) for n in (1, 3)] == [n_trajs * unit, 3 * n_trajs * unit]
     assert eager(files, n_trajs, 1).run(2) == 2 * n_trajs
 
@@ -118,8 +118,8 @@ def test_the_reference_reads_what_the_mode_says(mode: str) -> None:
     files = tiny(position="learned")
     tokens = np.random.default_rng(1).integers(0, 7, 21)
     found = reference_log_probs(files, tokens, mode)
-    first = 13 if mode == "crop" else 16  # the window that ends at the last token; W = 8, hops by 4 (at 12 it has 9)
-    window = tokens[first:] if mode == "crop" else tokens[len(tokens) - 21 + 16 :]
+    # W = 8, K = 4: windows begin with 4 known frames at 9, 14, 19 frames, so that at 21 the model reads 6.
+    window = tokens[21 - (8 if mode == "crop" else 6) :]
     assert np.allclose(found[-1], reference_log_probs(files, window, "ring")[-1], atol=1e-12)
 
 
@@ -129,7 +129,7 @@ def test_floor_counts_by_hand() -> None:
     assert operations_per_token(config, 128) == 2 * (4 * (12 * 128**2 + 2 * 128 * 128) + 128 * 100)
     assert cache_elements(config, 128) == 2 * 4 * 128 * 128
     assert 786_432 + 12_800 < weight_elements(config) < 815_000
-    assert mean_context(config, "hop") == (65 + 128) / 2
+    assert mean_context(config, "hop") == (64 + 128) / 2
     one, many = rollout_floor(config, "ring", 1, 1), rollout_floor(config, "ring", 64, 1)
     assert one.weight_bytes == 16 * many.weight_bytes
     assert one.tokens_per_second == pytest.approx(

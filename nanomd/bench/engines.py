@@ -55,7 +55,7 @@ def torch_threads(n_threads: int) -> Iterator[None]:
 def context_name(mode: str, window: int) -> str:
     """Describe what is read at each step once the window is full."""
     if mode == "hop":
-        return f"{window - max(1, window // 2) + 1}..{window}"
+        return f"{max(1, window // 2)}..{window}"
     return f"{window}" + (" recomputed" if mode == "crop" else "")
 
 
@@ -122,7 +122,7 @@ def our_sampler(
         seed=1,
         n_threads=n_threads,
     )
-    unit = max(1, keep)  # whole hops, so that each timing has its share of prefills
+    unit = W - keep + 1 if mode == "hop" else 1  # whole hops, so that each timing has its share of prefills
 
     def run(n: int) -> int:
         out = np.empty((n_trajs, n * unit), np.uint8 if files.config.n_states <= 256 else np.uint16)

@@ -9,12 +9,14 @@ positions:
   once per step for the whole group of trajectories that runs together (16, the lanes of the engine).
 
 The floor is the larger of operations over the peak and bytes over the bandwidth, so it assumes that both overlap fully.
-The peak is that of a float32 matrix product, the bandwidth that of a dot product over a working set of the same size as
-the engine's, so that it is the bandwidth of the right level of cache. Both come from numpy's BLAS, on as many threads.
+The peak is that of a float32 matrix product, the bandwidth the best of a dot product and two matrix-vector products
+over a working set of the size of the engine's, so that it is the bandwidth of the right level of cache. Both come from
+numpy's BLAS, on as many threads.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -68,16 +70,17 @@ def cache_elements(config: ModelConfig, context: float) -> float:
 
 
 def mean_context(config: ModelConfig, mode: str) -> float:
-    """Return positions read per step: W in a full ring and in crop, (W - K + 1 + W) / 2 in hop with K = W / 2."""
+    """Return positions read per step: W in a full ring and in crop, (K + W) / 2 in hop with K = W / 2."""
     W = config.context_length
-    return (W - max(1, W // 2) + 1 + W) / 2 if mode == "hop" else float(W)
+    return (max(1, W // 2) + W) / 2 if mode == "hop" else float(W)
 
 
 def rollout_floor(config: ModelConfig, mode: str, n_trajs: int, n_threads: int, precision: str = "fp32") -> Floor:
     """Return the floor of a rollout with full windows.
 
-    Hop also pays its prefills: W - K more tokens per K generated, whose weights are read once for the whole prefill and
-    which need no logits; crop recomputes W positions at every step. Neither is counted in bytes, both in operations.
+    Hop also pays its prefills: K - 1 more tokens per W - K + 1 generated, which need no logits and whose weights are
+    read once for the whole prefill; crop recomputes W positions at every step. Neither is counted in bytes, both are in
+    operations.
     """
     context = mean_context(config, mode)
     per_weight, per_cached = ELEMENT_BYTES[precision]
@@ -86,7 +89,7 @@ def rollout_floor(config: ModelConfig, mode: str, n_trajs: int, n_threads: int, 
     W = config.context_length
     if mode == "hop":
         keep = max(1, W // 2)
-        operations += (W - keep) / keep * (operations_per_token(config, (W - keep) / 2) - head)
+        operations += (keep - 1) / (W - keep + 1) * (operations_per_token(config, keep / 2) - head)
     elif mode == "crop":
         # All layers but the last are needed at every position; the last only for keys and values. Counted in full.
         operations += (W - 1) * (operations_per_token(config, W / 2) - head)
@@ -114,11 +117,11 @@ def rollout_floor(config: ModelConfig, mode: str, n_trajs: int, n_threads: int, 
 
 
 def _round_size(n_bytes: float) -> int:
-    """Round up to a power of two, so that few sizes are measured."""
-    return 1 << max(16, int(np.ceil(np.log2(max(n_bytes, 1)))))
+    """Round to a quarter of an octave, so that few sizes are measured, in whole rows of 2 kB."""
+    return 2048 * max(32, int(2.0 ** (round(4 * math.log2(max(n_bytes, 1))) / 4) / 2048))
 
 
-def _rate(work: list[Callable[[], Any]], amount: float, seconds: float = 0.15, repeats: int = 5) -> float:
+def _rate(work: list[Callable[[], Any]], amount: float, seconds: float = 0.05, repeats: int = 9) -> float:
     """Return the best rate of several tries: a peak, not a typical value. One function per thread."""
     from threadpoolctl import threadpool_limits
 
@@ -161,10 +164,18 @@ def measure_peak(n_threads: int) -> float:
 
 @cache
 def measure_bandwidth(n_threads: int, working_set: int) -> float:
-    """Return bytes per second that dot products read from `working_set` bytes per thread."""
+    """Return bytes per second read from `working_set` bytes per thread, by the best of three ways to read them."""
 
-    def one(seed: int) -> Callable[[], Any]:
-        x = np.random.default_rng(seed).random(working_set // 4, np.float32)
-        return lambda: np.dot(x, x)
+    def one(seed: int) -> list[Callable[[], Any]]:
+        matrix = np.random.default_rng(seed).random((working_set // 2048, 512), np.float32)
+        flat = matrix.reshape(-1)
+        left, right = np.ones(len(matrix), np.float32), np.ones(512, np.float32)
+        rows, columns = np.empty_like(left), np.empty_like(right)
+        return [
+            lambda: np.dot(flat, flat),
+            lambda: np.dot(matrix, right, out=rows),
+            lambda: np.dot(left, matrix, out=columns),
+        ]
 
-    return _rate([one(i) for i in range(n_threads)], float(working_set))
+    ways = zip(*(one(i) for i in range(n_threads)), strict=True)
+    return max(_rate(list(way), float(working_set)) for way in ways)

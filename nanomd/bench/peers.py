@@ -4,7 +4,7 @@ A peer generates by its own cached decoding. Before it is timed, it samples a st
 sampled from are compared with the float64 reference on the states that it drew: the very path that is timed is
 verified. A peer that is not installed, or that cannot represent a model, is skipped with a reason.
 
-In hop mode (learned positions) a peer prefills W - K + 1 states and generates K = W / 2, again and again: what our own
+In hop mode (learned positions) a peer prefills K = W / 2 states and generates W - K + 1, again and again: what our own
 hop mode does. In ring mode (rotary positions) it goes on for ever with a cache of the last W positions; only a peer
 that can drop the oldest key from its cache can do that.
 """
@@ -100,7 +100,7 @@ def peer(name: str, files: ModelFiles, mode: str, n_trajs: int, n_threads: int, 
     config = files.config
     W = config.context_length
     keep = max(1, W // 2)
-    n_prompt, n_new = (W - keep + 1, keep) if mode == "hop" else (W, W)
+    n_prompt, n_new = (keep, W - keep + 1) if mode == "hop" else (W, W)
     error = _verify(name, loaded, files, mode, n_prompt, n_new, seed)
     prompts = full_windows(files, n_trajs)[:, :n_prompt].astype(np.int64)
     state = {"prompts": prompts}
