@@ -150,6 +150,8 @@ def window_picture(records: Sequence[dict[str, Any]]) -> Figure | None:
         n = n_trajs(cases[0])
         ax.set_title(f"{n} trajector{'y' if n == 1 else 'ies together'}", loc="left", fontsize=10)
     axes[0].set_ylabel("tokens / s")
+    first = sweeps[0][0]
+    figure.suptitle(f"{first['model']} with other windows, {first['mode']}", x=0.01, ha="left", fontsize=10)
     ordered_legend(figure, axes[-1])
     return figure
 
@@ -220,6 +222,7 @@ def long_picture(records: Sequence[dict[str, Any]]) -> Figure | None:
         ax.plot(result["steps"], y, "o-", ms=4, lw=1.5, color=COLOURS["nanomd"], label=label)
     ax.set_xscale("log")
     ax.set_ylim(0, 1.35 * ax.get_ylim()[1])
+    ax.minorticks_off()
     ax.set_xlabel("step")
     ax.set_ylabel("microseconds per token")
     ax.legend(loc="upper left")

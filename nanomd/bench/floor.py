@@ -51,11 +51,20 @@ class Floor:
         return asdict(self)
 
 
+def _layer_operations(config: ModelConfig, context: float) -> float:
+    d, k, m = config.d_model, config.kv_heads * config.d_head, config.d_mlp
+    return 2 * (d * (d + 2 * k) + d * d + 2 * d * m + 2 * d * context)
+
+
 def operations_per_token(config: ModelConfig, context: float) -> float:
     """Return floating point operations per token at a context of so many positions (the token itself included)."""
-    d, k, m = config.d_model, config.kv_heads * config.d_head, config.d_mlp
-    layer = d * (d + 2 * k) + d * d + 2 * d * m + 2 * d * context
-    return 2 * (config.n_layer * layer + d * config.n_states)
+    return config.n_layer * _layer_operations(config, context) + 2 * config.d_model * config.n_states
+
+
+def operations_per_past_token(config: ModelConfig, context: float) -> float:
+    """Return operations for a token that only later ones look at: of the last layer, its key and value are enough."""
+    last = 4 * config.d_model * config.kv_heads * config.d_head
+    return (config.n_layer - 1) * _layer_operations(config, context) + last
 
 
 def weight_elements(config: ModelConfig) -> int:
@@ -85,19 +94,17 @@ def rollout_floor(config: ModelConfig, mode: str, n_trajs: int, n_threads: int, 
     context = mean_context(config, mode)
     per_weight, per_cached = ELEMENT_BYTES[precision]
     operations = operations_per_token(config, context)
-    head = 2 * config.d_model * config.n_states
     W = config.context_length
     if mode == "hop":
         keep = max(1, W // 2)
-        operations += (keep - 1) / (W - keep + 1) * (operations_per_token(config, keep / 2) - head)
+        operations += (keep - 1) / (W - keep + 1) * operations_per_past_token(config, keep / 2)
     elif mode == "crop":
-        # All layers but the last are needed at every position; the last only for keys and values. Counted in full.
-        operations += (W - 1) * (operations_per_token(config, W / 2) - head)
-    together = min(n_trajs, GROUP)
+        operations += (W - 1) * operations_per_past_token(config, W / 2)
+    threads = min(n_threads, n_trajs)
+    together = min(-(-n_trajs // threads), GROUP)
     weights = weight_elements(config) * per_weight
     cached = 0.0 if mode == "crop" else cache_elements(config, context) * per_cached
     working_set = weights + together * cached
-    threads = max(1, min(n_threads, -(-n_trajs // GROUP) if n_trajs > 2 else n_trajs))
     peak, bandwidth = measure_peak(threads), measure_bandwidth(threads, _round_size(working_set))
     seconds = {
         "operations": operations / peak,
