@@ -31,6 +31,7 @@ COLOURS = {
     "eager": "#E69F00",
 }
 FLOOR = "#555555"
+LINES = {"fp16-cache": (0, (5, 1)), "fp16": (0, (1, 1))}  # the others: solid
 STYLE = {
     "font.size": 9,
     "axes.spines.top": False,
@@ -56,11 +57,17 @@ def label_of(name: str) -> str:
     return "eager PyTorch, no cache" if name == "eager" else name
 
 
+def bar_label(name: str) -> str:
+    precision = next((p for p in LINES if name.endswith(p)), "")
+    return f"{engine_of(name)} {precision}".strip()
+
+
 def where(records: Sequence[dict[str, Any]]) -> str:
-    facts = records[0]["environment"]
-    load = (facts.get("load_average_before") or facts["load_average"])[0]
+    facts = [record["environment"] for record in records]
+    load = max((each.get("load_average_before") or each["load_average"])[0] for each in facts)
     busy = f"; busy machine (load {load:.1f}): compare ratios only" if load > 0.5 else ""
-    return f"{facts['cpu']}, {facts['date'][:10]}{busy}"
+    machines = " / ".join(sorted({each["cpu"] for each in facts}))
+    return f"{machines}, {max(each['date'] for each in facts)[:10]}{busy}"
 
 
 def curves(ax: Any, cases: Sequence[dict[str, Any]], x_of: Any, floor: bool = True) -> None:
@@ -73,7 +80,10 @@ def curves(ax: Any, cases: Sequence[dict[str, Any]], x_of: Any, floor: bool = Tr
         y = [point[1]["median"] for point in points]
         spread = [[p[1]["median"] - p[1]["low"] for p in points], [p[1]["high"] - p[1]["median"] for p in points]]
         colour = COLOURS.get(engine_of(name), "black")
-        ax.errorbar(x, y, yerr=spread, marker="o", ms=4, lw=1.5, capsize=2, color=colour, label=label_of(name))
+        style = next((s for precision, s in LINES.items() if name.endswith(precision)), "-")
+        ax.errorbar(
+            x, y, yerr=spread, marker="o", ms=4, lw=1.5, ls=style, capsize=2, color=colour, label=label_of(name)
+        )
     if floor:
         y = [case["floor"]["fp32"]["tokens_per_second"] for case in cases]
         ax.plot([x_of(case) for case in cases], y, "--", lw=1.2, color=FLOOR, label="floor of this machine, fp32")
@@ -162,6 +172,7 @@ def title(case: dict[str, Any]) -> str:
 
 
 def peers_picture(records: Sequence[dict[str, Any]]) -> Figure | None:
+    records = sorted(records, key=lambda record: -len({case["model"] for case in rollout_cases([record])}))
     cases = [case for case in rollout_cases(records) if len(case["engines"]) >= 4 and case["n_threads"] == 1]
     kept: dict[Any, dict[str, Any]] = {}
     for case in cases:
@@ -197,7 +208,7 @@ def peers_picture(records: Sequence[dict[str, Any]]) -> Figure | None:
                 fontsize=8,
                 fontweight="bold" if inside else "normal",
             )
-        ax.set_yticks(y, [engine_of(name) for name, _ in engines])
+        ax.set_yticks(y, [bar_label(name) for name, _ in engines])
         ax.grid(axis="y", visible=False)
         ax.minorticks_off()
         n = case["n_trajs"]

@@ -232,6 +232,8 @@ def test_bad_choices_are_refused(tmp_path: Path) -> None:
         Plan(modes=("rings",))
     with pytest.raises(InputError, match="batch must be at least 1, got 0"):
         Plan(batches=(0, 4))
+    with pytest.raises(InputError, match="precision must be one of fp32"):
+        our_sampler(tiny(), "ring", 1, 1, precision="fp8")
     assert not list(tmp_path.iterdir())
 
 

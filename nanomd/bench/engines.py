@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nanomd.bench.floor import ELEMENT_BYTES
 from nanomd.bench.models import HALF_TOLERANCE, TOLERANCE, verify
+from nanomd.errors import InputError
 
 if TYPE_CHECKING:
     from nanomd.checkpoint import ModelFiles
@@ -71,6 +74,13 @@ def full_windows(files: ModelFiles, n_trajs: int) -> np.ndarray[Any, np.dtype[np
     return np.random.default_rng(0).integers(0, config.n_states, shape).astype(np.uint16)
 
 
+def offered_precisions() -> tuple[str, ...]:
+    """Return the precisions that the compiled engine offers."""
+    from nanomd.rollout import Sampler
+
+    return tuple(ELEMENT_BYTES) if "precision" in signature(Sampler).parameters else ("fp32",)
+
+
 def our_sampler(
     files: ModelFiles,
     mode: str,
@@ -98,6 +108,8 @@ def our_sampler(
     """
     from nanomd.rollout import Sampler
 
+    if precision not in offered_precisions():
+        raise InputError(f"precision must be one of {', '.join(offered_precisions())}, got {precision!r}")
     if precision != "fp32":
         options = {**options, "precision": precision}
     sampler = Sampler(files, backend="cpu", isa=isa, single_lanes=single_lanes, **options)

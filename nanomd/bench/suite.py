@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nanomd.bench import steps
+from nanomd.bench.engines import offered_precisions
 from nanomd.bench.peers import PEERS
 from nanomd.bench.rollouts import MODES, Plan, cases, cold_start, flatness
 from nanomd.bench.timing import stamp, write_record
@@ -80,7 +81,7 @@ def run(
         batches=tuple(batches or ((1, 8) if quick else (1, 16, 64))),
         threads=tuple(threads or ((1,) if quick else sorted({1, min(2, cores), cores}))),
         isa=isa,
-        precisions=tuple(precisions or ("fp32",)),
+        precisions=tuple(precisions or (("fp32",) if quick else offered_precisions())),
         peers=tuple(PEERS) if peers is None else tuple(peers),
         seconds=seconds or (0.02 if quick else 1.0),
         repeats=repeats or (2 if quick else 5),

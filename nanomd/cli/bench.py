@@ -40,7 +40,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--n-threads", nargs="+", type=int, default=None, help="CPU threads (default: 1, 2 and all cores)"
     )
     parser.add_argument("--isa", default="", choices=["", "sse2", "avx2", "avx512"], help="force an instruction set")
-    parser.add_argument("--precision", nargs="+", default=None, help="of our engine (default: fp32)")
+    parser.add_argument("--precision", nargs="+", default=None, help="of our engine (default: all that it offers)")
     parser.add_argument("--no-peers", action="store_true", help="leave out Hugging Face, CTranslate2 and ONNX Runtime")
     parser.add_argument("--seconds", type=float, default=None, help="length of one timing (default: 1)")
     parser.add_argument("--repeats", type=int, default=None, help="timed repeats (default: 5, quick 2)")
