@@ -261,10 +261,12 @@ def test_seeds_decide_everything() -> None:
     assert not torch.equal(one.last["head.weight"], other.last["head.weight"])
 
 
-def test_best_weights_are_those_of_the_lowest_validation_loss() -> None:
+def test_chosen_weights_are_the_latest_within_tolerance_of_the_lowest_loss() -> None:
     result = train(MODEL, TRAIN.replace(n_steps=200, learning_rate=0.02), data(40, 2), data(200, 1, seed=9))
     validated = {r["step"]: r["validation_loss"] for r in result.history if "validation_loss" in r}
-    assert result.best_loss == min(validated.values()) == validated[result.best_step]
+    lowest = min(validated.values())
+    assert result.best_loss == validated[result.best_step] <= 1.002 * lowest
+    assert all(loss > 1.002 * lowest for step, loss in validated.items() if step > result.best_step)
     assert result.best_step < 200  # noise: 80 frames are learnt by heart
     assert not torch.equal(result.last["head.weight"], result.model.head.weight)
 
