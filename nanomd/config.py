@@ -219,7 +219,7 @@ class TrainConfig(_Config):
     mix_max : float
         Token objective: highest probability that an input token is replaced by a sampled one.
     mix_anneal : bool
-        Token objective: bring the replacement probability back to zero over the last quarter.
+        Token objective: bring the replacement probability back to zero over the second third; it rises over the first.
     hidden_position_base, hidden_step_base : float
         Hidden objective: replace with probability 1 - a^(t (1 - b^s)), a and b these two.
     time_reversal : bool

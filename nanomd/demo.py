@@ -46,12 +46,13 @@ def plan(
                 "overrides": {
                     "objective": objective,
                     "markov_head": True,  # starts as the MSM: what is left to learn is memory
-                    "context_length": 64,
+                    "context_length": 32,
                     "train_length": 128,
-                    "batch_size": 32,
-                    "n_steps": 20 if quick else 1600,
+                    "batch_size": 16,
+                    "n_steps": 20 if quick else 2000,
                     "learning_rate": 4e-3,
-                    "mix_max": 0.02,
+                    "mix_max": 0.05,
+                    "n_threads": 1,  # a second one gains such a small model little, and loses much on a busy machine
                 },
             },
             generate={"n_trajs": 2 if quick else 16, "n_steps": 5_000 if quick else 1_000_000},
