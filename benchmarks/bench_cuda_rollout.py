@@ -14,11 +14,11 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from common import RESULTS, interleaved, write_record
+from common import RESULTS
 from torch.nn import functional
 
 from nanomd import _native
-from nanomd.bench import random_model
+from nanomd.bench import interleaved, random_model, write_record
 from nanomd.config import ModelConfig, model_preset
 from nanomd.model import NanoGPT
 from nanomd.rope import rope_multipliers, rope_tables
