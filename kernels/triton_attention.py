@@ -357,10 +357,11 @@ def plan_backward(dtype: torch.dtype, d_head: int, length: int, window: int, gro
     if length <= whole:
         warps = 8 if length > 64 or (single and half > 16) else 4
         return Launch(backward_walk, _tile(length), warps, 1, one_tile=True)
-    return _plan_long(single, half, window, group)
+    return _plan_long(single, d_head, window, group)
 
 
-def _plan_long(single: bool, half: int, window: int, group: int) -> Launch:
+def _plan_long(single: bool, d_head: int, window: int, group: int) -> Launch:
+    half = half_columns(d_head)
     if single:
         if window <= 33 and group == 1:
             return Launch(backward_walk, 32, 8 if half > 16 else 4, 1, one_tile=False)
@@ -371,7 +372,9 @@ def _plan_long(single: bool, half: int, window: int, group: int) -> Launch:
         return Launch(backward_walk, 64, 4, 1, one_tile=False)
     if window <= 129 and half == 8 and group == 1:
         return Launch(backward_walk, 128, 8, 1, one_tile=False)
-    return Launch(backward_tiles, 64, 8 if half > 16 else 4, 1)
+    # Heads of 40 to 56 are padded to 64, and the masks of the padding take registers that tiles of 64 do not leave.
+    padded = half > 16 and d_head < 2 * half
+    return Launch(backward_tiles, 32 if padded else 64, 8 if half > 16 else 4, 1)
 
 
 def _tile(length: int) -> int:

@@ -10,7 +10,7 @@ import torch
 
 pytest.importorskip("triton", reason="triton is not installed")
 
-from kernel_problems import Problem, assert_as_good_as_pytorch, outputs_and_gradients
+from kernel_problems import Problem, assert_as_good_as_pytorch, assert_pooled, outputs_and_gradients
 
 from nanomd.kernels import cross_entropy, sample_mix
 from nanomd.kernels.reference.attention import attention as formula
@@ -58,13 +58,14 @@ WINDOWS = [(1, 1), (31, 1), (45, 45), (64, 17), (65, 65), (129, 64), (129, 200),
 @pytest.mark.parametrize("dtype", DTYPES, **named)
 @pytest.mark.parametrize("d_head", range(8, 65, 8))
 def test_attention_everywhere(d_head, dtype):
+    largest = {}
     for seed, ((n_head, n_kv_head), (length, window)) in enumerate(itertools.product(LAYOUTS, WINDOWS)):
         if not ON_GPU and (length > 130 or (n_head > 4)):
             continue
         rotary = seed % 3 != 0
-        assert_as_good_as_pytorch(
-            attention, Problem(1 + seed % 2, n_head, n_kv_head, length, d_head, window, rotary, seed), dtype, DEVICE
-        )
+        problem = Problem(1 + seed % 2, n_head, n_kv_head, length, d_head, window, rotary, seed)
+        assert_as_good_as_pytorch(attention, problem, dtype, DEVICE, largest=largest)
+    assert_pooled(largest)
 
 
 def test_attention_repeats_bit_for_bit_and_ignores_the_batch():
