@@ -172,8 +172,10 @@ class NativeEngine:
     isa : str
         ``""`` for the best that the processor has (or NANOMD_ISA), ``"sse2"``, ``"avx2"`` or ``"avx512"``.
     single_lanes : int
-        Groups of up to this many trajectories run one at a time, larger ones in SIMD lanes; -1 for the default.
-        The tokens do not depend on it.
+        Up to this many trajectories of a thread share the weights as columns, more run in SIMD lanes; -1 for the
+        default. The tokens do not depend on it.
+    precision : str
+        ``"fp32"``, ``"fp16-cache"`` (keys and values in 16 bits) or ``"fp16"`` (weights too).
 
     Raises
     ------
@@ -190,6 +192,7 @@ class NativeEngine:
         rope_multipliers: NDArray[np.uint32],
         isa: str = "",
         single_lanes: int = -1,
+        precision: str = "fp32",
     ) -> None:
         shape = {
             "n_states": config.n_states,
@@ -207,7 +210,7 @@ class NativeEngine:
         arrays = {name: np.ascontiguousarray(value, dtype=np.float32) for name, value in tensors.items()}
         self.n_states: int = config.n_states
         with _core_errors():
-            self._engine = _core.Engine(shape, arrays, [int(m) for m in rope_multipliers], isa, single_lanes)
+            self._engine = _core.Engine(shape, arrays, [int(m) for m in rope_multipliers], isa, single_lanes, precision)
         self.name: str = self._engine.name
         self.bytes_per_trajectory: int = self._engine.bytes_per_trajectory
 
@@ -228,6 +231,7 @@ class NativeEngine:
         seed: int = 0,
         temperature: float = 1.0,
         n_threads: int = 1,
+        lookahead: int = -1,
     ) -> NativeSession:
         """Start or continue trajectories.
 
@@ -245,11 +249,16 @@ class NativeEngine:
             Index of the next state to be drawn.
         seed, temperature, n_threads :
             Key of the random numbers, sampling temperature, threads.
+        lookahead : int
+            States guessed ahead: -1 for as many as pay where a thread has one trajectory, 0 for none, k for always k
+            (then each trajectory runs by itself). The tokens do not depend on it.
         """
         rows = np.ascontiguousarray(history, dtype=np.uint16)
         index = np.ascontiguousarray(trajectories, dtype=np.uint64)
         with _core_errors():
-            session = self._engine.open(mode, hop_keep, rows, n_before, index, first_step, seed, temperature, n_threads)
+            session = self._engine.open(
+                mode, hop_keep, rows, n_before, index, first_step, seed, temperature, n_threads, lookahead
+            )
         return NativeSession(session, first_step)
 
     def log_probs(
