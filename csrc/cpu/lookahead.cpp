@@ -10,7 +10,10 @@ namespace {
 
 constexpr std::size_t kTableFloats = std::size_t{1} << 22;  // 16 MB at most
 constexpr int kMemory = 16;                                 // visits over which a row averages
-constexpr float kColumnCost = 0.5f;                         // of one more column, in steps of one (measured)
+// Time of one more column, in steps of one column; the weights, once loaded, are nearly free for a second (measured).
+// Beyond six columns a column costs no less, so longer drafts only risk more.
+constexpr float kSecondColumn = 0.35f, kColumn = 0.5f;
+constexpr int kPayingColumns = 6;
 
 }  // namespace
 
@@ -50,7 +53,7 @@ std::int32_t Lookahead::next(Group& group, std::int32_t token, std::uint64_t see
                              std::uint64_t step, float inverse_temperature, Scratch& scratch) {
   if (next_ready_ < n_ready_) return ready_[next_ready_++];
   const int room = group.room();
-  const int limit = std::min(room, drafts_ < 0 ? kMaxColumns : drafts_ + 1);
+  const int limit = std::min(room, drafts_ < 0 ? kPayingColumns : drafts_ + 1);
   std::int32_t fed[kMaxColumns], guessed[kMaxColumns];
   double u[kMaxColumns];
   // Column i holds the state of step + i - 1. Another one pays while the chance that all guesses so far are right,
@@ -65,8 +68,9 @@ std::int32_t Lookahead::next(Group& group, std::int32_t token, std::uint64_t see
     expected += chance;
     chance *= row(state).agreement;
     if (n == limit || guessed[n - 1] < 0) break;
-    if (drafts_ < 0 && chance * cost <= expected * kColumnCost) break;
-    cost += kColumnCost;
+    const float extra = n == 1 ? kSecondColumn : kColumn;
+    if (drafts_ < 0 && chance * cost <= expected * extra) break;
+    cost += extra;
     state = guessed[n - 1];
   }
   group.feed_run(fed, n, scratch);
