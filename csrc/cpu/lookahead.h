@@ -5,11 +5,14 @@
 // stand. Each is what the sampler would have drawn one at a time, bit for bit, since the columns kernel sums in the
 // same order whatever the number of columns. So the draft decides the speed, never the trajectory.
 //
-// The draft is learnt on the way: for each state the mean of the probabilities that the model gave after it, older ones
-// forgotten. It needs no file and no training data, and knows a state after one visit.
+// The draft is learnt on the way: for each pair of successive states, and for each state, the mean of the probabilities
+// that the model gave after it, older ones forgotten. It needs no file and no training data, and knows a pair after one
+// visit. Pairs, because microstates of one coordinate remember the direction: 83 % right against 58 % without, on the
+// four-state system.
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "group.h"
@@ -26,21 +29,26 @@ class Lookahead {
                     float inverse_temperature, Scratch& scratch);
 
  private:
-  struct Row {  // what is known about the states that follow one state
-    std::int32_t state = -1;
+  struct Row {  // what is known about the states that follow one state, or one pair
+    std::int64_t key = -1;
     int n_seen = 0;
     float agreement = 0.5f;  // how often its guesses were right, lately
   };
-  Row& row(std::int32_t state) { return rows_[static_cast<std::size_t>(state) % rows_.size()]; }
+  // The row of a pair or, without a state before, of one state; rows are shared, and the latest key takes over.
+  Row& row(std::int32_t before, std::int32_t state);
+  // The row that knows most: of the pair, of the state, or none.
+  Row* known(std::int32_t before, std::int32_t state);
   float* probabilities(const Row& of) {
-    return table_.data() + static_cast<std::size_t>(&of - rows_.data()) * static_cast<std::size_t>(n_states_);
+    return table_.get() + static_cast<std::size_t>(&of - rows_.data()) * static_cast<std::size_t>(n_states_);
   }
-  std::int32_t guess(std::int32_t state, double u);
-  void learn(std::int32_t state, const float* weights, bool right);
+  std::int32_t guess(const Row& from, double u);
+  void learn(Row& row, std::int64_t key, const float* weights, float sum);
 
   int n_states_, drafts_;
-  std::vector<Row> rows_;  // of state s: s modulo their number; the later state takes over
-  std::vector<float> table_;
+  std::size_t n_single_;
+  std::vector<Row> rows_;  // of states, then of pairs
+  std::unique_ptr<float[]> table_;
+  std::int32_t before_ = -1;         // the state before the one that `next` is given
   std::int32_t ready_[kMaxColumns];  // drawn, not yet asked for
   int n_ready_ = 0, next_ready_ = 0;
 };
