@@ -22,7 +22,7 @@ const Kernels& sse2_kernels() {
   using Narrow = Many<Vec, Half>;
   static constexpr Kernels kernels{
       "sse2",
-      8,
+      16,
       supported,
       {Wide::decode, Narrow::decode, Narrow::decode},
       {Columns<Vec, float, float>::decode, Columns<Vec, float, Half>::decode, Columns<Vec, Half, Half>::decode},
