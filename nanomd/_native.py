@@ -397,7 +397,8 @@ class NativeObservables:
         return recent
 
 
-# --- Parts of the engine, for tests and `nanomd doctor` ----------------------------------------------------------------
+# --- Parts of the engine, for tests and `nanomd doctor` ---------------------------------------------------------------
+
 
 def available_isas() -> list[str]:
     """Return the instruction sets that this processor and build can use, best first."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,7 @@ class Observables:
         elif not isinstance(self.bins, str):
             object.__setattr__(self, "bins", tuple(int(edge) for edge in self.bins))
         edges = self.bin_edges
-        if edges[:1] != (0,) or any(a >= b for a, b in zip(edges, edges[1:], strict=False)):
+        if edges[:1] != (0,) or any(a >= b for a, b in pairwise(edges)):
             raise InputError(f"bins must be increasing edges, the first 0, got {list(edges)[:8]}")
 
     @property
@@ -116,9 +117,7 @@ class Observables:
         for index, labels in enumerate(self.sets.values()):
             set_of[state_map.encode_labels(np.array(labels, np.int64))] = index
         tokens = tuple(int(s) for s in set_of)
-        return _native.ObservablesSpec(
-            state_map.n_states, tuple(self.lagtimes), len(self.sets), tokens, self.bin_edges
-        )
+        return _native.ObservablesSpec(state_map.n_states, tuple(self.lagtimes), len(self.sets), tokens, self.bin_edges)
 
     def count(self, dtrajs: DtrajsLike, state_map: StateMap | None = None, n_threads: int = 1) -> ObservablesResult:
         """Accumulate over stored trajectories of raw labels; unassigned frames split them.
@@ -221,7 +220,8 @@ class ObservablesResult:
         lagtimes, V = tuple(self.observables.lagtimes), self.state_map.n_states
         if lagtime not in lagtimes:
             raise InputError(f"lagtime must be one that was accumulated, {list(lagtimes)}, got {lagtime}")
-        return self._table("transitions", (len(lagtimes), V, V))[lagtimes.index(lagtime)]
+        counts: NDArray[np.int64] = self._table("transitions", (len(lagtimes), V, V))[lagtimes.index(lagtime)]
+        return counts
 
     @property
     def residence(self) -> Durations:
@@ -333,9 +333,18 @@ def read_npz(path: str | Path) -> dict[str, NDArray[Any]]:
         If the file is missing or damaged.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with Path(path).open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             return {name: np.asarray(file[name]) for name in file.files}
     except FileNotFoundError:
         raise StoreError(f"{path} is missing") from None
-    except (OSError, ValueError, EOFError, KeyError, AttributeError, zipfile.BadZipFile, MemoryError) as error:
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        EOFError,
+        KeyError,
+        AttributeError,
+        zipfile.BadZipFile,
+        MemoryError,
+    ) as error:
         raise StoreError(f"{path} is damaged: {error}") from None

@@ -12,6 +12,7 @@ namespace {
 
 constexpr std::size_t kMaxCells = std::size_t{1} << 28;     // of one table: 2 GiB
 constexpr std::size_t kWorkerCells = std::size_t{1} << 25;  // of the tables of all workers but the first
+constexpr std::int64_t kHuge = std::int64_t{1} << 62;       // no count gets there
 constexpr std::int64_t kMaxLag = std::int64_t{1} << 24;
 
 // What is remembered of a trajectory, in a row of counters_. Then follow, for every set, whether it has been visited,
@@ -230,14 +231,14 @@ void ObservablesWriter::restore(const std::vector<std::int64_t>& totals, const s
                                 const std::vector<std::uint16_t>& recent) {
   check(totals.size() == layout_.size && counters.size() == counters_.size() && recent.size() == recent_.size(),
         "the state of the observables does not fit their description");
-  check(std::all_of(totals.begin(), totals.end(), [](std::int64_t x) { return x >= 0; }),
-        "the totals of the observables hold a negative count");
+  check(std::all_of(totals.begin(), totals.end(), [](std::int64_t x) { return x >= 0 && x < kHuge; }),
+        "the totals of the observables hold a count that cannot be");
   const std::int64_t n = spec_.n_sets;
   const std::size_t width = counters_per_trajectory();
   for (std::size_t i = 0; i < n_trajs_; ++i) {
     const std::int64_t* row = counters.data() + i * width;
     const std::int64_t steps = row[kSteps];
-    bool good = steps >= 0 && row[kInside] >= -1 && row[kInside] < n && row[kPresent] >= -1 && row[kPresent] < n;
+    bool good = steps >= 0 && steps < kHuge && row[kInside] >= -1 && row[kInside] < n && row[kPresent] >= -1 && row[kPresent] < n;
     good = good && row[kStayBegin] >= 0 && row[kStayBegin] <= steps && row[kFirst] >= -1 && row[kFirst] <= steps;
     for (std::int64_t j = 0; j < n * n; ++j)
       good = good && row[kFirstVisited + n + j] >= -1 && row[kFirstVisited + n + j] <= steps;
