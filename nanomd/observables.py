@@ -6,6 +6,7 @@ batch, the threads, the shards or the interruptions.
 
 from __future__ import annotations
 
+import re
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,6 +30,25 @@ def log_bin_edges() -> tuple[int, ...]:
     """Return the edges of the logarithmic bins: 0, 1, ..., 10 exactly, then ten a decade up to 10^12 steps."""
     edges = [round(10 ** (k / _PER_DECADE)) for k in range(_PER_DECADE, _DECADES * _PER_DECADE + 1)]
     return (*range(10), *edges)
+
+
+def parse_set(text: str) -> tuple[str, list[int]]:
+    """Read ``"folded=0,1,7-9"``: a name and raw state labels.
+
+    Raises
+    ------
+    InputError
+        For anything else.
+    """
+    name, equals, states = text.partition("=")
+    labels: list[int] = []
+    for piece in states.split(","):
+        match = re.fullmatch(r"\s*([0-9]{1,18})\s*(?:-\s*([0-9]{1,18})\s*)?", piece)
+        low, high = (int(match.group(1)), int(match.group(2) or match.group(1))) if match else (1, 0)
+        if not equals or not low <= high < low + 65536:
+            raise InputError(f"a set must look like NAME=0,1,7-9, got {text!r}")
+        labels += range(low, high + 1)
+    return name.strip(), labels
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 from nanomd.errors import InputError, StoreError
 from nanomd.observables import ObservablesResult
 from nanomd.rollout_result import Rollout
+from nanomd.run_folder import write_atomic
 from nanomd.token_store import Shard, StoreLayout, TokenStore, lock_folder
 
 _PART_NAME = re.compile(r"part_([0-9]{4,})_of_([0-9]{4,})")
@@ -78,7 +80,7 @@ def refuse_parts(out: str | Path) -> None:
         )
 
 
-def merge_parts(out: str | Path) -> Rollout:
+def merge_parts(out: str | Path, keep: Mapping[str, str] | None = None) -> Rollout:
     """Check that all parts of a rollout are complete and fit together, and make them one.
 
     Tokens are not copied: the files move into the folder. Killed at any moment, it can be repeated.
@@ -87,6 +89,8 @@ def merge_parts(out: str | Path) -> Rollout:
     ----------
     out : path
         The folder that the parts lie in.
+    keep : mapping of str to str, optional
+        Small files (name: text) to write there before anything is changed.
 
     Raises
     ------
@@ -119,6 +123,8 @@ def merge_parts(out: str | Path) -> Rollout:
             unfinished = [index for index, store in enumerate(stores) if store is None or not store.complete]
             if unfinished:
                 raise StoreError(f"{out} has unfinished parts: resume {_shards(unfinished, count)}, then merge")
+            for name, text in (keep or {}).items():
+                write_atomic(out / name, text)
             store = _join(out, [store for store in stores if store is not None])
         _clean_up(parts)
         return Rollout.from_store(store)
