@@ -77,12 +77,7 @@ class Run:
                 self._reference(first, last, tokens[first:last])
                 continue
             session, watch = self._open(first, last, None, 0), self._watch(last - first)
-            # Without observables one call does it all; else tokens that are not kept pass through a buffer.
-            most = config.n_steps if watch is None else max(1, OBSERVE_TOKENS // (last - first))
-            for done in range(0, config.n_steps, most):
-                steps = min(most, config.n_steps - done)
-                begin, end = layout.stored_before(done), layout.stored_before(done + steps)
-                self._draw(session, watch, done, steps, tokens[first:last, begin:end])
+            self._draw(session, watch, 0, config.n_steps, tokens[first:last])
             self._finish(watch)
         return self._rollout(tokens, time.perf_counter() - begun)
 
@@ -97,15 +92,23 @@ class Run:
         """Draw `steps` more states of a batch; `out` (rows, states kept) takes those that are stored."""
         stride, kept = self.config.stride, self.options.store_tokens
         if watch is None:
-            finished = session.advance(steps, out if kept else None, stride, self._report)
-        else:
-            every = out if kept and stride == 1 else np.empty((len(out), steps), self.dtype)
-            finished = session.advance(steps, every, 1, self._report)
-            if finished:
-                watch.add(every, self.n_threads)
-                if kept and stride > 1:
-                    out[...] = every[:, -done % stride :: stride]
-        if not finished:
+            self._advance(session, steps, out if kept else None, stride)
+            return
+        # Piece by piece: tokens that are only looked at pass through a buffer.
+        most = max(1, OBSERVE_TOKENS // len(out))
+        for begin in range(done, done + steps, most):
+            end = min(begin + most, done + steps)
+            every = np.empty((len(out), end - begin), self.dtype)
+            if kept and stride == 1:
+                every = out[:, begin - done : end - done]
+            self._advance(session, end - begin, every, 1)
+            watch.add(every, self.n_threads)
+            if kept and stride > 1:
+                first = -(-done // stride)
+                out[:, -(-begin // stride) - first : -(-end // stride) - first] = every[:, -begin % stride :: stride]
+
+    def _advance(self, session: _native.NativeSession, steps: int, out: NDArray[Any] | None, stride: int) -> None:
+        if not session.advance(steps, out, stride, self._report):
             raise CancelledError("the rollout was cancelled; what is complete on disk is kept, and resume=True goes on")
 
     def _watch(self, rows: int, state: dict[str, NDArray[Any]] | None = None) -> _native.NativeObservables | None:
@@ -232,8 +235,8 @@ class Run:
             store.append(index, steps, tokens, session.history(), self._declared(watch, index, done < layout.n_steps))
             # Declaring progress costs a few writes that wait for the disk: do it every few seconds.
             faster = min(4.0, max(0.25, COMMIT_SECONDS / max(seconds, 1e-3)))
-            most = COMMIT_TOKENS if watch is None else min(OBSERVE_TOKENS, COMMIT_TOKENS)
-            steps = max(1, min(int(steps * faster), most // rows))
+            most = COMMIT_TOKENS // rows if layout.keeps_tokens else layout.n_steps
+            steps = max(1, min(int(steps * faster), most))
 
     def _declared(
         self, watch: _native.NativeObservables | None, index: int, under_way: bool

@@ -37,7 +37,7 @@ import os, sys
 import nanomd.rollout_run as r
 from nanomd.token_store import TokenStore
 from nanomd.cli.main import main
-r.COMMIT_SECONDS, r.CACHE_BYTES, r.COMMIT_TOKENS = 0.002, 1, 1 << 13
+r.COMMIT_SECONDS, r.CACHE_BYTES, r.COMMIT_TOKENS = 0.05, 1, 1 << 16
 append = TokenStore.append
 def told(*args, **kwargs):
     append(*args, **kwargs)
@@ -46,7 +46,7 @@ TokenStore.append = told
 sys.exit(main(sys.argv[1:]))
 """
 # The same, forked anew for every line on standard input, as most of the time of a short process goes to imports.
-FORKING = PROGRAM.replace(
+FORKING = PROGRAM.replace("0.05, 1, 1 << 16", "0.002, 1, 1 << 13").replace(
     "sys.exit(main(sys.argv[1:]))",
     """
 from nanomd import generation, parts, rollout
@@ -202,7 +202,7 @@ def test_progress_shows_speed_time_left_and_simulated_time(run):
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 140, 0, 0))
     flags = [flag if flag != str(N_STEPS) else "90000" for flag in FLAGS]
-    program = PROGRAM.replace("0.002", "0.2").replace("1 << 13", "1 << 20")
+    program = PROGRAM.replace("0.05", "0.2").replace("1 << 16", "1 << 20")
     command = [sys.executable, "-c", program, *flags, "--run", str(run)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=slave)
     os.close(slave)
