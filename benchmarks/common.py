@@ -1,11 +1,15 @@
-"""What every benchmark here shares; the work is done by `nanomd.bench`, so that an installed package can run it too."""
+"""What every script here shares; the work is done by `nanomd.bench`, so that an installed package can do it too."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
-from nanomd.bench import interleaved, stamp, write_record
+from nanomd.cli.main import main
 
 RESULTS = Path(__file__).parent / "results"
 
-__all__ = ["RESULTS", "interleaved", "stamp", "write_record"]
+
+def run_command(part: str) -> int:
+    """Run one part of the suite with the options of the command line, and put its record beside the others."""
+    return main(["bench", "--part", part, "--run", str(RESULTS), *sys.argv[1:]])

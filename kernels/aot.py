@@ -19,11 +19,11 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from nanomd.kernels import triton_attention, triton_sample_mix
+from nanomd.kernels import triton_attention, triton_cross_entropy, triton_sample_mix
 
 # Shared memory that one block may use, bytes, by compute capability.
 SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
-_FLOAT32 = {"COS", "SIN", "LSE"}
+_FLOAT32 = {"COS", "SIN", "LSE", "NLL", "DNLL", "MARKOV"}
 _NAMES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 
 
@@ -80,7 +80,7 @@ def _kind(name: str, variant: Variant) -> str:
     if name in variant.constants:
         return "constexpr"
     match name:
-        case "TOKENS" | "MIXED" | "STEP" | "TARGETS":
+        case "TOKENS" | "MIXED" | "STEP" | "TARGETS" | "CURRENT":
             return "*i64"
         case "PROBABILITY":
             return "*fp64"
@@ -116,20 +116,25 @@ def attention_variants(dtype: torch.dtype, d_heads: tuple[int, ...]) -> Iterator
                     yield Variant(label, launch.kernel, dtype, constants, launch.num_warps, launch.num_stages)
 
 
-def sample_mix_variants(dtype: torch.dtype) -> Iterator[Variant]:
-    """Yield the sampling kernel for small and large vocabularies."""
+def row_variants(dtype: torch.dtype) -> Iterator[Variant]:
+    """Yield the kernels over rows of logits, for small and large vocabularies."""
     for n_states, with_markov in ((100, True), (4000, False)):
         rows, block = triton_sample_mix.plan(n_states)
         constants = {"ROWS": rows, "BLOCK": block, "HAS_MARKOV": with_markov}
         label = f"sample_and_mix {_NAMES[dtype]} rows={rows} block={block}"
         yield Variant(label, triton_sample_mix.sample_and_mix, dtype, constants, 4, 3)
+        rows, block = triton_cross_entropy.plan(n_states)
+        constants = {"ROWS": rows, "BLOCK": block, "HAS_MARKOV": with_markov}
+        for kernel in (triton_cross_entropy.loss_forward, triton_cross_entropy.loss_backward):
+            label = f"{kernel.fn.__name__} {_NAMES[dtype]} rows={rows} block={block}"
+            yield Variant(label, kernel, dtype, constants, 4, 3)
 
 
 def main() -> None:
     """Print registers, local memory and shared memory of every kernel."""
     print(f"{'kernel':64s} {'sm':>4s} {'regs':>5s} {'stack':>6s} {'shared':>7s}")
-    for dtype in (torch.float16, torch.bfloat16, torch.float32):
-        for variant in (*attention_variants(dtype, (16, 32, 64)), *sample_mix_variants(dtype)):
+    for dtype in (torch.float16, torch.float32):
+        for variant in (*attention_variants(dtype, (16, 32, 64)), *row_variants(dtype)):
             for capability in SHARED_LIMIT:
                 used = compile_variant(variant, capability)
                 numbers = f"{capability:4d} {used.registers:5d} {used.stack:6d} {used.shared:7d}"

@@ -348,7 +348,7 @@ def plan_forward(dtype: torch.dtype, d_head: int, length: int) -> Launch:
 def plan_backward(dtype: torch.dtype, d_head: int, length: int, window: int, group: int) -> Launch:
     """Choose the backward's kernel and tile: the largest walk that holds the window in registers, else tiles.
 
-    The limits are those at which the compiler reports no spilled register on any supported architecture. Grouped
+    The limits are those at which the compiler spills nothing of ungrouped rotary heads on any architecture. Grouped
     queries walk only a single tile, since the dq of several heads cannot travel along the walk at once.
     """
     half = half_columns(d_head)

@@ -205,6 +205,9 @@ class TrainConfig(_Config):
         ``"one_pass"``, ``"two_pass_token"`` or ``"two_pass_hidden"``.
     train_length : int, optional
         T, frames per training window; default 4 W with rotary positions, W with learned ones.
+    burn_in : int, optional
+        Frames at the start of a window that are read but not scored, where the trajectory has earlier frames; default
+        W - 1 with rotary positions (at most half of T), 0 with learned ones. See `nanomd.windows` for why.
     window_shift : int, optional
         Frames between the starts of successive training windows; None draws starts uniformly.
     batch_size, n_steps : int
@@ -216,7 +219,7 @@ class TrainConfig(_Config):
     mix_max : float
         Token objective: highest probability that an input token is replaced by a sampled one.
     mix_anneal : bool
-        Token objective: bring the replacement probability back to zero over the last quarter.
+        Token objective: bring the replacement probability back to zero over the second third; it rises over the first.
     hidden_position_base, hidden_step_base : float
         Hidden objective: replace with probability 1 - a^(t (1 - b^s)), a and b these two.
     time_reversal : bool
@@ -239,6 +242,7 @@ class TrainConfig(_Config):
 
     objective: Objective = "two_pass_token"
     train_length: int | None = None
+    burn_in: int | None = None
     window_shift: int | None = None
     batch_size: int = 32
     n_steps: int = 2000
@@ -271,6 +275,8 @@ class TrainConfig(_Config):
         check_choice("backend", self.backend, Literal["auto", "reference", "triton"])
         if self.train_length is not None:
             check_range("train_length", self.train_length, 2)
+        if self.burn_in is not None:
+            check_range("burn_in", self.burn_in, 0)
         if self.window_shift is not None:
             check_range("window_shift", self.window_shift, 1)
         check_range("batch_size", self.batch_size, 1)

@@ -163,7 +163,8 @@ class GPTEstimator:
         Parameters
         ----------
         which : str
-            ``"best"``: the weights of the lowest validation loss; ``"last"``: those after the last step.
+            ``"best"``: the latest weights whose validation loss is within 0.2 % of the lowest; ``"last"``: those of
+            the last step.
         """
         if self._model is None or self._last is None:
             raise InputError("the estimator has no model yet: call fit(dtrajs) first")

@@ -35,6 +35,8 @@ from nanomd.windows import STREAM_DROPOUT, STREAM_MIX, WindowSampler, step_seed,
 
 # Targets scored in one validation; more data than this is sampled in evenly spread pieces.
 VALIDATION_TARGETS = 32768
+# Relative to the lowest validation loss: how much more the chosen, latest weights may have.
+SELECTION_TOLERANCE = 0.002
 METRICS_INTERVAL = 20  # steps between records of the training loss
 
 
@@ -49,7 +51,7 @@ class TrainingResult:
     Parameters
     ----------
     model : NanoGPT
-        With the best weights by validation loss; the last ones where nothing was held out.
+        With the chosen weights: the latest whose validation loss is within 0.2 % of the lowest.
     last : dict of Tensor
         The weights after the last step.
     history : list of dict
@@ -99,6 +101,13 @@ def resolve_train_length(model: ModelConfig, train: TrainConfig, longest: int) -
             f"got {train.train_length}; leave it out to fit it to the data"
         )
     return train.train_length
+
+
+def resolve_burn_in(model: ModelConfig, train: TrainConfig, length: int) -> int:
+    """Return how many frames at the start of a window of `length` targets are read but not scored."""
+    if train.burn_in is None:
+        return min(model.context_length - 1, length // 2) if model.position == "rope" else 0
+    return train.burn_in  # the sampler of windows checks it
 
 
 def learning_rate(step: int, config: TrainConfig) -> float:
@@ -201,6 +210,7 @@ class _Loop:
             trajectories,
             length=self.length,
             batch_size=config.batch_size,
+            context=resolve_burn_in(model_config, config, self.length),
             shift=config.window_shift,
             reverse=config.time_reversal,
             seed=config.seed,
@@ -301,7 +311,12 @@ class _Loop:
         return loss.detach()
 
     def _validate(self) -> float:
-        """Score the held-out data by teacher forcing (nats per frame); keep the weights if they are the best yet."""
+        """Score the held-out data by teacher forcing (nats per frame), and choose among the weights seen so far.
+
+        Kept are the latest whose loss is within `SELECTION_TOLERANCE` of the lowest. The lowest itself is often a lucky
+        step before the learning rate had fallen to zero: its rates, on a chain of known kinetics, were wrong by 6 %
+        where those of the last step, 0.03 % worse in loss, were right to 1 %.
+        """
         context = self.length // 2 if self.length > 1 else 0
         with annotate("validation"):
             loss = -mean_log_likelihood(
@@ -312,7 +327,8 @@ class _Loop:
                 max_targets=VALIDATION_TARGETS,
                 batch_size=self.config.batch_size,
             )
-        if loss < self.state.best_loss:
+        lowest = min([loss] + [x["validation_loss"] for x in self.state.history if "validation_loss" in x])
+        if loss <= lowest + SELECTION_TOLERANCE * abs(lowest):
             self.state.best_loss, self.state.best_step, self.state.best = loss, self.state.step, self._weights()
         return loss
 

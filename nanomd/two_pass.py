@@ -11,9 +11,11 @@ with weights w that are zero on padding. They differ in what the model reads.
 
 ``two_pass_token`` (parallel scheduled sampling)
     Pass 1, without gradient and without dropout, gives q; a state y_{t+1} ~ q_t is *sampled*, and replaces the input
-    at t + 1 with probability p(s). Pass 2 reads the mixture and gives the loss. p rises linearly over the first half of
-    the training to `mix_max`, and falls back to zero over the last quarter when `mix_anneal`. Sampling matters: in
-    metastable data the likeliest next state is the present one, and an argmax would delete every transition.
+    at t + 1 with probability p(s). Pass 2 reads the mixture and gives the loss. p rises linearly to `mix_max` over the
+    first third of the training and, when `mix_anneal`, falls back to zero over the second: a sampled state beside true
+    ones is not what a rollout reads, and as long as it is mixed in, the model trusts the past less than it should. The
+    last third, on the MD alone, repairs that while the learning rate still allows it. Sampling matters: in metastable
+    data the likeliest next state is the present one, and an argmax would delete every transition.
 
 ``two_pass_hidden``
     Pass 1 runs the blocks on the embeddings e_t; their last output h_t replaces e_t, at the same position, with
@@ -39,8 +41,8 @@ from nanomd.model import NanoGPT
 def token_mix_probability(step: int, config: TrainConfig) -> float:
     """Return the replacement probability of the token objective at an optimiser step, 0 <= step < n_steps."""
     progress = step / config.n_steps
-    rise = min(1.0, 2.0 * progress)
-    fall = min(1.0, 4.0 * (1.0 - progress)) if config.mix_anneal else 1.0
+    rise = min(1.0, 3.0 * progress)
+    fall = min(1.0, max(0.0, 2.0 - 3.0 * progress)) if config.mix_anneal else 1.0
     return config.mix_max * min(rise, fall)
 
 

@@ -13,6 +13,13 @@ M = N - T + 1 + 2 e cases,
 cover target j, and its weight is T M / (N c(j)): between about 2/3 and 2 at the ends, 1 inside. Trajectories are drawn
 with probability proportional to max(N, T).
 
+**Burn-in.** A model with rotary positions cannot tell a window that has just begun from one in which the state has not
+changed for long: attention averages over equal values, however many. If the first targets of windows counted, the
+conditional after a long stay, which sets every slow rate, would be mixed with that of a state whose past is unknown,
+which is the lag-1 MSM's. On a chain of known kinetics this shortened passage times by up to a quarter. So the first
+`context` frames of a window are read but not scored, unless the trajectory itself begins there. In the formulae above
+T is then the number of scored targets.
+
 Every choice is a pure function of (seed, step), so that a resumed training needs no generator state.
 """
 
@@ -81,6 +88,8 @@ class WindowSampler:
         T, targets per window.
     batch_size : int
         Windows per step.
+    context : int
+        Frames read before the scored targets of a window, where the trajectory has them; less than T.
     shift : int, optional
         Frames between window starts on a fixed grid, shuffled in every epoch; random starts when None.
     reverse : bool
@@ -96,6 +105,7 @@ class WindowSampler:
         *,
         length: int,
         batch_size: int,
+        context: int = 0,
         shift: int | None = None,
         reverse: bool = False,
         seed: int = 0,
@@ -106,7 +116,10 @@ class WindowSampler:
             raise InputError("training needs a trajectory of at least 2 frames, got none")
         if length < 1:
             raise InputError(f"train_length must be at least 1 frame, got {length}")
+        if not 0 <= context < length:
+            raise InputError(f"burn_in must be in [0, {length - 1}] (below train_length), got {context}")
         self.length, self.batch_size, self.shift = length, batch_size, shift
+        self.context, self.scored_length = context, length - context
         self.reverse, self.seed, self.device = reverse, seed, torch.device(device)
         frames = np.array([len(trajectory) for trajectory in kept], dtype=np.int64)
         self.offsets = np.concatenate(([0], np.cumsum(frames)))
@@ -114,7 +127,7 @@ class WindowSampler:
         dtype = torch.uint8 if max(int(trajectory.max()) for trajectory in kept) < 256 else torch.int32
         flat = torch.from_numpy(np.concatenate([trajectory.astype(np.int32) for trajectory in kept]))
         self.flat = flat.to(dtype).to(self.device)
-        self._share = np.cumsum(np.maximum(self.n_targets, length)).astype(np.float64)
+        self._share = np.cumsum(np.maximum(self.n_targets, self.scored_length)).astype(np.float64)
         self._grid = None if shift is None else self._make_grid(shift)
         self._epoch: tuple[int, NDArray[np.int64]] = (-1, np.empty(0, dtype=np.int64))
 
@@ -127,7 +140,7 @@ class WindowSampler:
         """Return (trajectory, start) of all grid windows; the last of each trajectory ends at its last frame."""
         rows = []
         for index, total in enumerate(self.n_targets):
-            last = max(int(total) - self.length, 0)
+            last = max(int(total) - self.scored_length, 0)
             starts = np.arange(0, last + 1, shift, dtype=np.int64)
             if starts[-1] != last:
                 starts = np.append(starts, last)
@@ -144,8 +157,8 @@ class WindowSampler:
         # Stratified over the data: the windows of one step are spread evenly.
         place = (np.arange(self.batch_size) + random.random(self.batch_size)) / self.batch_size
         chosen = np.minimum(np.searchsorted(self._share, place * self._share[-1], side="right"), len(self._share) - 1)
-        last = np.maximum(self.n_targets[chosen] - self.length, 0)
-        extra = self.length // 2
+        last = np.maximum(self.n_targets[chosen] - self.scored_length, 0)
+        extra = self.scored_length // 2
         start = np.clip(random.integers(-extra, last + extra, endpoint=True), 0, last)
         return chosen.astype(np.int64), start.astype(np.int64)
 
@@ -160,26 +173,25 @@ class WindowSampler:
         """Return the windows of an optimiser step."""
         chosen, start = self.choose(step)
         total = self.n_targets[chosen]
-        if self._grid is None:
-            weights = padded_weights(start, total, self.length)
-        else:
-            weights = (start[:, None] + np.arange(self.length) < total[:, None]).astype(np.float64)
-        filled = np.minimum(total - start, self.length)  # targets in each window
-        index = np.minimum(np.arange(self.length + 1)[None, :], filled[:, None])
+        scored = np.minimum(total - start, self.scored_length)
+        lead = np.minimum(start, self.context)  # frames read before the scored targets, as far as there are any
+        place = np.arange(self.length + 1)[None, :]
+        # Frames in reading order. Read backwards, a trajectory is a trajectory like any other.
+        frame = (start - lead)[:, None] + np.minimum(place, (lead + scored)[:, None])
         if self.reverse:
             random = np.random.Generator(np.random.Philox(step_seed(self.seed, STREAM_REVERSE, step)))
             backwards = random.random(self.batch_size) < 0.5
-            index = np.where(backwards[:, None], filled[:, None] - index, index)
-            # Read backwards, the target of place t is the frame that target filled - 1 - t is read from.
-            mirrored = np.maximum(filled[:, None] - 1 - np.arange(self.length)[None, :], 0)
-            valid = np.arange(self.length)[None, :] < filled[:, None]
-            weights = np.where(
-                backwards[:, None], np.where(valid, np.take_along_axis(weights, mirrored, 1), 0), weights
-            )
-        frames = self.flat[torch.from_numpy((self.offsets[chosen] + start)[:, None] + index).to(self.device)].long()
+            frame = np.where(backwards[:, None], total[:, None] - frame, frame)
+        tokens = self.flat[torch.from_numpy(self.offsets[chosen][:, None] + frame).to(self.device)].long()
+        target = place[:, :-1] - lead[:, None]  # counted from the first scored one
+        valid = (target >= 0) & (target < scored[:, None])
+        weights = valid.astype(np.float64)
+        if self._grid is None:
+            even = padded_weights(start, total, self.scored_length)
+            weights *= np.take_along_axis(even, np.clip(target, 0, self.scored_length - 1), axis=1)
         return Batch(
-            tokens=frames[:, :-1],
-            targets=frames[:, 1:],
+            tokens=tokens[:, :-1],
+            targets=tokens[:, 1:],
             weights=torch.from_numpy(weights.astype(np.float32)).to(self.device),
         )
 

@@ -34,9 +34,9 @@ def test_what_each_mode_reads() -> None:
     assert [context_start(rope, "ring", n, 2) for n in (1, 7, 8, 20)] == [0, 0, 1, 13]
     learned = make(position="learned").config
     assert [context_start(learned, "crop", n, 2) for n in (1, 4, 5, 9)] == [0, 0, 1, 5]
-    assert [context_start(learned, "hop", n, 2) for n in range(1, 10)] == [0, 0, 0, 0, 2, 2, 4, 4, 6]
-    assert [context_start(learned, "hop", n, 1) for n in range(3, 10)] == [0, 0, 3, 3, 3, 6, 6]
-    assert [context_start(learned, "hop", n, 3) for n in range(3, 8)] == [0, 0, 1, 2, 3]
+    assert [context_start(learned, "hop", n, 2) for n in range(1, 10)] == [0, 0, 0, 0, 3, 3, 3, 6, 6]
+    assert [context_start(learned, "hop", n, 1) for n in range(3, 10)] == [0, 0, 4, 4, 4, 4, 8]
+    assert [context_start(learned, "hop", n, 3) for n in range(3, 8)] == [0, 0, 2, 2, 4]
     with pytest.raises(InputError, match="ring needs rotary positions"):
         generate_reference(make(position="learned"), np.zeros((1, 1)), 1, mode="ring")
 

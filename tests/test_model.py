@@ -7,12 +7,12 @@ import math
 import numpy as np
 import pytest
 import torch
-from nanomd.kernels.reference.attention import attention as defined_attention
-from nanomd.kernels.reference.attention import rotate
-from nanomd.kernels.sdpa_attention import attention as sdpa_attention
 
 from nanomd.config import ModelConfig
 from nanomd.errors import InputError
+from nanomd.kernels.reference.attention import attention as defined_attention
+from nanomd.kernels.reference.attention import rotate
+from nanomd.kernels.sdpa_attention import attention as sdpa_attention
 from nanomd.likelihood import cut, full_context, mean_log_likelihood
 from nanomd.model import NanoGPT
 

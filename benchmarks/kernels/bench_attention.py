@@ -122,7 +122,7 @@ def time_all(shape, dtype, repeats: int) -> dict[str, dict[str, float]]:
 
 
 def floor(shape, dtype) -> dict[str, float]:
-    """Bytes and multiply-adds that no implementation avoids: q, k, v, o, do once each way; the pairs inside the window."""
+    """Bytes and multiply-adds that nothing avoids: each tensor once each way, the pairs inside the window."""
     batch, heads, kv_heads, length, d_head, window = shape
     width = torch.finfo(dtype).bits // 8
     rows = batch * length * d_head * width

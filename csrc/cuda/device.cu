@@ -11,7 +11,8 @@ CudaInfo cuda_info_built() {
   int count = 0;
   const cudaError_t status = cudaGetDeviceCount(&count);
   if (status == cudaErrorInsufficientDriver || status == cudaErrorNoDevice) {
-    info.reason = status == cudaErrorNoDevice ? "no CUDA device is visible" : "no CUDA driver, or one too old for this build";
+    info.reason =
+        status == cudaErrorNoDevice ? "no CUDA device is visible" : "no CUDA driver, or one too old for this build";
     return info;
   }
   if (status != cudaSuccess) {

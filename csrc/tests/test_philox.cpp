@@ -1,5 +1,4 @@
 #include "nanomd/philox.h"
-
 #include "unit_test.h"
 
 // Known answers of Random123 for philox4x32-10: (key, counter) all zero, all one, and digits of pi.

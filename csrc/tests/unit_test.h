@@ -45,41 +45,41 @@ inline int run_all() {
 
 }  // namespace unit_test
 
-#define TEST(name)                                               \
-  static void name();                                            \
+#define TEST(name)                                                 \
+  static void name();                                              \
   static const unit_test::Registrar name##_registrar(#name, name); \
   static void name()
 
-#define EXPECT(condition)                                                              \
-  do {                                                                                 \
-    if (!(condition)) {                                                                \
-      std::fprintf(stderr, "%s:%d: failed: %s\n", __FILE__, __LINE__, #condition);     \
-      ++unit_test::failures();                                                         \
-    }                                                                                  \
+#define EXPECT(condition)                                                          \
+  do {                                                                             \
+    if (!(condition)) {                                                            \
+      std::fprintf(stderr, "%s:%d: failed: %s\n", __FILE__, __LINE__, #condition); \
+      ++unit_test::failures();                                                     \
+    }                                                                              \
   } while (false)
 
-#define EXPECT_NEAR(a, b, tolerance)                                                                             \
-  do {                                                                                                           \
-    const double a_ = (a), b_ = (b);                                                                             \
-    if (!(std::fabs(a_ - b_) <= (tolerance))) {                                                                  \
-      std::fprintf(stderr, "%s:%d: |%s - %s| = |%.9g - %.9g| > %.3g\n", __FILE__, __LINE__, #a, #b, a_, b_,        \
-                   static_cast<double>(tolerance));                                                              \
-      ++unit_test::failures();                                                                                   \
-    }                                                                                                            \
+#define EXPECT_NEAR(a, b, tolerance)                                                                        \
+  do {                                                                                                      \
+    const double a_ = (a), b_ = (b);                                                                        \
+    if (!(std::fabs(a_ - b_) <= (tolerance))) {                                                             \
+      std::fprintf(stderr, "%s:%d: |%s - %s| = |%.9g - %.9g| > %.3g\n", __FILE__, __LINE__, #a, #b, a_, b_, \
+                   static_cast<double>(tolerance));                                                         \
+      ++unit_test::failures();                                                                              \
+    }                                                                                                       \
   } while (false)
 
-#define EXPECT_THROWS(expression, type)                                                                 \
-  do {                                                                                                  \
-    bool thrown_ = false;                                                                               \
-    try {                                                                                               \
-      (void)(expression);                                                                               \
-    } catch (const type&) {                                                                             \
-      thrown_ = true;                                                                                   \
-    }                                                                                                   \
-    if (!thrown_) {                                                                                     \
-      std::fprintf(stderr, "%s:%d: %s did not throw %s\n", __FILE__, __LINE__, #expression, #type);     \
-      ++unit_test::failures();                                                                          \
-    }                                                                                                   \
+#define EXPECT_THROWS(expression, type)                                                             \
+  do {                                                                                              \
+    bool thrown_ = false;                                                                           \
+    try {                                                                                           \
+      (void)(expression);                                                                           \
+    } catch (const type&) {                                                                         \
+      thrown_ = true;                                                                               \
+    }                                                                                               \
+    if (!thrown_) {                                                                                 \
+      std::fprintf(stderr, "%s:%d: %s did not throw %s\n", __FILE__, __LINE__, #expression, #type); \
+      ++unit_test::failures();                                                                      \
+    }                                                                                               \
   } while (false)
 
 #define TEST_MAIN() \

@@ -20,7 +20,7 @@ def context_start(config: ModelConfig, mode: str, n_known: int, hop_keep: int) -
     """Return the first of `n_known` frames that the model reads to predict the next one.
 
     ring: the receptive field, L (W - 1) + 1 frames. crop: the last W. hop: the window grows to W frames, and a frame
-    that finds it full starts a new one, after the last `hop_keep` frames before it.
+    that finds it full starts a new one with the last `hop_keep` frames, itself included.
     """
     window = config.context_length
     if mode == "ring":
@@ -29,7 +29,7 @@ def context_start(config: ModelConfig, mode: str, n_known: int, hop_keep: int) -
         return max(0, n_known - window)
     if n_known <= window:
         return 0
-    return n_known - (hop_keep + 1) - (n_known - window - 1) % (window - hop_keep)
+    return n_known - hop_keep - (n_known - window - 1) % (window - hop_keep + 1)
 
 
 def draw_state(probabilities: NDArray[np.float64], uniform: float) -> int:

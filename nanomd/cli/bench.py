@@ -1,6 +1,6 @@
-"""Measure rollout speed against the eager reference.
+"""Measure speed against the floor of this machine, the eager reference, and peers on the same weights.
 
-First proves that both compute the same probabilities, then times them in turns. Writes one JSON record.
+First proves that all compute the same probabilities, then times them in turns. Writes one JSON record.
 """
 
 from __future__ import annotations
@@ -18,16 +18,43 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", metavar="FILE", default=None, help="name of the JSON record")
     parser.add_argument("--quick", action="store_true", help="small, in seconds: for correctness rather than figures")
-    parser.add_argument("--preset", nargs="+", default=None, help="model shapes (default: base xs)")
-    parser.add_argument("--n-threads", type=int, default=None, help="CPU threads (default: all cores)")
+    parser.add_argument(
+        "--compare",
+        nargs=2,
+        metavar=("A.json", "B.json"),
+        default=None,
+        help="measure nothing, set two records side by side",
+    )
+    parser.add_argument(
+        "--part", nargs="+", default=["rollout"], help="rollout flatness start train tokenizer kinetics, or all"
+    )
+    parser.add_argument(
+        "--preset", nargs="+", default=None, help="models: S, S-learned, XS, S-V1000-markov, ... or presets of `train`"
+    )
+    parser.add_argument("--mode", nargs="+", default=None, choices=["ring", "hop", "crop"], help="default: all three")
+    parser.add_argument("--batch", nargs="+", type=int, default=None, help="numbers of trajectories (default: 1 16 64)")
+    parser.add_argument(
+        "--window", nargs="+", type=int, default=None, help="context lengths, instead of the model's own"
+    )
+    parser.add_argument(
+        "--n-threads", nargs="+", type=int, default=None, help="CPU threads (default: 1, 2 and all cores)"
+    )
+    parser.add_argument("--isa", default="", choices=["", "sse2", "avx2", "avx512"], help="force an instruction set")
+    parser.add_argument("--precision", nargs="+", default=None, help="of our engine (default: all that it offers)")
+    parser.add_argument("--no-peers", action="store_true", help="leave out Hugging Face, CTranslate2 and ONNX Runtime")
+    parser.add_argument("--seconds", type=float, default=None, help="length of one timing (default: 1)")
     parser.add_argument("--repeats", type=int, default=None, help="timed repeats (default: 5, quick 2)")
+    parser.add_argument("--last-step", type=int, default=None, help="length of the long rollout (default: 1000000)")
 
 
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
     from nanomd import bench
 
-    text = bench.run(
+    if options.compare is not None:
+        print(bench.compare(*options.compare), flush=True)
+        return 0
+    bench.run(
         presets=options.preset,
         quick=options.quick,
         n_threads=options.n_threads,
@@ -35,6 +62,15 @@ def run(options: argparse.Namespace) -> int:
         seed=options.seed,
         out=options.out,
         folder=options.run,
+        parts=options.part,
+        modes=options.mode,
+        batches=options.batch,
+        windows=options.window,
+        isa=options.isa,
+        precisions=options.precision,
+        peers=() if options.no_peers else None,
+        seconds=options.seconds,
+        last_step=options.last_step,
+        say=lambda text: say(options, text),
     )
-    say(options, text)
     return 0

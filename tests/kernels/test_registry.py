@@ -71,7 +71,7 @@ def test_every_operation_has_a_reference_that_runs_anywhere(monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     request = registry.Request(CPU, torch.float64, {"d_head": 12, "n_states": 7, "n_columns": 7})
     listing = registry.describe(request)
-    assert {"attention", "sample_mix"} <= set(listing)
+    assert {"attention", "cross_entropy", "sample_mix"} <= set(listing)
     for op, reasons in listing.items():
         assert list(reasons) == ["triton", "reference"], op
         assert reasons["reference"] is None

@@ -12,7 +12,7 @@ pytest.importorskip("triton", reason="triton is not installed")
 
 from kernel_problems import Problem, assert_as_good_as_pytorch, outputs_and_gradients
 
-from nanomd.kernels import sample_mix
+from nanomd.kernels import cross_entropy, sample_mix
 from nanomd.kernels.reference.attention import attention as formula
 from nanomd.kernels.triton_attention import attention
 
@@ -142,3 +142,39 @@ def test_sample_mix_never_draws_an_impossible_state_and_keeps_what_it_must():
     assert (everything[:, 0] == 1).all()
     assert (everything[:, 1:] == 4).all()
     assert torch.equal(sample_mix(logits, tokens, probability=0.0, seed=1, step=2, backend="triton"), tokens)
+
+
+@pytest.mark.parametrize("n_states", [3, 100, 1030])
+@pytest.mark.parametrize("dtype", DTYPES, **named)
+@pytest.mark.parametrize("with_markov", [False, True])
+def test_cross_entropy(n_states, dtype, with_markov):
+    n_rows = 37 if n_states < 1000 else 5
+    generator = torch.Generator().manual_seed(n_states)
+    logits = (torch.randn(n_rows, n_states, generator=generator) * 4).to(dtype).to(DEVICE)
+    targets, current = torch.randint(0, n_states, (2, n_rows), generator=generator).to(DEVICE)
+    table = (torch.randn(n_states, n_states, generator=generator) * 2).to(DEVICE)
+    weight = torch.rand(n_rows, generator=generator).to(DEVICE)
+
+    def run(precision, backend):
+        z = logits.to(precision, copy=True).requires_grad_()
+        m = table.to(torch.promote_types(precision, torch.float32), copy=True).requires_grad_()
+        arguments = {"current": current, "markov": m} if with_markov else {}
+        nll = cross_entropy(z, targets, backend=backend, **arguments)
+        (nll * weight.to(nll.dtype)).sum().backward()
+        return [nll.detach().double(), z.grad.double()] + ([m.grad.double()] if with_markov else [])
+
+    exact, plain, ours = run(torch.float64, "reference"), run(dtype, "reference"), run(dtype, "triton")
+    for name, e, theirs, mine in zip(("nll", "dlogits", "dmarkov"), exact, plain, ours, strict=False):
+        # Rounding of scores of size s moves the loss by eps s, however lucky the reference was.
+        least = 4 * torch.finfo(dtype if name == "dlogits" else torch.float32).eps * max(float(e.abs().max()), 1.0)
+        error = float((mine - e).abs().max())
+        assert error <= max(2 * float((theirs - e).abs().max()), least), f"{name}: {error:.2e}"
+
+
+def test_cross_entropy_gives_an_impossible_state_no_gradient():
+    logits = torch.tensor([[0.0, float("-inf"), 1.0]], device=DEVICE, requires_grad=True)
+    nll = cross_entropy(logits, torch.tensor([2], device=DEVICE), backend="triton")
+    nll.backward(torch.ones_like(nll))
+    p = 1 / (1 + torch.tensor(1.0).exp())
+    torch.testing.assert_close(nll.detach().cpu()[0], -(1 - p).log())
+    torch.testing.assert_close(logits.grad.cpu()[0], torch.stack((p, torch.tensor(0.0), -p)))

@@ -8,15 +8,15 @@ namespace nanomd {
 
 struct CudaDevice {
   std::string name;
-  int major = 0, minor = 0;        // compute capability
+  int major = 0, minor = 0;  // compute capability
   int multiprocessors = 0;
-  unsigned long long memory = 0;   // bytes
+  unsigned long long memory = 0;  // bytes
 };
 
 struct CudaInfo {
-  bool built = false;              // was nvcc at hand when the module was built?
+  bool built = false;  // was nvcc at hand when the module was built?
   std::vector<CudaDevice> devices;
-  std::string reason;              // why there is no device; empty if there is one
+  std::string reason;  // why there is no device; empty if there is one
 };
 
 CudaInfo cuda_info();

@@ -1,0 +1,10 @@
+"""Fitting the tokenizer, in frames per second: ``nanomd bench --part tokenizer``, whose other options it takes."""
+
+from __future__ import annotations
+
+import sys
+
+from common import run_command
+
+if __name__ == "__main__":
+    sys.exit(run_command("tokenizer"))
