@@ -25,7 +25,7 @@ from nanomd.rollout import Rollout, Sampler
 from nanomd.run_folder import RunFolder
 from nanomd.token_store import TokenStore
 
-N_STEPS, N_TRAJS, STRIDE = 30_000, 40, 2
+N_STEPS, N_TRAJS, STRIDE = 45_000, 40, 2
 OBSERVABLES = Observables([1, 50], {"A": [5], "B": [8, 11]})
 FLAGS = [
     "generate", "--n-steps", str(N_STEPS), "--n-trajs", str(N_TRAJS), "--stride", str(STRIDE), "--n-threads", "1",
@@ -171,7 +171,7 @@ def test_second_writer_is_refused_while_the_first_goes_on(run, whole):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs to mount a small file system, which only root may")
-@pytest.mark.parametrize("size", ["24k", "320k", "520k"])
+@pytest.mark.parametrize("size", ["24k", "480k", "800k"])
 def test_full_disk(tmp_path, whole, size):
     """A real file system without space: an error that says so, and what is complete is there for the next attempt."""
     disk, elsewhere = tmp_path / "disk", tmp_path / "elsewhere"
