@@ -140,6 +140,7 @@ class Run:
                 rollout.write(out, self._identity(), self._info())
                 return rollout
             store = self._store(out, resume)
+            store.sweep()
             state = self._restore(store)
             for index in range(len(store.shards)):
                 self._fill(store, index, state if state.get("state_shard") == index else None)

@@ -257,6 +257,15 @@ class TokenStore:
         self._check_rows()
         self.write_manifest()
 
+    def sweep(self) -> None:
+        """Remove what a killed writer left behind and the manifest does not name. Only under the lock."""
+        named = {shard.tail for shard in self.shards} | {self.observables}
+        with self._writing(self.path):
+            for file in self.path.iterdir():
+                ours = _TAIL_NAME.fullmatch(file.name) or _OBSERVABLES_NAME.fullmatch(file.name)
+                if file.name == f".{MANIFEST}.new" or (ours and file.name not in named):
+                    file.unlink()
+
     def write_manifest(self) -> None:
         """Replace the manifest atomically."""
         content = {

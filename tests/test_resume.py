@@ -136,6 +136,8 @@ def test_killed_dozens_of_times(run, whole):
     rollout = Rollout.load(generated)
     assert np.array_equal(np.asarray(rollout.tokens), whole.tokens) and rollout.observables == whole.observables
     TokenStore.open(generated).verify()
+    names = [".lock", "manifest.json", "observables.npz", *(f"shard_{i:04d}.npy" for i in range(3))]
+    assert sorted(path.name for path in generated.iterdir()) == names  # no debris
     assert RunFolder(run).record("generate")
 
 
