@@ -11,4 +11,5 @@ PYBIND11_MODULE(_core, module) {
   nanomd::bindings::register_langevin(module);
   nanomd::bindings::register_counts(module);
   nanomd::bindings::register_engine(module);
+  nanomd::bindings::register_observables(module);
 }
