@@ -17,6 +17,7 @@ _PUBLIC = {
     "InputError": "nanomd.errors",
     "ModelConfig": "nanomd.config",
     "NanomdError": "nanomd.errors",
+    "Observables": "nanomd.observables",
     "Rollout": "nanomd.rollout",
     "RolloutConfig": "nanomd.config",
     "Sampler": "nanomd.rollout",
@@ -25,6 +26,7 @@ _PUBLIC = {
     "TrainConfig": "nanomd.config",
     "load_dtrajs": "nanomd.dtrajs",
     "load_model": "nanomd.estimator",
+    "merge_parts": "nanomd.parts",
     "validate": "nanomd.kinetics",
 }
 
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
     from nanomd.errors import InputError, NanomdError
     from nanomd.estimator import GPTEstimator, GPTModel, load_model
     from nanomd.kinetics import validate
+    from nanomd.observables import Observables
+    from nanomd.parts import merge_parts
     from nanomd.rollout import Rollout, Sampler
     from nanomd.tokenize import Tokenizer
     from nanomd.units import FrameInterval

@@ -172,8 +172,10 @@ class NativeEngine:
     isa : str
         ``""`` for the best that the processor has (or NANOMD_ISA), ``"sse2"``, ``"avx2"`` or ``"avx512"``.
     single_lanes : int
-        Groups of up to this many trajectories run one at a time, larger ones in SIMD lanes; -1 for the default.
-        The tokens do not depend on it.
+        Up to this many trajectories of a thread share the weights as columns, more run in SIMD lanes; -1 for the
+        default. The tokens do not depend on it.
+    precision : str
+        ``"fp32"``, ``"fp16-cache"`` (keys and values in 16 bits) or ``"fp16"`` (weights too).
 
     Raises
     ------
@@ -190,12 +192,13 @@ class NativeEngine:
         rope_multipliers: NDArray[np.uint32],
         isa: str = "",
         single_lanes: int = -1,
+        precision: str = "fp32",
     ) -> None:
         shape = _model_shape(config)
         arrays = {name: np.ascontiguousarray(value, dtype=np.float32) for name, value in tensors.items()}
         self.n_states: int = config.n_states
         with _core_errors():
-            self._engine = _core.Engine(shape, arrays, [int(m) for m in rope_multipliers], isa, single_lanes)
+            self._engine = _core.Engine(shape, arrays, [int(m) for m in rope_multipliers], isa, single_lanes, precision)
         self.name: str = self._engine.name
         self.bytes_per_trajectory: int = self._engine.bytes_per_trajectory
 
@@ -216,6 +219,7 @@ class NativeEngine:
         seed: int = 0,
         temperature: float = 1.0,
         n_threads: int = 1,
+        lookahead: int = -1,
     ) -> NativeSession:
         """Start or continue trajectories.
 
@@ -233,11 +237,16 @@ class NativeEngine:
             Index of the next state to be drawn.
         seed, temperature, n_threads :
             Key of the random numbers, sampling temperature, threads.
+        lookahead : int
+            States guessed ahead: -1 for as many as pay where a thread has one trajectory, 0 for none, k for always k
+            (then each trajectory runs by itself). The tokens do not depend on it.
         """
         rows = np.ascontiguousarray(history, dtype=np.uint16)
         index = np.ascontiguousarray(trajectories, dtype=np.uint64)
         with _core_errors():
-            session = self._engine.open(mode, hop_keep, rows, n_before, index, first_step, seed, temperature, n_threads)
+            session = self._engine.open(
+                mode, hop_keep, rows, n_before, index, first_step, seed, temperature, n_threads, lookahead
+            )
         return NativeSession(session, first_step)
 
     def log_probs(
@@ -388,6 +397,84 @@ class NativeSession:
         """Return the latest tokens, (n_trajs, n): enough to open a session that continues bit-identically."""
         history: NDArray[np.uint16] = self._session.history()
         return history
+
+
+# --- Observables accumulated while tokens are generated --------------------------------------------------------------
+
+
+class ObservablesSpec(NamedTuple):
+    """What is accumulated, in tokens; `csrc/include/nanomd/observables.h` has the definitions."""
+
+    n_states: int
+    lagtimes: tuple[int, ...]
+    n_sets: int
+    set_of: tuple[int, ...]  # (n_states,), set of every token or -1
+    bin_edges: tuple[int, ...]  # (n_bins,), 0 first; the last bin is open
+
+
+def observables_layout(spec: ObservablesSpec) -> dict[str, int]:
+    """Return where each table begins in the flat int64 array of totals, and its ``"size"``."""
+    with _core_errors():
+        layout: dict[str, int] = _core.observables_layout(*spec)
+    return layout
+
+
+class NativeObservables:
+    """Accumulates exact integers over the tokens of some trajectories, piece by piece, without the GIL.
+
+    Parameters
+    ----------
+    spec : ObservablesSpec
+    n_trajs : int
+    totals : (size,) int64, optional
+        Of earlier trajectories, or of earlier steps of these.
+    counters, recent : int64 and uint16 arrays, optional
+        The state of these trajectories, from another writer.
+    """
+
+    def __init__(
+        self,
+        spec: ObservablesSpec,
+        n_trajs: int,
+        totals: NDArray[np.int64] | None = None,
+        counters: NDArray[np.int64] | None = None,
+        recent: NDArray[np.uint16] | None = None,
+    ) -> None:
+        with _core_errors():
+            self._writer = _core.ObservablesWriter(*spec, n_trajs)
+            if totals is not None:
+                self._writer.restore(
+                    np.ascontiguousarray(totals, np.int64),
+                    self.counters() if counters is None else np.ascontiguousarray(counters, np.int64),
+                    self.recent() if recent is None else np.ascontiguousarray(recent, np.uint16),
+                )
+
+    def add(self, tokens: NDArray[Any], n_threads: int = 1) -> None:
+        """Take the next tokens of all trajectories, (n_trajs, n) uint8 or uint16; not strided."""
+        with _core_errors():
+            self._writer.add(tokens, n_threads)
+
+    def finish(self) -> None:
+        """End the trajectories: what is under way is counted as cut."""
+        self._writer.finish()
+
+    def totals(self) -> NDArray[np.int64]:
+        """Return all tables in one flat array."""
+        totals: NDArray[np.int64] = self._writer.totals()
+        return totals
+
+    def counters(self) -> NDArray[np.int64]:
+        """Return what is remembered of the trajectories."""
+        counters: NDArray[np.int64] = self._writer.counters()
+        return counters
+
+    def recent(self) -> NDArray[np.uint16]:
+        """Return the latest tokens of the trajectories, as many as the longest lag."""
+        recent: NDArray[np.uint16] = self._writer.recent()
+        return recent
+
+
+# --- Parts of the engine, for tests and `nanomd doctor` ---------------------------------------------------------------
 
 
 def available_isas() -> list[str]:

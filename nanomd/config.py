@@ -324,6 +324,8 @@ class RolloutConfig(_Config):
         ``"auto"``, ``"reference"``, ``"cpu"`` or ``"cuda"``.
     n_threads : int, optional
         CPU threads; all cores when None.
+    precision : str
+        What is kept in 16 bits: nothing (``"fp32"``), keys and values (``"fp16-cache"``), weights too (``"fp16"``).
     """
 
     n_steps: int = 1_000_000
@@ -336,6 +338,7 @@ class RolloutConfig(_Config):
     sampling_temperature: float = 1.0
     backend: Literal["auto", "reference", "cpu", "cuda"] = "auto"
     n_threads: int | None = None
+    precision: Literal["fp32", "fp16-cache", "fp16"] = "fp32"
 
     def __post_init__(self) -> None:
         """Check every field."""
@@ -351,6 +354,7 @@ class RolloutConfig(_Config):
         check_choice("backend", self.backend, Literal["auto", "reference", "cpu", "cuda"])
         if self.n_threads is not None:
             check_range("n_threads", self.n_threads, 1)
+        check_choice("precision", self.precision, Literal["fp32", "fp16-cache", "fp16"])
 
 
 # Preset -> fields of ModelConfig (without n_states). "paper" is the published shape; its size depends on the system.

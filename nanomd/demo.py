@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nanomd import judge, pipeline
+from nanomd import generation, judge, pipeline
 from nanomd.run_folder import RunFolder
 
 
@@ -119,7 +119,7 @@ def run(
     threads = {} if n_threads is None else {"n_threads": n_threads}
     training = {**steps.train, "overrides": {**steps.train["overrides"], **threads}}
     say(pipeline.train(folder, **training, **resume, **common))
-    say(pipeline.generate(folder, **steps.generate, n_threads=n_threads, **resume, **common))
+    say(generation.generate(folder, **steps.generate, n_threads=n_threads, **resume, **common))
     verdict = judge.validate(folder, **steps.validate, seed=seed, force=force)
     say(judge.report(folder, title=steps.title, force=force).splitlines()[0])
     path = RunFolder(folder).report / "index.html"

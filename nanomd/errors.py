@@ -20,3 +20,7 @@ class BackendUnavailableError(NanomdError, RuntimeError):
 
 class StoreError(NanomdError, RuntimeError):
     """A run folder or token store that is damaged, busy, or cannot be written."""
+
+
+class CancelledError(NanomdError, RuntimeError):
+    """Work that the caller's own ``cancel`` stopped."""

@@ -39,11 +39,23 @@ class _Bar:
     def update(self, n: float = 1) -> object:
         return self._bar.update(n)
 
+    def skip(self, n: float) -> None:
+        """Count work that was done earlier, without taking it for speed."""
+        self._bar.initial += n
+        self._bar.n += n
+        self._bar.last_print_n += n
+        self._bar.refresh()
+
     def note(self, text: str) -> None:
         self._bar.set_postfix_str(text, refresh=False)
 
     def close(self) -> None:
         self._bar.close()
+
+
+def skip(progress: Progress, n: float) -> None:
+    """Advance by work that an earlier process did: bars that can leave it out of their speed."""
+    getattr(progress, "skip", progress.update)(n)
 
 
 def progress_bar(total: float, description: str, unit: str = "step", enabled: bool | None = None) -> Progress:

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import logging
 import os
-import time
-from collections.abc import Sequence
-from importlib import import_module
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,21 +13,16 @@ from nanomd import _native
 from nanomd._nvtx import annotate
 from nanomd.checkpoint import ModelFiles, load_model_files
 from nanomd.config import ModelConfig, RolloutConfig, check_range
-from nanomd.dtrajs import token_dtype
 from nanomd.errors import BackendUnavailableError, InputError
+from nanomd.observables import Observables, ObservablesResult
+from nanomd.parts import check_shard, merge_parts, shard_range
 from nanomd.progress import Progress
 from nanomd.rollout_result import Rollout, ShardedTokens
+from nanomd.rollout_run import Run, RunOptions, available_threads
 from nanomd.rope import rope_multipliers
 from nanomd.starts import start_prompts
-from nanomd.token_store import StoreLayout, TokenStore, lock_folder
 
-__all__ = ["Rollout", "Sampler", "ShardedTokens"]
-
-_LOG = logging.getLogger(__name__)
-
-_COMMIT_SECONDS = 10.0  # between two declarations of progress on disk
-_COMMIT_TOKENS = 1 << 24  # at most, which bounds the memory of a rollout to disk
-_CACHE_BYTES = 1 << 28  # of all trajectories under way at once
+__all__ = ["Observables", "ObservablesResult", "Rollout", "Sampler", "ShardedTokens", "merge_parts"]
 
 
 class Sampler:
@@ -47,8 +37,11 @@ class Sampler:
     isa : str
         Force the instruction set of the cpu engine: ``"sse2"``, ``"avx2"``, ``"avx512"``. By default the best.
     single_lanes : int
-        Groups of up to this many trajectories run one at a time, larger ones in SIMD lanes; -1 for the default.
-        Tokens do not depend on it.
+        Up to this many trajectories of a thread share the weights as columns, more run in SIMD lanes; -1 for the
+        default. Tokens do not depend on it.
+    precision : str
+        What the cpu engine keeps in 16 bits: nothing (``"fp32"``), keys and values (``"fp16-cache"``), weights too
+        (``"fp16"``). Sums are fp32 always; ln p of states with p >= 1e-7 is within 1e-3 in fp32, 2e-2 in 16 bits.
 
     Raises
     ------
@@ -56,22 +49,34 @@ class Sampler:
         If a backend asked for by name cannot run here or cannot run this model.
     """
 
-    def __init__(self, files: ModelFiles, backend: str = "auto", *, isa: str = "", single_lanes: int = -1) -> None:
+    def __init__(
+        self,
+        files: ModelFiles,
+        backend: str = "auto",
+        *,
+        isa: str = "",
+        single_lanes: int = -1,
+        precision: str = "fp32",
+    ) -> None:
         self.files = files
+        self.precision = precision
         self.backend = resolve_backend(backend)
         self._engine: _native.NativeEngine | None = None
         rope = files.config.position == "rope"
         multipliers = rope_multipliers(files.config) if rope else np.zeros(0, np.uint32)
-        if self.backend == "cuda":
-            self._engine = _native.NativeCudaEngine(files.config, files.tensors, multipliers)
-        elif self.backend == "cpu":
-            self._engine = _native.NativeEngine(files.config, files.tensors, multipliers, isa, single_lanes)
+        if self.backend == "cpu":
+            self._engine = _native.NativeEngine(files.config, files.tensors, multipliers, isa, single_lanes, precision)
+        elif self.backend == "cuda" and precision in ("fp32", "fp16"):
+            cuda = {"fp32": "float32", "fp16": "float16"}[precision]
+            self._engine = _native.NativeCudaEngine(files.config, files.tensors, multipliers, precision=cuda)
+        elif precision != "fp32":
+            raise BackendUnavailableError(f"precision {precision!r} is not available on {self.backend!r}; use cpu")
         self.engine_name = self.backend if self._engine is None else self._engine.name
 
     @classmethod
-    def load(cls, path: str | Path, backend: str = "auto") -> Sampler:
+    def load(cls, path: str | Path, backend: str = "auto", *, precision: str = "fp32") -> Sampler:
         """Load a model folder."""
-        return cls(load_model_files(path), backend)
+        return cls(load_model_files(path), backend, precision=precision)
 
     @property
     def config(self) -> ModelConfig:
@@ -93,7 +98,12 @@ class Sampler:
         out: str | Path | None = None,
         resume: bool = False,
         first_trajectory: int = 0,
+        shard: tuple[int, int] | None = None,
+        observables: Observables | None = None,
+        store_tokens: bool = True,
         progress: Progress | None = None,
+        cancel: Callable[[], bool] | None = None,
+        lookahead: str | int = "auto",
     ) -> Rollout:
         """Generate trajectories of microstates.
 
@@ -126,8 +136,20 @@ class Sampler:
             Continue what an interrupted call with the same arguments left in `out`, bit-identically.
         first_trajectory : int
             Global index of the first trajectory.
+        shard : (int, int), optional
+            ``(i, n)``: generate only part i (from 0) of n of the trajectories; `n_trajs` and `start` describe them all.
+            With `out`, the part goes into a folder of its own in it, and `merge_parts` puts all together.
+        observables : Observables, optional
+            Accumulate these over every state drawn, whatever the stride; see `Rollout.observables`.
+        store_tokens : bool
+            False keeps only the observables: memory and disk then do not grow with the trajectories' length.
         progress : Progress, optional
-            Updated with trajectory-steps.
+            Updated with trajectory-steps, and shows the simulated time.
+        cancel : callable, optional
+            Asked about twenty times a second; returning True stops the work with a `CancelledError`.
+        lookahead : "auto" or int
+            States guessed ahead and verified together, which speeds up a single trajectory and changes none of its
+            states: as many as pay where a thread has one trajectory ("auto"), none (0), or always k of every one.
 
         Returns
         -------
@@ -139,10 +161,19 @@ class Sampler:
             For bad arguments or an unknown start state.
         StoreError
             If `out` is busy, damaged, or cannot be written.
+        CancelledError
+            If `cancel` said so.
         """
+        if not store_tokens and observables is None:
+            raise InputError("store_tokens=False needs observables=, or nothing would be left of the rollout")
+        check_range("n_trajs", n_trajs, 1)
+        check_range("first_trajectory", first_trajectory, 0, 2**62)
+        first, last = shard_range(shard, n_trajs)
+        if shard is not None and not isinstance(start, str) and len(np.atleast_1d(np.asarray(start))) == n_trajs:
+            start = np.asarray(start)[first:last]
         config = RolloutConfig(
             n_steps=n_steps,
-            n_trajs=n_trajs,
+            n_trajs=last - first,
             start=start if isinstance(start, str) else "prompts",
             mode=resolve_mode(self.config, mode),  # type: ignore[arg-type]
             hop_keep=hop_keep,
@@ -151,14 +182,23 @@ class Sampler:
             sampling_temperature=sampling_temperature,
             backend=self.backend,  # type: ignore[arg-type]
             n_threads=n_threads,
+            precision=self.precision,  # type: ignore[arg-type]
         )
         if config.mode == "hop" and hop_keep is None:
             config = config.replace(hop_keep=max(1, self.config.context_length // 2))
-        check_range("first_trajectory", first_trajectory, 0, 2**62)
-        _, prompts = start_prompts(self.files, start, n_trajs, first_trajectory, seed)
+        _, prompts = start_prompts(self.files, start, last - first, first_trajectory + first, seed)
         if resume and out is None:
             raise InputError("resume=True needs out=, the folder with the interrupted rollout")
-        run = _Run(self, config, prompts, first_trajectory, progress)
+        options = RunOptions(
+            first_trajectory=first_trajectory + first,
+            progress=progress,
+            cancel=cancel,
+            observables=observables,
+            store_tokens=store_tokens,
+            lookahead=parse_lookahead(lookahead),
+            shard=None if shard is None else check_shard(shard),
+        )
+        run = Run(self, config, prompts, options)
         with annotate("rollout"):
             return run.in_memory() if out is None else run.on_disk(Path(out), resume)
 
@@ -206,9 +246,14 @@ class Sampler:
         return results
 
 
-def available_threads() -> int:
-    """Return the number of CPUs that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def parse_lookahead(lookahead: str | int) -> int:
+    """Return the number of states to guess ahead, -1 for ``"auto"``."""
+    if lookahead == "auto":
+        return -1
+    if isinstance(lookahead, bool) or not isinstance(lookahead, int):
+        raise InputError(f'lookahead must be "auto" or a number of states, got {lookahead!r}')
+    check_range("lookahead", lookahead, 0, 31)
+    return lookahead
 
 
 def resolve_mode(config: ModelConfig, mode: str) -> str:
@@ -248,186 +293,3 @@ def resolve_backend(backend: str) -> str:
         if reason:
             raise BackendUnavailableError(f"backend 'cuda' is not available: {reason}; available are cpu and reference")
     return "cpu" if name == "auto" else name
-
-
-def _arithmetic(engine_name: str) -> str:
-    if engine_name.startswith("cuda"):
-        return "cuda, 16-bit weights and cache"
-    return "unfused" if engine_name == "cpu/sse2" else "fused"
-
-
-class _Run:
-    """One call of `Sampler.generate`."""
-
-    def __init__(
-        self,
-        sampler: Sampler,
-        config: RolloutConfig,
-        prompts: NDArray[np.uint16],
-        first_trajectory: int,
-        progress: Progress | None,
-    ) -> None:
-        self.sampler, self.config, self.prompts, self.progress = sampler, config, prompts, progress
-        self.first_trajectory = first_trajectory
-        self.n_threads = config.n_threads or available_threads()
-        self.dtype = token_dtype(sampler.config.n_states)
-
-    def in_memory(self) -> Rollout:
-        begun = time.perf_counter()
-        n_stored = -(-self.config.n_steps // self.config.stride)
-        tokens = np.empty((self.config.n_trajs, n_stored), dtype=self.dtype)
-        for first in range(0, self.config.n_trajs, self._batch()):
-            last = min(first + self._batch(), self.config.n_trajs)
-            if self.sampler._engine is None:
-                tokens[first:last] = self._reference(first, last)
-            else:
-                self._open(first, last, None, 0).advance(
-                    self.config.n_steps, tokens[first:last], self.config.stride, self._report
-                )
-        return self._rollout(tokens, time.perf_counter() - begun)
-
-    def on_disk(self, out: Path, resume: bool) -> Rollout:
-        if self.sampler._engine is None:
-            with lock_folder(out):
-                rollout = self.in_memory()
-                rollout.save(out)
-                return rollout
-        with lock_folder(out):
-            store = self._store(out, resume)
-            for index in range(len(store.shards)):
-                self._fill(store, index)
-            return Rollout.from_store(store)
-
-    def _store(self, out: Path, resume: bool) -> TokenStore:
-        run = self._identity()
-        if not (resume and TokenStore.exists(out)):
-            info = self._rollout(np.zeros((0, 0), self.dtype), 0.0).describe()
-            layout = StoreLayout(
-                self.config.n_trajs, self.config.n_steps, self.config.stride, self._batch(), self.dtype.name
-            )
-            return TokenStore.create(out, layout, run, info)
-        store = TokenStore.open(out)
-        asked = {**run, "n_trajs": self.config.n_trajs, "n_steps": self.config.n_steps, "stride": self.config.stride}
-        layout = store.layout
-        found = {**store.run, "n_trajs": layout.n_trajs, "n_steps": layout.n_steps, "stride": layout.stride}
-        for key, value in asked.items():
-            if found.get(key) != value:
-                raise InputError(
-                    f"{out} holds a rollout with {key} = {found.get(key)!r}, so it cannot be resumed with {value!r}; "
-                    "use the same options or another folder"
-                )
-        return store
-
-    def _identity(self) -> dict[str, Any]:
-        """Return what determines the tokens, as plain values."""
-        digest = hashlib.sha256()
-        for name in sorted(self.sampler.files.tensors):
-            digest.update(name.encode() + b"\0")
-            digest.update(np.ascontiguousarray(self.sampler.files.tensors[name]).tobytes())
-        config = self.config
-        return {
-            "first_trajectory": self.first_trajectory,
-            "mode": config.mode,
-            "hop_keep": config.hop_keep,
-            "seed": config.seed,
-            "sampling_temperature": config.sampling_temperature,
-            # Instruction sets without fused operations round differently.
-            "arithmetic": _arithmetic(self.sampler.engine_name),
-            "model_config": self.sampler.config.to_dict(),
-            "model_sha256": digest.hexdigest(),
-            "prompt_length": self.prompts.shape[1],
-            "prompts_sha256": hashlib.sha256(np.ascontiguousarray(self.prompts).tobytes()).hexdigest(),
-        }
-
-    def _fill(self, store: TokenStore, index: int) -> None:
-        shard, layout = store.shards[index], store.layout
-        rows, done = shard.last - shard.first, shard.steps_done
-        if self.progress is not None and done:
-            self.progress.update(rows * done)
-        if done == layout.n_steps:
-            return
-        session = self._open(shard.first, shard.last, store.tail(index), done)
-        steps = max(1, (1 << 16) // rows)
-        while done < layout.n_steps:
-            steps = min(steps, layout.n_steps - done)
-            begun = time.perf_counter()
-            tokens = np.empty((rows, layout.stored_before(done + steps) - layout.stored_before(done)), self.dtype)
-            session.advance(steps, tokens, layout.stride, self._report)
-            seconds = time.perf_counter() - begun
-            store.info["seconds"] = float(store.info.get("seconds", 0.0)) + seconds
-            store.append(index, steps, tokens, session.history())
-            done += steps
-            # Declaring progress costs a few writes that wait for the disk: do it every few seconds.
-            faster = min(4.0, max(0.25, _COMMIT_SECONDS / max(seconds, 1e-3)))
-            steps = max(1, min(int(steps * faster), _COMMIT_TOKENS // rows))
-
-    def _open(self, first: int, last: int, tail: NDArray[np.uint16] | None, step: int) -> _native.NativeSession:
-        assert self.sampler._engine is not None
-        history = self.prompts[first:last] if tail is None else tail
-        return self.sampler._engine.open(
-            history,
-            np.arange(self.first_trajectory + first, self.first_trajectory + last, dtype=np.uint64),
-            mode=self.config.mode,
-            hop_keep=self.config.hop_keep or 0,
-            n_before=self.prompts.shape[1] + step - history.shape[1],
-            first_step=step,
-            seed=self.config.seed,
-            temperature=self.config.sampling_temperature,
-            n_threads=self.n_threads,
-        )
-
-    def _reference(self, first: int, last: int) -> NDArray[Any]:
-        """Generate with the PyTorch reference; only this needs PyTorch."""
-        config, files = self.config, self.sampler.files
-        model = import_module("nanomd.model").NanoGPT(files.config)
-        model.load_tensors(files.tensors)
-        tokens = import_module("nanomd.baselines.reference_gpt").generate_reference(
-            model,
-            self.prompts[first:last].astype(np.int64),
-            config.n_steps,
-            mode=config.mode,
-            hop_keep=config.hop_keep,
-            seed=config.seed,
-            first_trajectory=self.first_trajectory + first,
-            sampling_temperature=config.sampling_temperature,
-        )
-        self._report(tokens.size)
-        return np.asarray(tokens)[:, :: config.stride]
-
-    def _batch(self) -> int:
-        """Trajectories under way at once: groups of sixteen for all threads, within the memory for caches."""
-        engine = self.sampler._engine
-        if engine is None:
-            return self.config.n_trajs
-        if isinstance(engine, _native.NativeCudaEngine):
-            plan = engine.memory_plan(self.config.mode, self.config.n_trajs)
-            _LOG.info(
-                "%s: %d bytes of device memory a trajectory, %d free; %s",
-                engine.name,
-                plan["per_trajectory"],
-                plan["free"],
-                engine.describe(self.config.n_trajs),
-            )
-            # The session refuses, and says why, what does not fit even one at a time.
-            return min(self.config.n_trajs, max(1, plan["largest_n_trajs"]))
-        within = _CACHE_BYTES // (16 * engine.bytes_per_trajectory)
-        groups = max(self.n_threads, min(within, max(4, 2 * self.n_threads)))
-        return min(self.config.n_trajs, 16 * groups)
-
-    def _report(self, n: int) -> bool:
-        if self.progress is not None and n:
-            self.progress.update(n)
-        return False
-
-    def _rollout(self, tokens: NDArray[Any], seconds: float) -> Rollout:
-        files = self.sampler.files
-        return Rollout(
-            tokens=tokens,
-            state_map=files.state_map,
-            config=self.config,
-            frame_interval=files.frame_interval,
-            seconds=seconds,
-            backend=self.sampler.engine_name,
-            model_config=files.config,
-            first_trajectory=self.first_trajectory,
-        )

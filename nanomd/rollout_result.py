@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from nanomd.config import ModelConfig, RolloutConfig
 from nanomd.dtrajs import StateMap
 from nanomd.errors import InputError, StoreError
+from nanomd.observables import ObservablesResult
 from nanomd.token_store import StoreLayout, TokenStore, lock_folder
 from nanomd.units import FrameInterval
 
@@ -47,6 +48,13 @@ class ShardedTokens:
         rows = np.arange(len(self))[row]
         return np.stack([self[int(r)][rest] if rest else self[int(r)] for r in rows])
 
+    def __dlpack__(self, **options: Any) -> Any:
+        """Hand the memory of a single shard over; several have no common memory."""
+        raise BufferError("tokens in several shards are no single array; use tokens.shards, or np.asarray to copy them")
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return (1, 0)  # the CPU
+
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         if copy is False:
             raise ValueError("tokens in several shards cannot become one array without a copy")
@@ -74,6 +82,8 @@ class Rollout:
     model_config : ModelConfig
     first_trajectory : int
         Global index of the first trajectory.
+    observables : ObservablesResult, optional
+        What was accumulated over every state, stored or not.
     """
 
     tokens: NDArray[Any] | ShardedTokens
@@ -84,6 +94,7 @@ class Rollout:
     backend: str
     model_config: ModelConfig
     first_trajectory: int = 0
+    observables: ObservablesResult | None = None
 
     @property
     def n_trajs(self) -> int:
@@ -102,7 +113,15 @@ class Rollout:
 
     @property
     def dtrajs(self) -> list[NDArray[np.int64]]:
-        """The trajectories as raw labels."""
+        """The trajectories as raw labels.
+
+        Raises
+        ------
+        InputError
+            If the tokens were not stored.
+        """
+        if self.tokens.shape[1] == 0:
+            raise InputError("the rollout was made with store_tokens=False and has no trajectories, only observables")
         return [self.state_map.decode(np.asarray(row)) for row in self.tokens]
 
     @property
@@ -124,14 +143,21 @@ class Rollout:
 
     def save(self, path: str | Path, shard_trajs: int = 64) -> None:
         """Store the rollout in a folder, as `Sampler.generate` with ``out=`` does."""
+        with lock_folder(path):
+            self.write(path, {}, {}, shard_trajs)
+
+    def write(self, path: str | Path, run: dict[str, Any], info: dict[str, Any], shard_trajs: int = 64) -> None:
+        """Store the rollout in a folder that the caller has locked; `run` and `info` as in `TokenStore.create`."""
         if self.n_trajs == 0:
             raise InputError("the rollout is empty; there is nothing to save")
-        layout = StoreLayout(self.n_trajs, self.n_steps, self.stride, shard_trajs, self.tokens.dtype.name)
-        with lock_folder(path):
-            store = TokenStore.create(path, layout, {}, self.describe())
-            for index, shard in enumerate(store.shards):
-                tokens = np.asarray(self.tokens[shard.first : shard.last])
-                store.append(index, self.n_steps, tokens, np.zeros((len(tokens), 0), np.uint16))
+        kept = self.tokens.shape[1] > 0
+        layout = StoreLayout(self.n_trajs, self.n_steps, self.stride, shard_trajs, self.tokens.dtype.name, kept)
+        store = TokenStore.create(path, layout, run, {**self.describe(), **info})
+        for index, shard in enumerate(store.shards):
+            tokens = np.asarray(self.tokens[shard.first : shard.last])
+            last = index == len(store.shards) - 1
+            arrays = self.observables.to_arrays() if last and self.observables is not None else None
+            store.append(index, self.n_steps, tokens, np.zeros((len(tokens), 0), np.uint16), arrays)
 
     @classmethod
     def load(cls, path: str | Path, partial: bool = False) -> Rollout:
@@ -163,6 +189,9 @@ class Rollout:
         kept = store.layout.stored_before(steps)
         shards = [store.tokens(index)[:, :kept] for index in begun]
         info = store.info
+        observables = None
+        if store.complete and store.observables is not None:
+            observables = ObservablesResult.load(store.path / store.observables)
         try:
             config = RolloutConfig.from_dict(info["config"])
             interval = info["frame_interval"]
@@ -175,6 +204,7 @@ class Rollout:
                 backend=str(info["backend"]),
                 model_config=ModelConfig.from_dict(info["model_config"]),
                 first_trajectory=int(info["first_trajectory"]),
+                observables=observables,
             )
         except (KeyError, TypeError, ValueError) as error:
             raise StoreError(f"the manifest of {store.path} is damaged: {error}") from None

@@ -171,8 +171,13 @@ class RunFolder:
 
     # --- one writer at a time ----------------------------------------------------------------------------------------
     @contextmanager
-    def lock(self) -> Iterator[RunFolder]:
+    def lock(self, shared: bool = False) -> Iterator[RunFolder]:
         """Hold the folder for writing; a second writer is refused at once. The lock ends with its process.
+
+        Parameters
+        ----------
+        shared : bool
+            Allow others that ask for a shared lock too: processes that write to folders of their own in it.
 
         Raises
         ------
@@ -186,7 +191,7 @@ class RunFolder:
             raise StoreError(f"run folder {self.path} cannot be written: {explain_os_error(error)}") from None
         try:
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
             except BlockingIOError:
                 owner = os.read(descriptor, 32).decode(errors="replace").strip() or "unknown"
                 raise StoreError(

@@ -3,18 +3,17 @@
 A shard holds some trajectories, whole. It is laid out at its full size when begun, written in place, and counted only
 as far as the manifest says; the manifest is replaced atomically after the data have reached the disk. Beside an
 unfinished shard lies a tail, the latest tokens of its trajectories (unstrided), from which the rollout goes on
-bit-identically.
+bit-identically. Observables, accumulated over all that is complete, lie in a file that the manifest names; a store may
+also hold them alone, without any token.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
-import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -24,6 +23,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanomd.errors import InputError, StoreError
+from nanomd.store_files import (
+    fsync_folder,
+    load_array,
+    lock_folder,
+    sha256,
+    write_array,
+    write_npz,
+    write_rows,
+)
+
+__all__ = ["Shard", "StoreLayout", "TokenStore", "lock_folder", "sha256"]
 
 FORMAT = "nanomd-tokens"
 FORMAT_VERSION = 1
@@ -31,6 +41,8 @@ MANIFEST = "manifest.json"
 _MAX_MANIFEST = 256 << 20  # bytes
 _SHARD_NAME = re.compile(r"shard_[0-9]{4,}\.npy")
 _TAIL_NAME = re.compile(r"tail_[0-9]{4,}_[0-9]+\.npy")
+_OBSERVABLES_NAME = re.compile(r"observables(_[0-9]{4,}_[0-9]+)?\.npz")
+OBSERVABLES = "observables.npz"  # once all is complete
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +67,7 @@ class StoreLayout:
     stride: int
     shard_trajs: int
     dtype: str  # "uint8" or "uint16"
+    keeps_tokens: bool = True
 
     def __post_init__(self) -> None:
         """Refuse what no store can hold."""
@@ -64,22 +77,33 @@ class StoreLayout:
                 raise StoreError(f"{name} of a token store must be a positive whole number, got {value!r}")
         if self.dtype not in ("uint8", "uint16"):
             raise StoreError(f"dtype of a token store must be uint8 or uint16, got {self.dtype!r}")
+        if not isinstance(self.keeps_tokens, bool):
+            raise StoreError(f"keeps_tokens of a token store must be true or false, got {self.keeps_tokens!r}")
 
     @property
     def n_stored(self) -> int:
-        """States kept per trajectory: those of steps 0, stride, 2 stride, ..."""
-        return -(-self.n_steps // self.stride)
+        """States kept per trajectory: those of steps 0, stride, 2 stride, ..., or none."""
+        return self.stored_before(self.n_steps)
 
     def stored_before(self, step: int) -> int:
         """Return how many states of steps below `step` are kept."""
-        return -(-step // self.stride)
+        return -(-step // self.stride) if self.keeps_tokens else 0
 
 
 class TokenStore:
     """A folder of shards; open it with `create` or `open`, and write to it inside `lock_folder`."""
 
-    def __init__(self, path: Path, layout: StoreLayout, run: dict[str, Any], info: dict[str, Any], shards: list[Shard]):
+    def __init__(
+        self,
+        path: Path,
+        layout: StoreLayout,
+        run: dict[str, Any],
+        info: dict[str, Any],
+        shards: list[Shard],
+        observables: str | None = None,
+    ) -> None:
         self.path, self.layout, self.run, self.info, self.shards = path, layout, run, info, shards
+        self.observables = observables  # name of the file with those of all complete steps
 
     @classmethod
     def exists(cls, path: str | Path) -> bool:
@@ -130,7 +154,10 @@ class TokenStore:
                 raise StoreError(f"{file} is of format {content['format']!r}, version {content['format_version']!r}")
             layout = StoreLayout(**content["layout"])
             shards = [Shard(**row) for row in content["shards"]]
-            store = cls(path, layout, dict(content["run"]), dict(content["info"]), shards)
+            observables = content.get("observables")
+            if observables is not None and not _OBSERVABLES_NAME.fullmatch(str(observables)):
+                raise StoreError(f"{file} is damaged: it names the observables {observables!r}")
+            store = cls(path, layout, dict(content["run"]), dict(content["info"]), shards, observables)
         except FileNotFoundError:
             raise StoreError(f"{path} holds no rollout: {MANIFEST} is missing") from None
         except OSError as error:
@@ -153,7 +180,7 @@ class TokenStore:
         n_kept = self.layout.stored_before(shard.steps_done)
         if n_kept == 0:
             return np.zeros((shard.last - shard.first, 0), dtype=self.layout.dtype)
-        tokens = _load(self.path / shard.file, (shard.last - shard.first, self.layout.n_stored), self.layout.dtype)
+        tokens = load_array(self.path / shard.file, (shard.last - shard.first, self.layout.n_stored), self.layout.dtype)
         return tokens[:, :n_kept]
 
     def tail(self, index: int) -> NDArray[np.uint16] | None:
@@ -161,9 +188,16 @@ class TokenStore:
         shard = self.shards[index]
         if shard.tail is None:
             return None
-        return np.array(_load(self.path / shard.tail, (shard.last - shard.first, None), "uint16"))
+        return np.array(load_array(self.path / shard.tail, (shard.last - shard.first, None), "uint16"))
 
-    def append(self, index: int, steps: int, tokens: NDArray[Any], tail: NDArray[np.uint16]) -> None:
+    def append(
+        self,
+        index: int,
+        steps: int,
+        tokens: NDArray[Any],
+        tail: NDArray[np.uint16],
+        observables: Mapping[str, NDArray[Any]] | None = None,
+    ) -> None:
         """Add `steps` steps to a shard, and declare them complete once they are on the disk.
 
         Parameters
@@ -174,6 +208,8 @@ class TokenStore:
             The states of these steps that the stride keeps.
         tail : (n, n_history) uint16
             The latest tokens, to resume from.
+        observables : mapping of arrays, optional
+            What takes the place of the observables declared so far.
 
         Raises
         ------
@@ -186,27 +222,49 @@ class TokenStore:
         if done > layout.n_steps or tokens.shape != (shard.last - shard.first, end - begin):
             raise InputError(f"{shard.file} cannot take {steps} steps as tokens of shape {tokens.shape}")
         file = self.path / shard.file
+        finished = done == layout.n_steps
+        tail_file, old_observables = None, self.observables
         with self._writing(file):
-            offset = _lay_out(file, (shard.last - shard.first, layout.n_stored), layout.dtype)
-            rows = np.ascontiguousarray(tokens, dtype=layout.dtype)
-            size = rows.dtype.itemsize
-            with file.open("r+b", buffering=0) as stream:
-                for row, values in enumerate(rows):
-                    _write_all(stream.fileno(), values.tobytes(), offset + (row * layout.n_stored + begin) * size)
-                os.fsync(stream.fileno())
-            tail_file = None
-            if done < layout.n_steps:
+            if layout.keeps_tokens:
+                write_rows(file, (shard.last - shard.first, layout.n_stored), layout.dtype, begin, tokens)
+            if not finished:
                 tail_file = f"tail_{index:04d}_{done}.npy"
-                _write_array(self.path / tail_file, np.ascontiguousarray(tail, dtype=np.uint16))
-        digest = sha256(file) if done == layout.n_steps else None
-        self.shards[index] = replace(shard, steps_done=done, size=file.stat().st_size, sha256=digest, tail=tail_file)
-        try:
-            self.write_manifest()
-        except StoreError:
-            self.shards[index] = shard
-            raise
+                write_array(self.path / tail_file, np.ascontiguousarray(tail, dtype=np.uint16))
+            size, digest = 0, None
+            if layout.keeps_tokens:
+                size, digest = file.stat().st_size, sha256(file) if finished else None
+            self.shards[index] = replace(shard, steps_done=done, size=size, sha256=digest, tail=tail_file)
+            try:
+                if observables is not None:
+                    name = OBSERVABLES if self.complete else f"observables_{index:04d}_{done}.npz"
+                    write_npz(self.path / name, observables)
+                    self.observables = name
+                self.write_manifest()
+            except (StoreError, OSError):
+                self.shards[index], self.observables = shard, old_observables
+                raise
         if shard.tail is not None and shard.tail != tail_file:
             (self.path / shard.tail).unlink(missing_ok=True)
+        if old_observables is not None and old_observables != self.observables:
+            (self.path / old_observables).unlink(missing_ok=True)
+
+    def adopt(self, observables: Mapping[str, NDArray[Any]] | None) -> None:
+        """Declare complete what lies in the folder already, and observables of all of it."""
+        with self._writing(self.path / OBSERVABLES):
+            if observables is not None:
+                write_npz(self.path / OBSERVABLES, observables)
+                self.observables = OBSERVABLES
+        self._check_rows()
+        self.write_manifest()
+
+    def sweep(self) -> None:
+        """Remove what a killed writer left behind and the manifest does not name. Only under the lock."""
+        named = {shard.tail for shard in self.shards} | {self.observables}
+        with self._writing(self.path):
+            for file in self.path.iterdir():
+                ours = _TAIL_NAME.fullmatch(file.name) or _OBSERVABLES_NAME.fullmatch(file.name)
+                if file.name == f".{MANIFEST}.new" or (ours and file.name not in named):
+                    file.unlink()
 
     def write_manifest(self) -> None:
         """Replace the manifest atomically."""
@@ -217,6 +275,7 @@ class TokenStore:
             "run": self.run,
             "info": self.info,
             "shards": [asdict(shard) for shard in self.shards],
+            "observables": self.observables,
         }
         file, new = self.path / MANIFEST, self.path / f".{MANIFEST}.new"
         with self._writing(file):
@@ -226,7 +285,7 @@ class TokenStore:
                 stream.flush()
                 os.fsync(stream.fileno())
             new.replace(file)
-            _fsync_folder(self.path)
+            fsync_folder(self.path)
 
     def verify(self) -> None:
         """Check the content of every complete shard against its checksum.
@@ -255,14 +314,19 @@ class TokenStore:
             if shard.steps_done:
                 self._check_file(shard)
             expected = shard.last
+        if self.observables is not None and not (self.path / self.observables).is_file():
+            raise StoreError(f"{self.path / self.observables} is missing, though {MANIFEST} declares it complete")
         if expected != layout.n_trajs:
             raise StoreError(f"{file} is damaged: it lists {expected} of {layout.n_trajs} trajectories")
 
     def _check_file(self, shard: Shard) -> None:
         unfinished = shard.steps_done < self.layout.n_steps
-        for name in [shard.file] + ([str(shard.tail)] if unfinished else []):
+        kept = [shard.file] if self.layout.keeps_tokens else []
+        for name in kept + ([str(shard.tail)] if unfinished else []):
             if not (self.path / name).is_file():
                 raise StoreError(f"{self.path / name} is missing, though {MANIFEST} declares it complete")
+        if not self.layout.keeps_tokens:
+            return
         size = (self.path / shard.file).stat().st_size
         if size != shard.size:
             raise StoreError(f"{self.path / shard.file} must have {shard.size} bytes, got {size}; it was truncated")
@@ -279,85 +343,3 @@ class TokenStore:
                     "free some space, then resume"
                 ) from None
             raise StoreError(f"cannot write {file}: {error.strerror or error}") from None
-
-
-@contextmanager
-def lock_folder(path: str | Path) -> Iterator[None]:
-    """Hold a folder for writing; the operating system releases it when the process ends, however it ends.
-
-    Raises
-    ------
-    StoreError
-        If another process holds it, or the folder cannot be written.
-    """
-    path = Path(path)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    except OSError as error:
-        raise StoreError(f"cannot write to {path}: {error.strerror or error}") from None
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise StoreError(
-                f"{path} is being written by another process; wait for it, or use another folder"
-            ) from None
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def sha256(file: Path) -> str:
-    """Return the SHA-256 of a file, in hexadecimal."""
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _lay_out(file: Path, shape: tuple[int, int], dtype: str) -> int:
-    """Make a shard of its full size, so that a full disk shows at once; return where its data begin."""
-    kind = np.dtype(dtype)
-    total = shape[0] * shape[1] * kind.itemsize
-    with file.open("r+b" if file.exists() else "w+b", buffering=0) as stream:
-        header = {"descr": np.lib.format.dtype_to_descr(kind), "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(stream, header)
-        offset = stream.tell()
-        os.posix_fallocate(stream.fileno(), 0, offset + total)
-        stream.truncate(offset + total)
-    return offset
-
-
-def _write_all(descriptor: int, data: bytes, offset: int) -> None:
-    view = memoryview(data)
-    while view:
-        written = os.pwrite(descriptor, view, offset)
-        view, offset = view[written:], offset + written
-
-
-def _write_array(file: Path, array: NDArray[Any]) -> None:
-    with file.open("wb") as stream:
-        np.lib.format.write_array(stream, array, version=(1, 0), allow_pickle=False)
-        stream.flush()
-        os.fsync(stream.fileno())
-
-
-def _load(file: Path, shape: tuple[int | None, ...], dtype: str) -> NDArray[Any]:
-    try:
-        array: NDArray[Any] = np.load(file, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise StoreError(f"{file} cannot be read: {error}") from None
-    fits = array.ndim == len(shape) and all(w in (None, g) for w, g in zip(shape, array.shape, strict=True))
-    if not fits or array.dtype != np.dtype(dtype):
-        raise StoreError(f"{file} must hold {dtype} of shape {shape}, got {array.dtype} of shape {array.shape}")
-    return array
-
-
-def _fsync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

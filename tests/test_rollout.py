@@ -1,7 +1,6 @@
 """Rollouts: the same tokens however the work is split, interrupted or resumed; friendly errors; no PyTorch."""
 
 import dataclasses
-import importlib.util
 import json
 import os
 import signal
@@ -14,39 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rollout_models import LABELS, make_files, reference
 
 from nanomd import _native
-from nanomd.checkpoint import ModelFiles, Starts, save_model
-from nanomd.config import ModelConfig
-from nanomd.dtrajs import StateMap
+from nanomd.checkpoint import Starts, save_model
 from nanomd.errors import BackendUnavailableError, InputError, StoreError
 from nanomd.rollout import Rollout, Sampler
 from nanomd.token_store import lock_folder
-from nanomd.units import FrameInterval
-
-_spec = importlib.util.spec_from_file_location("reference_numpy", Path(__file__).with_name("reference_numpy.py"))
-reference = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(reference)
-
-LABELS = np.arange(11) * 3 + 5  # raw labels that are not tokens
-
-
-def make_files(seed=0, **changes):
-    config = ModelConfig(
-        **{"n_states": 11, "d_model": 16, "n_layer": 2, "n_head": 2, "context_length": 6, "mlp_ratio": 2, **changes}
-    )
-    rng = np.random.default_rng(seed)
-    p = rng.random(config.n_states)
-    windows = rng.integers(0, config.n_states, (5, config.context_length)).astype(np.int32)
-    symbols = np.arange(config.n_states) * 3 + 5
-    return ModelFiles(
-        config,
-        reference.random_tensors(config, seed),
-        StateMap(symbols),
-        Starts(p / p.sum(), windows),
-        FrameInterval(0.2, "ns"),
-        {},
-    )
 
 
 @pytest.fixture(scope="module")
@@ -210,7 +183,7 @@ def test_store_equals_memory_and_resumes(files, tmp_path):
 
 def test_interrupted_anywhere_resumes_bit_identically(files, tmp_path, monkeypatch):
     """Progress raises at random moments, over and over, until the rollout is complete."""
-    monkeypatch.setattr("nanomd.rollout._COMMIT_SECONDS", 0.002)
+    monkeypatch.setattr("nanomd.rollout_run.COMMIT_SECONDS", 0.002)
     whole = Sampler(files).generate(20_000, 70, seed=8, stride=3, n_threads=1).tokens
 
     class Fuse:
@@ -242,9 +215,10 @@ def test_killed_process_resumes(files, tmp_path):
     save_model(tmp_path / "model", files)
     code = textwrap.dedent("""
         import sys
-        import nanomd.rollout as r
-        r._COMMIT_SECONDS = 0.01
-        r.Sampler.load(sys.argv[1]).generate(60_000, 20, seed=1, n_threads=1, out=sys.argv[2], resume=True)
+        import nanomd.rollout_run as r
+        from nanomd.rollout import Sampler
+        r.COMMIT_SECONDS = 0.01
+        Sampler.load(sys.argv[1]).generate(60_000, 20, seed=1, n_threads=1, out=sys.argv[2], resume=True)
         print("complete")
     """)
     kills = 0
@@ -368,7 +342,7 @@ def test_draws_after_a_context_follow_the_model(changes):
 def test_memory_does_not_grow_with_the_steps_when_stored(files, tmp_path, monkeypatch):
     import tracemalloc
 
-    monkeypatch.setattr("nanomd.rollout._COMMIT_TOKENS", 1 << 19)
+    monkeypatch.setattr("nanomd.rollout_run.COMMIT_TOKENS", 1 << 19)
     tracemalloc.start()
     try:
         rollout = Sampler(files).generate(400_000, 16, out=tmp_path / "run")  # 6.4 MB of tokens

@@ -17,6 +17,7 @@ void register_random(pybind11::module_& module);
 void register_langevin(pybind11::module_& module);
 void register_counts(pybind11::module_& module);
 void register_engine(pybind11::module_& module);
+void register_observables(pybind11::module_& module);
 
 // A C-contiguous array of exactly this type: no silent conversion, so that writes reach the caller's memory.
 template <class T>

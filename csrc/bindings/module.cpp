@@ -11,4 +11,5 @@ PYBIND11_MODULE(_core, module) {
   nanomd::bindings::register_counts(module);
   nanomd::bindings::register_engine(module);
   nanomd::bindings::register_cuda(module);  // after the engine that it derives from
+  nanomd::bindings::register_observables(module);
 }

@@ -19,6 +19,13 @@ Mode parse_mode(const std::string& mode) {
   throw InputError("mode must be one of ring, hop, crop, got " + mode);
 }
 
+Precision parse_precision(const std::string& precision) {
+  if (precision == "fp32") return Precision::kFp32;
+  if (precision == "fp16-cache") return Precision::kFp16Cache;
+  if (precision == "fp16") return Precision::kFp16;
+  throw InputError("precision must be one of fp32, fp16-cache, fp16, got " + precision);
+}
+
 ModelShape parse_shape(const py::dict& values) {
   const auto integer = [&](const char* name) { return values[name].cast<int>(); };
   const auto flag = [&](const char* name) { return values[name].cast<bool>(); };
@@ -85,7 +92,7 @@ struct PySession {
 
 PySession open(const RolloutEngine& engine, const std::string& mode, int hop_keep, const Array<std::uint16_t>& history,
                std::uint64_t n_before, const Array<std::uint64_t>& trajectory, std::uint64_t first_step,
-               std::uint64_t seed, double temperature, int n_threads) {
+               std::uint64_t seed, double temperature, int n_threads, int lookahead) {
   check(history.ndim() == 2 && trajectory.ndim() == 1 && history.shape(0) == trajectory.shape(0),
         "history must be (n_trajs, n_history) and trajectory (n_trajs,)");
   SessionOptions options;
@@ -100,6 +107,7 @@ PySession open(const RolloutEngine& engine, const std::string& mode, int hop_kee
   options.seed = seed;
   options.temperature = temperature;
   options.n_threads = n_threads;
+  options.lookahead = lookahead;
   const py::gil_scoped_release release;
   return {engine.open(options), options.n_trajs};
 }
@@ -166,9 +174,8 @@ py::object sample_counts(const Array<float>& logits, std::uint64_t seed, std::ui
   std::int64_t* count = counts.mutable_data();
   std::fill(count, count + n, 0);
   const py::gil_scoped_release release;
-  const double zero = 0.0;
   std::int32_t state = 0;
-  kernels.sample_single(row.data(), n, static_cast<float>(1.0 / temperature), &zero, &state);  // logits -> weights
+  kernels.sample_column(row.data(), n, static_cast<float>(1.0 / temperature), 0.0, &state);  // logits -> weights
   for (std::uint64_t step = 0; step < n_draws; ++step)
     ++count[sample_state(row.data(), n, rollout_uniform(seed, step, trajectory))];
   return py::object(std::move(counts));
@@ -179,12 +186,13 @@ py::object sample_counts(const Array<float>& logits, std::uint64_t seed, std::ui
 void register_engine(py::module_& module) {
   py::class_<RolloutEngine, std::unique_ptr<RolloutEngine>>(module, "Engine")
       .def(py::init([](const py::dict& shape, const py::dict& tensors, const std::vector<std::uint32_t>& multipliers,
-                       const std::string& isa, int single_lanes) {
-             return make_cpu_engine(std::make_shared<Model>(parse_shape(shape), parse_tensors(tensors), multipliers),
-                                    isa, single_lanes);
+                       const std::string& isa, int column_limit, const std::string& precision) {
+             return make_cpu_engine(std::make_shared<Model>(parse_shape(shape), parse_tensors(tensors), multipliers,
+                                                            parse_precision(precision)),
+                                    isa, column_limit);
            }),
            py::arg("shape"), py::arg("tensors"), py::arg("rope_multipliers"), py::arg("isa") = "",
-           py::arg("single_lanes") = -1)
+           py::arg("column_limit") = -1, py::arg("precision") = "fp32")
       .def_property_readonly("name", &RolloutEngine::name)
       .def_property_readonly("bytes_per_trajectory", &RolloutEngine::bytes_per_trajectory)
       .def("replay_length", [](const RolloutEngine& engine, const std::string& mode, int hop_keep,

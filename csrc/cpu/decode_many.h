@@ -11,7 +11,8 @@
 
 namespace nanomd {
 
-template <class Vec>
+// Cache: float or Half, what keys and values are stored as.
+template <class Vec, class Cache>
 struct Many {
   // y[o] = bias[o] + sum_i W[o][i] x[i], a tile of outputs at a time; what happens with y is the caller's.
   template <class Store>
@@ -67,7 +68,7 @@ struct Many {
   }
 
   // Scores of one head's query against all slots, then e^(score - max); returns 1 / sum.
-  static Vec softmax_scores(const float* q, const float* keys, const SlotRange& slots, int d_head, float* scores) {
+  static Vec softmax_scores(const float* q, const Cache* keys, const SlotRange& slots, int d_head, float* scores) {
     constexpr int T = Vec::kTile > 8 ? 8 : Vec::kTile;
     const std::size_t row = static_cast<std::size_t>(d_head) * kLanes;
     Vec top = Vec::set(-std::numeric_limits<float>::infinity());
@@ -75,7 +76,7 @@ struct Many {
       Vec acc[T];
 #pragma GCC unroll 8
       for (int s = 0; s < T; ++s) acc[s] = Vec::set(0.0f);
-      const float* key = keys + slot * row;
+      const Cache* key = keys + slot * row;
       for (int f = 0; f < d_head; ++f) {
         const Vec qf = Vec::load(q + f * kLanes);
 #pragma GCC unroll 8
@@ -97,18 +98,18 @@ struct Many {
     return Vec::set(1.0f) / fold(p);
   }
 
-  static void weighted_values(const float* weights, const float* values, int n_slots, int slot_capacity, int d_head,
+  static void weighted_values(const float* weights, const Cache* values, int n_slots, int slot_capacity, int d_head,
                               Vec inverse_sum, float* out) {
     constexpr int T = Vec::kTile > 8 ? 8 : Vec::kTile;
     for (int eight = 0; eight < d_head / 8; ++eight) {
-      const float* block = values + static_cast<std::size_t>(eight) * slot_capacity * 8 * kLanes;
+      const Cache* block = values + static_cast<std::size_t>(eight) * slot_capacity * 8 * kLanes;
       for (int first = 0; first < 8; first += T) {
         Vec acc[T];
 #pragma GCC unroll 8
         for (int f = 0; f < T; ++f) acc[f] = Vec::set(0.0f);
         for (int slot = 0; slot < n_slots; ++slot) {
           const Vec e = Vec::load(weights + slot * kLanes);
-          const float* value = block + (static_cast<std::size_t>(slot) * 8 + first) * kLanes;
+          const Cache* value = block + (static_cast<std::size_t>(slot) * 8 + first) * kLanes;
 #pragma GCC unroll 8
           for (int f = 0; f < T; ++f) acc[f] = fma(e, Vec::load(value + f * kLanes), acc[f]);
         }
@@ -118,22 +119,22 @@ struct Many {
     }
   }
 
-  static void store_keys_values(const ModelShape& shape, const float* qkv, int slot, float* keys, float* values,
+  static void store_keys_values(const ModelShape& shape, const float* qkv, int slot, Cache* keys, Cache* values,
                                 const KeyValueLayout& layout) {
     const int d_head = shape.d_head(), capacity = round_up(shape.context_length);
     const float* k = qkv + shape.d_model * kLanes;
     const float* v = k + shape.d_kv() * kLanes;
     for (int head = 0; head < shape.n_kv_head; ++head) {
-      std::memcpy(keys + head * layout.keys_per_head + static_cast<std::size_t>(slot) * d_head * kLanes,
-                  k + head * d_head * kLanes, sizeof(float) * d_head * kLanes);
-      for (int eight = 0; eight < d_head / 8; ++eight)
-        std::memcpy(
-            values + head * layout.values_per_head + (static_cast<std::size_t>(eight) * capacity + slot) * 8 * kLanes,
-            v + (head * d_head + eight * 8) * kLanes, sizeof(float) * 8 * kLanes);
+      Cache* key = keys + head * layout.keys_per_head + static_cast<std::size_t>(slot) * d_head * kLanes;
+      for (int f = 0; f < d_head; ++f) Vec::load(k + (head * d_head + f) * kLanes).store(key + f * kLanes);
+      for (int f = 0; f < d_head; ++f)
+        Vec::load(v + (head * d_head + f) * kLanes)
+            .store(values + head * layout.values_per_head +
+                   ((static_cast<std::size_t>(f / 8) * capacity + slot) * 8 + f % 8) * kLanes);
     }
   }
 
-  static void decode(const DecodeStep& step) {
+  static void decode(const LaneStep& step) {
     const Model& model = *step.model;
     const ModelShape& shape = model.shape;
     const int d = shape.d_model, d_head = shape.d_head(), group = shape.n_head / shape.n_kv_head;
@@ -158,8 +159,8 @@ struct Many {
 
     for (int l = 0; l < shape.n_layer; ++l) {
       const LayerWeights& layer = model.layers[l];
-      float* keys = step.keys + l * layout.keys_per_head * shape.n_kv_head;
-      float* values = step.values + l * layout.values_per_head * shape.n_kv_head;
+      Cache* keys = static_cast<Cache*>(step.keys) + l * layout.keys_per_head * shape.n_kv_head;
+      Cache* values = static_cast<Cache*>(step.values) + l * layout.values_per_head * shape.n_kv_head;
       const float* input = x;
       if (shape.pre_norm) {
         layer_norm(layer.norm1, x, h, d);
@@ -173,8 +174,8 @@ struct Many {
       const Vec scale = Vec::set(1.0f / std::sqrt(static_cast<float>(d_head)));
       for (int f = 0; f < d; ++f) (Vec::load(qkv + f * kLanes) * scale).store(qkv + f * kLanes);
       for (int head = 0; head < shape.n_head; ++head) {
-        const float* head_keys = keys + (head / group) * layout.keys_per_head;
-        const float* head_values = values + (head / group) * layout.values_per_head;
+        const Cache* head_keys = keys + (head / group) * layout.keys_per_head;
+        const Cache* head_values = values + (head / group) * layout.values_per_head;
         const Vec inverse = softmax_scores(qkv + head * d_head * kLanes, head_keys, step.slots, d_head, scores);
         weighted_values(scores, head_values, step.slots.end, round_up(shape.context_length), d_head, inverse,
                         attention + head * d_head * kLanes);

@@ -40,20 +40,28 @@ KeyValueLayout many_layout(const ModelShape& shape) {
   return {per_head, per_head, total, total};
 }
 
-KeyValueLayout single_layout(const ModelShape& shape) {
+KeyValueLayout column_layout(const ModelShape& shape) {
   const std::size_t slots = static_cast<std::size_t>(round_up(shape.context_length));
   const std::size_t keys = slots * shape.d_head(), values = slots * round_up(shape.d_head());
   const std::size_t heads = static_cast<std::size_t>(shape.n_kv_head) * shape.n_layer;
   return {keys, values, keys * heads, values * heads};
 }
 
-Scratch::Scratch(const ModelShape& shape)
-    : x(static_cast<std::size_t>(round_up(shape.d_model)) * kLanes),
-      h(x.size()),
-      qkv(static_cast<std::size_t>(round_up(shape.d_qkv())) * kLanes),
-      attention(x.size()),
-      mlp(static_cast<std::size_t>(round_up(shape.d_mlp)) * kLanes),
-      scores(static_cast<std::size_t>(round_up(shape.context_length)) * kLanes),
-      logits(static_cast<std::size_t>(round_up(shape.n_states)) * kLanes) {}
+Scratch::Scratch(const ModelShape& shape) {
+  static_assert(kMaxColumns >= kLanes);
+  const auto rows = [](int width) { return AlignedBuffer(static_cast<std::size_t>(round_up(width)) * kMaxColumns); };
+  const std::size_t slots = static_cast<std::size_t>(round_up(shape.context_length));
+  const std::size_t heads = static_cast<std::size_t>(shape.n_head);
+  x = rows(shape.d_model);
+  h = rows(shape.d_model);
+  qkv = rows(shape.d_qkv());
+  attention = rows(shape.d_model);
+  mlp = rows(shape.d_mlp);
+  logits = rows(shape.n_states);
+  narrow = AlignedBuffer(static_cast<std::size_t>(round_up(2 * shape.d_kv())));
+  // Lanes: [slot][16] of one head. Columns: [head][slot], a factor per head, and [head][feature padded].
+  scores = AlignedBuffer(std::max(
+      slots * kLanes, heads * (slots + round_up(shape.d_head())) + static_cast<std::size_t>(round_up(shape.n_head))));
+}
 
 }  // namespace nanomd

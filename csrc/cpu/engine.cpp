@@ -5,8 +5,10 @@
 #include <algorithm>
 #include <cmath>
 #include <mutex>
+#include <optional>
 
 #include "group.h"
+#include "lookahead.h"
 #include "nanomd/check.h"
 #include "parallel.h"
 
@@ -28,7 +30,7 @@ void check_tokens(const std::uint16_t* tokens, std::size_t n, int n_states) {
     check(tokens[i] < n_states, "tokens must be in [0, ", n_states - 1, "], got ", tokens[i]);
 }
 
-// Scratch memory is handed to whichever worker asks: made once per thread, not in the step loop.
+// Made once per thread, not in the step loop.
 std::vector<std::unique_ptr<Scratch>> make_scratch(const ModelShape& shape, std::size_t n_pieces, int n_threads) {
   std::vector<std::unique_ptr<Scratch>> all;
   const std::size_t n = std::min<std::size_t>(n_pieces, static_cast<std::size_t>(std::max(n_threads, 1)));
@@ -36,21 +38,25 @@ std::vector<std::unique_ptr<Scratch>> make_scratch(const ModelShape& shape, std:
   return all;
 }
 
-// Ranges of trajectories: sixteen at a time; a small remainder, or all if they are few for the threads, one by one.
+// Ranges of trajectories that advance together: sixteen in lanes, or fewer as columns.
 struct Piece {
-  int first, lanes;
-  bool single;
+  int first, n_trajs;
+  bool columns;
 };
-std::vector<Piece> make_pieces(int n, int single_lanes, int n_threads) {
-  const bool few = n <= static_cast<long>(single_lanes) * n_threads;
+
+// Whole rounds of sixteen for every thread, then what is left in equal parts, so that no thread waits for another. A
+// crop has many positions of one trajectory to compute at once: there, each trajectory is a piece.
+std::vector<Piece> make_pieces(int n, int column_limit, int n_threads, bool one_by_one) {
   std::vector<Piece> pieces;
-  for (int first = 0; first < n; first += kLanes) {
-    const int lanes = std::min(kLanes, n - first);
-    if (lanes > single_lanes && !few) {
-      pieces.push_back({first, lanes, false});
-    } else {
-      for (int i = 0; i < lanes; ++i) pieces.push_back({first + i, 1, true});
-    }
+  int first = 0;
+  if (!one_by_one)
+    for (const int round = kLanes * n_threads; n - first >= round;)
+      for (int i = 0; i < n_threads; ++i, first += kLanes) pieces.push_back({first, kLanes, kLanes <= column_limit});
+  const int parts = one_by_one ? n : std::min(n_threads, n - first);
+  for (int part = 0; part < parts; ++part) {
+    const int size = (n - first + parts - part - 1) / (parts - part);
+    pieces.push_back({first, size, one_by_one || size <= column_limit});
+    first += size;
   }
   return pieces;
 }
@@ -59,12 +65,12 @@ std::vector<Piece> make_pieces(int n, int single_lanes, int n_threads) {
 void gather(const std::uint16_t* rows, std::size_t length, std::size_t column, const Piece& piece,
             std::int32_t* token) {
   for (int lane = 0; lane < kLanes; ++lane)
-    token[lane] = rows[static_cast<std::size_t>(piece.first + std::min(lane, piece.lanes - 1)) * length + column];
+    token[lane] = rows[static_cast<std::size_t>(piece.first + std::min(lane, piece.n_trajs - 1)) * length + column];
 }
 
 class CpuSession final : public Session {
  public:
-  CpuSession(std::shared_ptr<const Model> model, const Kernels& kernels, int single_lanes, std::uint64_t history_length,
+  CpuSession(std::shared_ptr<const Model> model, const Kernels& kernels, int column_limit, std::uint64_t history_length,
              std::uint64_t replay, const SessionOptions& options)
       : model_(std::move(model)),
         seed_(options.seed),
@@ -74,11 +80,17 @@ class CpuSession final : public Session {
         n_threads_(options.n_threads),
         trajectory_(options.trajectory, options.trajectory + options.n_trajs),
         history_(history_length) {
-    const std::vector<Piece> pieces = make_pieces(n_trajs_, single_lanes, n_threads_);
+    // Lookahead where a thread has one trajectory only, or where it is asked for.
+    const bool ahead = options.mode != Mode::kCrop && options.lookahead != 0 &&
+                       (options.lookahead > 0 || n_trajs_ <= n_threads_) && column_limit >= 1;
+    const std::vector<Piece> pieces =
+        make_pieces(n_trajs_, column_limit, n_threads_, ahead || (options.mode == Mode::kCrop && column_limit >= 1));
     scratch_ = make_scratch(model_->shape, pieces.size(), n_threads_);
-    for (const Piece& piece : pieces)
+    for (const Piece& piece : pieces) {
       members_.push_back(
-          {piece, Group(*model_, kernels, options.mode, options.hop_keep, piece.lanes, piece.single), {}, {}});
+          {piece, Group(*model_, kernels, options.mode, options.hop_keep, piece.n_trajs, piece.columns), {}, {}, {}});
+      if (ahead) members_.back().lookahead.emplace(model_->shape, options.lookahead);
+    }
     recorded_ = std::min<std::uint64_t>(options.n_history, history_);
     end_ = options.n_before + options.n_history;
     // Fill the caches with all but the last token, which the first step feeds.
@@ -92,10 +104,10 @@ class CpuSession final : public Session {
         member.group.feed(member.token, false, *scratch_[worker]);
       }
       gather(options.history, options.n_history, options.n_history - 1, member.piece, member.token);
-      member.recent.assign(history_ * member.piece.lanes, 0);
+      member.recent.assign(history_ * member.piece.n_trajs, 0);
       for (std::size_t t = options.n_history - recorded_; t < options.n_history; ++t)
-        for (int lane = 0; lane < member.piece.lanes; ++lane)
-          member.recent[(options.n_before + t) % history_ * member.piece.lanes + lane] =
+        for (int lane = 0; lane < member.piece.n_trajs; ++lane)
+          member.recent[(options.n_before + t) % history_ * member.piece.n_trajs + lane] =
               options.history[static_cast<std::size_t>(member.piece.first + lane) * options.n_history + t];
     });
   }
@@ -110,7 +122,7 @@ class CpuSession final : public Session {
         const std::uint64_t chunk = std::min(kStepsBetweenChecks, n_steps - done);
         run(members_[index], step_ + done, end_ + done, chunk, sink, *scratch_[worker]);
         done += chunk;
-        state.done += chunk * members_[index].piece.lanes;
+        state.done += chunk * members_[index].piece.n_trajs;
       }
     });
     if (state.cancelled) return false;
@@ -125,29 +137,41 @@ class CpuSession final : public Session {
 
   void copy_history(std::uint16_t* history) const override {
     for (const Member& member : members_)
-      for (int lane = 0; lane < member.piece.lanes; ++lane)
+      for (int lane = 0; lane < member.piece.n_trajs; ++lane)
         for (std::uint64_t t = 0; t < recorded_; ++t)
           history[static_cast<std::size_t>(member.piece.first + lane) * recorded_ + t] =
-              member.recent[(end_ - recorded_ + t) % history_ * member.piece.lanes + lane];
+              member.recent[(end_ - recorded_ + t) % history_ * member.piece.n_trajs + lane];
   }
 
  private:
   struct Member {
     Piece piece;
     Group group;
+    std::optional<Lookahead> lookahead;      // for one trajectory
     alignas(64) std::int32_t token[kLanes];  // drawn, not yet fed
     std::vector<std::uint16_t> recent;       // [history][lanes], token of position p in row p mod history
   };
 
+  // Draws the states of one step into member.token.
+  void draw(Member& member, std::uint64_t step, Scratch& scratch) const {
+    const std::uint64_t* trajectory = trajectory_.data() + member.piece.first;
+    if (member.lookahead) {
+      member.token[0] = member.lookahead->next(member.group, member.token[0], seed_, *trajectory, step,
+                                               inverse_temperature_, scratch);
+      return;
+    }
+    alignas(64) double u[kLanes] = {};
+    member.group.feed(member.token, true, scratch);
+    fill_uniforms(seed_, step, trajectory, member.piece.n_trajs, u);
+    member.group.sample(scratch, inverse_temperature_, u, member.token);
+    for (int lane = member.piece.n_trajs; lane < kLanes; ++lane) member.token[lane] = member.token[lane - 1];
+  }
+
   void run(Member& member, std::uint64_t step, std::uint64_t position, std::uint64_t n_steps, const TokenSink& sink,
            Scratch& scratch) const {
-    alignas(64) double u[kLanes] = {};
-    const int lanes = member.piece.lanes;
+    const int lanes = member.piece.n_trajs;
     for (std::uint64_t s = step; s < step + n_steps; ++s, ++position) {
-      member.group.feed(member.token, true, scratch);
-      fill_uniforms(seed_, s, trajectory_.data() + member.piece.first, lanes, u);
-      member.group.sample(scratch, inverse_temperature_, u, member.token);
-      for (int lane = lanes; lane < kLanes; ++lane) member.token[lane] = member.token[lanes - 1];
+      draw(member, s, scratch);
       std::uint16_t* recent = member.recent.data() + position % history_ * lanes;
       for (int lane = 0; lane < lanes; ++lane) recent[lane] = static_cast<std::uint16_t>(member.token[lane]);
       if (sink.tokens != nullptr && s % sink.stride == 0) {
@@ -178,18 +202,19 @@ class CpuSession final : public Session {
 
 class CpuEngine final : public RolloutEngine {
  public:
-  CpuEngine(std::shared_ptr<const Model> model, const std::string& isa, int single_lanes)
+  CpuEngine(std::shared_ptr<const Model> model, const std::string& isa, int column_limit)
       : model_(std::move(model)),
         kernels_(choose_kernels(isa)),
-        single_lanes_(single_lanes < 0 ? kernels_.single_lanes : single_lanes) {
-    check(single_lanes_ <= kLanes, "single_lanes must be at most 16, got ", single_lanes_);
+        column_limit_(column_limit < 0 ? kernels_.column_limit : column_limit) {
+    check(column_limit_ <= kLanes, "column_limit must be at most 16, got ", column_limit_);
   }
 
   std::string name() const override { return std::string("cpu/") + kernels_.name; }
 
   std::size_t bytes_per_trajectory() const override {
     const KeyValueLayout layout = many_layout(model_->shape);
-    return (layout.keys + layout.values) * sizeof(float) / kLanes;
+    const std::size_t item = model_->precision == Precision::kFp32 ? sizeof(float) : sizeof(Half);
+    return (layout.keys + layout.values) * item / kLanes;
   }
 
   std::uint64_t replay_length(Mode mode, int hop_keep, std::uint64_t n_tokens) const override {
@@ -209,6 +234,8 @@ class CpuEngine final : public RolloutEngine {
     check_mode(model_->shape, options.mode, options.hop_keep);
     check(options.n_trajs >= 1, "n_trajs must be at least 1, got ", options.n_trajs);
     check(options.n_threads >= 1, "n_threads must be at least 1, got ", options.n_threads);
+    check(options.lookahead >= -1 && options.lookahead < kMaxColumns, "lookahead must be auto or in [0, ",
+          kMaxColumns - 1, "], got ", options.lookahead);
     check(options.temperature > 0 && std::isfinite(options.temperature), "sampling_temperature must be positive, got ",
           options.temperature);
     check(options.n_history >= 1, "a rollout starts from at least one state");
@@ -219,7 +246,7 @@ class CpuEngine final : public RolloutEngine {
     const std::uint64_t history = options.mode == Mode::kRing
                                       ? static_cast<std::uint64_t>(model_->shape.receptive_field())
                                       : static_cast<std::uint64_t>(model_->shape.context_length);
-    return std::make_unique<CpuSession>(model_, kernels_, single_lanes_, history, replay, options);
+    return std::make_unique<CpuSession>(model_, kernels_, column_limit_, history, replay, options);
   }
 
   bool log_probs(const LogProbOptions& options, float* out, const ProgressCallback& progress) const override {
@@ -227,23 +254,34 @@ class CpuEngine final : public RolloutEngine {
     check(options.n_threads >= 1, "n_threads must be at least 1, got ", options.n_threads);
     check_tokens(options.tokens, options.n_tokens * static_cast<std::size_t>(options.n_sequences),
                  model_->shape.n_states);
-    const std::vector<Piece> pieces = make_pieces(options.n_sequences, single_lanes_, options.n_threads);
+    const std::vector<Piece> pieces = make_pieces(options.n_sequences, column_limit_, options.n_threads,
+                                                  column_limit_ >= 1 && options.n_sequences <= options.n_threads);
     const std::vector<std::unique_ptr<Scratch>> scratch = make_scratch(model_->shape, pieces.size(), options.n_threads);
     WorkState state;
     parallel_for(pieces.size(), options.n_threads, state, progress, [&](int worker, std::size_t index) {
       const Piece& piece = pieces[index];
-      Group group(*model_, kernels_, options.mode, options.hop_keep, piece.lanes, piece.single);
+      Group group(*model_, kernels_, options.mode, options.hop_keep, piece.n_trajs, piece.columns);
       group.start(options.mode == Mode::kRing ? options.first_position : 0);
-      alignas(64) std::int32_t token[kLanes];
-      for (std::size_t t = 0; t < options.n_tokens && !state.cancelled; ++t) {
-        gather(options.tokens, options.n_tokens, t, piece, token);
-        group.feed(token, true, *scratch[worker]);
-        for (int lane = 0; lane < piece.lanes; ++lane) {
-          const std::size_t row = static_cast<std::size_t>(piece.first + lane) * options.n_tokens + t;
-          write_log_probs(scratch[worker]->logits.data() + (piece.single ? 0 : lane), piece.single ? 1 : kLanes,
-                          out + row * model_->shape.n_states);
+      const auto write = [&](int from, int trajectory, std::size_t t) {
+        const std::size_t row = static_cast<std::size_t>(piece.first + trajectory) * options.n_tokens + t;
+        write_log_probs(group.logits(*scratch[worker], from), group.logit_stride(), out + row * model_->shape.n_states);
+      };
+      alignas(64) std::int32_t token[kMaxColumns];
+      for (std::size_t t = 0; t < options.n_tokens && !state.cancelled;) {
+        const int n =
+            static_cast<int>(std::min<std::size_t>(options.n_tokens - t, static_cast<std::size_t>(group.room())));
+        if (piece.n_trajs == 1 && n > 1) {  // as many positions as fit, at once
+          for (int i = 0; i < n; ++i)
+            token[i] = options.tokens[static_cast<std::size_t>(piece.first) * options.n_tokens + t + i];
+          group.feed_run(token, n, *scratch[worker]);
+          for (int i = 0; i < n; ++i) write(i, 0, t + static_cast<std::size_t>(i));
+        } else {
+          gather(options.tokens, options.n_tokens, t, piece, token);
+          group.feed(token, true, *scratch[worker]);
+          for (int i = 0; i < piece.n_trajs; ++i) write(i, i, t);
         }
-        state.done += piece.lanes;
+        t += static_cast<std::size_t>(n);
+        state.done += static_cast<std::uint64_t>(n * piece.n_trajs);
       }
     });
     return !state.cancelled;
@@ -261,14 +299,14 @@ class CpuEngine final : public RolloutEngine {
 
   std::shared_ptr<const Model> model_;
   const Kernels& kernels_;
-  int single_lanes_;
+  int column_limit_;
 };
 
 }  // namespace
 
 std::unique_ptr<RolloutEngine> make_cpu_engine(std::shared_ptr<const Model> model, const std::string& isa,
-                                               int single_lanes) {
-  return std::make_unique<CpuEngine>(std::move(model), isa, single_lanes);
+                                               int column_limit) {
+  return std::make_unique<CpuEngine>(std::move(model), isa, column_limit);
 }
 
 }  // namespace nanomd

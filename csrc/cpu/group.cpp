@@ -8,15 +8,27 @@
 
 namespace nanomd {
 
-Group::Group(const Model& model, const Kernels& kernels, Mode mode, int hop_keep, int lanes, bool single)
-    : model_(model), kernels_(kernels), mode_(mode), hop_keep_(hop_keep), lanes_(lanes), single_(single) {
-  const KeyValueLayout layout = single ? single_layout(model.shape) : many_layout(model.shape);
-  keys_ = AlignedBuffer(layout.keys);
-  values_ = AlignedBuffer(layout.values);
-  if (mode != Mode::kRing) recent_.assign(static_cast<std::size_t>(model.shape.context_length) * kLanes, 0);
-  if (!model.shape.learned_position) {
-    cos_.resize(static_cast<std::size_t>(model.shape.d_head() / 2));
-    sin_.resize(cos_.size());
+Group::Group(const Model& model, const Kernels& kernels, Mode mode, int hop_keep, int n_trajs, bool columns)
+    : model_(model),
+      kernels_(kernels),
+      mode_(mode),
+      hop_keep_(hop_keep),
+      n_trajs_(n_trajs),
+      columns_(columns),
+      layout_(columns ? column_layout(model.shape) : many_layout(model.shape)),
+      item_(model.precision == Precision::kFp32 ? sizeof(float) : sizeof(Half)) {
+  const std::size_t copies = columns ? static_cast<std::size_t>(n_trajs) : 1;
+  const auto buffer = [&](std::size_t items) { return AlignedBuffer(items * item_ / sizeof(float)); };
+  keys_ = buffer(layout_.keys * copies);
+  values_ = buffer(layout_.values * copies);
+  const ModelShape& shape = model.shape;
+  if (columns && n_trajs == 1 && mode == Mode::kRing)
+    saved_ = buffer(static_cast<std::size_t>(round_up(2 * shape.n_layer * shape.d_kv())) * kMaxColumns);
+  if (mode != Mode::kRing) recent_.assign(static_cast<std::size_t>(shape.context_length) * kLanes, 0);
+  if (!shape.learned_position) {
+    const std::size_t rows = columns ? kMaxColumns : 1;
+    cos_ = AlignedBuffer(static_cast<std::size_t>(round_up(shape.d_head() / 2)) * rows);
+    sin_ = AlignedBuffer(cos_.size());
   }
 }
 
@@ -41,46 +53,191 @@ void Group::feed(const std::int32_t* token, bool want_logits, Scratch& scratch) 
   const std::uint64_t W = static_cast<std::uint64_t>(model_.shape.context_length);
   std::copy(token, token + kLanes, recent_.data() + (position % W) * kLanes);
   if (window_ == W) {
-    // The window is full: a new one begins with the last tokens, of which this one is the last.
-    const std::uint64_t keep = mode_ == Mode::kHop ? static_cast<std::uint64_t>(hop_keep_) : W;
-    // A crop recomputes at every step, so when nobody reads the logits there is nothing to do.
+    // The window is full: a new one begins with the last tokens, of which this one is the last. A crop recomputes at
+    // every step, so when nobody reads the logits there is nothing to do.
     if (mode_ == Mode::kCrop && !want_logits) return;
-    for (window_ = 0; window_ + 1 < keep; ++window_)
-      decode(past(position + 1 - keep + window_), static_cast<int>(window_), false, scratch);
+    refill(position, mode_ == Mode::kHop ? static_cast<std::uint64_t>(hop_keep_) : W, want_logits, scratch);
+    return;
   }
   decode(token, static_cast<int>(window_), want_logits, scratch);
   ++window_;
 }
 
-void Group::decode(const std::int32_t* token, int window_position, bool want_logits, Scratch& scratch) {
+// Fills an empty window with the `keep` tokens up to `position`.
+void Group::refill(std::uint64_t position, std::uint64_t keep, bool want_logits, Scratch& scratch) {
+  const std::uint64_t begin = position + 1 - keep;
+  window_ = 0;
+  if (columns_ && n_trajs_ == 1) {  // many positions at once
+    std::int32_t tokens[kMaxColumns];
+    while (window_ < keep) {
+      // Nearly equal parts: a single position costs as much as several.
+      const std::uint64_t parts = (keep - window_ + kMaxColumns - 1) / kMaxColumns;
+      const int n = static_cast<int>((keep - window_ + parts - 1) / parts);
+      for (int i = 0; i < n; ++i) tokens[i] = *past(begin + window_ + static_cast<std::uint64_t>(i));
+      const bool last = window_ + static_cast<std::uint64_t>(n) == keep;
+      decode_run(tokens, n, begin + window_, static_cast<int>(window_), want_logits && last ? n - 1 : n, scratch);
+      window_ += static_cast<std::uint64_t>(n);
+    }
+    return;
+  }
+  for (; window_ < keep; ++window_)
+    decode(past(begin + window_), static_cast<int>(window_), want_logits && window_ + 1 == keep, scratch);
+}
+
+int Group::room() const {
+  const int W = model_.shape.context_length;
+  if (!columns_ || n_trajs_ > 1 || mode_ == Mode::kCrop) return 1;
+  if (mode_ == Mode::kRing) return std::min(kMaxColumns, W);
+  const int used = static_cast<int>(window_);
+  return std::min(kMaxColumns, used == W ? W - hop_keep_ + 1 : W - used);
+}
+
+void Group::feed_run(const std::int32_t* token, int n, Scratch& scratch) {
+  std::int32_t row[kLanes];
+  if (n == 1) {
+    std::fill(row, row + kLanes, *token);
+    feed(row, true, scratch);
+    return;
+  }
+  const std::uint64_t position = next_, W = static_cast<std::uint64_t>(model_.shape.context_length);
+  if (mode_ == Mode::kRing) {
+    for (std::uint64_t i = 1; i < static_cast<std::uint64_t>(n); ++i)
+      if (position + i >= first_ + W) copy_slot(static_cast<int>((position + i) % W), static_cast<int>(i), false);
+  } else {
+    if (window_ == W) refill(position - 1, static_cast<std::uint64_t>(hop_keep_) - 1, false, scratch);
+    for (std::uint64_t i = 0; i < static_cast<std::uint64_t>(n); ++i) recent_[((position + i) % W) * kLanes] = token[i];
+  }
+  decode_run(token, n, position, static_cast<int>(window_), 0, scratch);
+  next_ += static_cast<std::uint64_t>(n);
+  if (mode_ != Mode::kRing) window_ += static_cast<std::uint64_t>(n);
+  run_ = n;
+}
+
+void Group::retract(int n) {
+  const std::uint64_t W = static_cast<std::uint64_t>(model_.shape.context_length);
+  if (mode_ != Mode::kRing) window_ -= static_cast<std::uint64_t>(n);
+  for (int i = run_ - n; i < run_; ++i) {
+    const std::uint64_t position = next_ - static_cast<std::uint64_t>(run_ - i);
+    if (mode_ == Mode::kRing && position >= first_ + W) copy_slot(static_cast<int>(position % W), i, true);
+  }
+  next_ -= static_cast<std::uint64_t>(n);
+  run_ -= n;
+}
+
+// Keys and values of one slot, in all layers, to or from the saved ones.
+void Group::copy_slot(int slot, int saved, bool restore) {
   const ModelShape& shape = model_.shape;
-  DecodeStep step;
+  const std::size_t d_head = static_cast<std::size_t>(shape.d_head()), heads = layout_.keys / layout_.keys_per_head;
+  const std::size_t capacity = layout_.keys_per_head / d_head, head_pad = layout_.values_per_head / capacity;
+  const auto copy = [&]<class Item>(Item* keys, Item* values, Item* store) {
+    store += static_cast<std::size_t>(saved) * static_cast<std::size_t>(round_up(2 * shape.n_layer * shape.d_kv()));
+    for (std::size_t head = 0; head < heads; ++head, store += 2 * d_head) {
+      Item* key = keys + head * layout_.keys_per_head + slot;
+      Item* value = values + head * layout_.values_per_head + static_cast<std::size_t>(slot) * head_pad;
+      if (restore) {
+        for (std::size_t f = 0; f < d_head; ++f) key[f * capacity] = store[f];
+        std::copy(store + d_head, store + 2 * d_head, value);
+      } else {
+        for (std::size_t f = 0; f < d_head; ++f) store[f] = key[f * capacity];
+        std::copy(value, value + d_head, store + d_head);
+      }
+    }
+  };
+  if (item_ == sizeof(float))
+    copy(keys_.data(), values_.data(), saved_.data());
+  else
+    copy(reinterpret_cast<Half*>(keys_.data()), reinterpret_cast<Half*>(values_.data()),
+         reinterpret_cast<Half*>(saved_.data()));
+}
+
+// Slot, visible slots and rotary phases of a position; row: of the tables of cos and sin.
+void Group::place(std::uint64_t position, int window_position, int row, Column& column) {
+  const ModelShape& shape = model_.shape;
+  std::uint64_t phase = static_cast<std::uint64_t>(window_position);
+  if (mode_ == Mode::kRing) {
+    phase = position;
+    column.slot = static_cast<int>(position % static_cast<std::uint64_t>(shape.context_length));
+    column.slots = ring_slots(first_, position, shape.context_length);
+  } else {
+    column.slot = column.position = window_position;
+    column.slots = {window_position + 1, 0, 0};
+  }
+  if (shape.learned_position) return;
+  const int half = shape.d_head() / 2;
+  const std::size_t at = static_cast<std::size_t>(row) * static_cast<std::size_t>(half);
+  rope_angles(model_.rope_multipliers.data(), half, phase, cos_.data() + at, sin_.data() + at);
+  column.cos = cos_.data() + at;
+  column.sin = sin_.data() + at;
+}
+
+void Group::decode_run(const std::int32_t* token, int n, std::uint64_t position, int window_position, int first_logits,
+                       Scratch& scratch) {
+  ColumnStep step;
+  step.model = &model_;
+  step.scratch = &scratch;
+  step.n_columns = n;
+  step.first_logits = first_logits;
+  for (int i = 0; i < n; ++i) {
+    Column& column = step.column[i];
+    place(position + static_cast<std::uint64_t>(i), window_position + i, i, column);
+    column.token = token[i];
+    column.keys = keys_.data();
+    column.values = values_.data();
+  }
+  kernels_.decode_columns[static_cast<int>(model_.precision)](step);
+}
+
+// One token of each trajectory, at the position next_ - 1 (ring) or window_position.
+void Group::decode(const std::int32_t* token, int window_position, bool want_logits, Scratch& scratch) {
+  Column shared;
+  place(next_ - 1, window_position, 0, shared);
+  if (columns_) {
+    ColumnStep step;
+    step.model = &model_;
+    step.scratch = &scratch;
+    step.n_columns = n_trajs_;
+    step.first_logits = want_logits ? 0 : n_trajs_;
+    for (int i = 0; i < n_trajs_; ++i) {
+      const std::size_t offset = static_cast<std::size_t>(i) * item_;
+      step.column[i] = shared;
+      step.column[i].token = token[i];
+      step.column[i].keys = reinterpret_cast<std::byte*>(keys_.data()) + layout_.keys * offset;
+      step.column[i].values = reinterpret_cast<std::byte*>(values_.data()) + layout_.values * offset;
+    }
+    kernels_.decode_columns[static_cast<int>(model_.precision)](step);
+    return;
+  }
+  LaneStep step;
   step.model = &model_;
   step.scratch = &scratch;
   step.keys = keys_.data();
   step.values = values_.data();
   step.token = token;
+  step.cos = shared.cos;
+  step.sin = shared.sin;
+  step.position = shared.position;
+  step.slot = shared.slot;
+  step.slots = shared.slots;
   step.want_logits = want_logits;
-  std::uint64_t angle_position = static_cast<std::uint64_t>(window_position);
-  if (mode_ == Mode::kRing) {
-    angle_position = next_ - 1;
-    step.slot = static_cast<int>(angle_position % static_cast<std::uint64_t>(shape.context_length));
-    step.slots = ring_slots(first_, angle_position, shape.context_length);
-  } else {
-    step.slot = step.position = window_position;
-    step.slots = {window_position + 1, 0, 0};
-  }
-  if (!shape.learned_position) {
-    rope_angles(model_.rope_multipliers.data(), shape.d_head() / 2, angle_position, cos_.data(), sin_.data());
-    step.cos = cos_.data();
-    step.sin = sin_.data();
-  }
-  (single_ ? kernels_.decode_single : kernels_.decode_many)(step);
+  kernels_.decode_many[static_cast<int>(model_.precision)](step);
+}
+
+float* Group::logits(Scratch& scratch, int i) const {
+  return scratch.logits.data() + (columns_ ? static_cast<std::size_t>(i) * round_up(model_.shape.n_states) : i);
 }
 
 void Group::sample(Scratch& scratch, float inverse_temperature, const double* u, std::int32_t* state) const {
-  (single_ ? kernels_.sample_single : kernels_.sample_many)(scratch.logits.data(), model_.shape.n_states,
-                                                            inverse_temperature, u, state);
+  if (!columns_) {
+    kernels_.sample_many(scratch.logits.data(), model_.shape.n_states, inverse_temperature, u, state);
+    return;
+  }
+  for (int i = 0; i < n_trajs_; ++i) state[i] = sample_run(scratch, i, inverse_temperature, u[i]);
+}
+
+std::int32_t Group::sample_run(Scratch& scratch, int i, float inverse_temperature, double u) const {
+  std::int32_t state = 0;
+  kernels_.sample_column(logits(scratch, i), model_.shape.n_states, inverse_temperature, u, &state);
+  return state;
 }
 
 void fill_uniforms(std::uint64_t seed, std::uint64_t step, const std::uint64_t* trajectory, int lanes, double* u) {

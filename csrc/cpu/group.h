@@ -8,34 +8,57 @@ namespace nanomd {
 
 class Group {
  public:
-  Group(const Model& model, const Kernels& kernels, Mode mode, int hop_keep, int lanes, bool single);
+  // columns: the columns kernel, each trajectory with its own caches; else the lanes kernel.
+  Group(const Model& model, const Kernels& kernels, Mode mode, int hop_keep, int n_trajs, bool columns);
 
   // The position of the first token that will be fed; for hop and crop, tokens before it have left the window.
   void start(std::uint64_t position);
-  // Takes one token per lane (row of 16; unused lanes repeat the last used one). With want_logits, scratch.logits then
-  // holds the logits of the next state.
+  // Takes one token per trajectory (row of 16; unused lanes repeat the last used one). With want_logits,
+  // logits(scratch, i) then holds those of the next state.
   void feed(const std::int32_t* token, bool want_logits, Scratch& scratch);
-  // Draws the next states from scratch.logits, one uniform per lane.
+  // Draws the next states, one uniform per trajectory. Unnormalised probabilities replace the logits.
   void sample(Scratch& scratch, float inverse_temperature, const double* u, std::int32_t* state) const;
-  int lanes() const { return lanes_; }
-  bool single() const { return single_; }
+
+  // Groups of one trajectory, in columns: takes n <= room() successive tokens at once. The logits after each are
+  // column i of the scratch memory.
+  void feed_run(const std::int32_t* token, int n, Scratch& scratch);
+  // Draws the state after column i of the last run.
+  std::int32_t sample_run(Scratch& scratch, int i, float inverse_temperature, double u) const;
+  int room() const;
+  // Takes back the last n tokens of the last run, but not its first: as if they had not been fed.
+  void retract(int n);
+
+  int n_trajs() const { return n_trajs_; }
+  bool columns() const { return columns_; }
+  // Logits of trajectory (or column) i: state k at [k * logit_stride()].
+  float* logits(Scratch& scratch, int i) const;
+  int logit_stride() const { return columns_ ? 1 : kLanes; }
 
  private:
+  void refill(std::uint64_t position, std::uint64_t keep, bool want_logits, Scratch& scratch);
   void decode(const std::int32_t* token, int window_position, bool want_logits, Scratch& scratch);
+  void decode_run(const std::int32_t* token, int n, std::uint64_t position, int window_position, int first_logits,
+                  Scratch& scratch);
+  void place(std::uint64_t position, int window_position, int row, Column& column);
   const std::int32_t* past(std::uint64_t position) const;
+  void copy_slot(int slot, int saved, bool restore);
 
   const Model& model_;
   const Kernels& kernels_;
   Mode mode_;
   int hop_keep_;
-  int lanes_;
-  bool single_;
-  AlignedBuffer keys_, values_;
+  int n_trajs_;
+  bool columns_;
+  KeyValueLayout layout_;
+  std::size_t item_;                  // bytes of a cached number
+  AlignedBuffer keys_, values_;       // columns: of one trajectory after the other
+  AlignedBuffer saved_;               // [kMaxColumns] slots that a run overwrote
   std::vector<std::int32_t> recent_;  // [W][16], token of position p in row p mod W; hop and crop only
-  std::vector<float> cos_, sin_;
-  std::uint64_t first_ = 0;   // position of the first token in the caches (ring), or of the start
-  std::uint64_t next_ = 0;    // position of the next token
-  std::uint64_t window_ = 0;  // tokens in the caches (hop and crop)
+  AlignedBuffer cos_, sin_;           // [column][d_head / 2]
+  std::uint64_t first_ = 0;           // position of the first token in the caches (ring), or of the start
+  std::uint64_t next_ = 0;            // position of the next token
+  std::uint64_t window_ = 0;          // tokens in the caches (hop and crop)
+  int run_ = 0;                       // tokens of the last run that still stand
 };
 
 // The uniforms of one step for a row of global trajectory indices.

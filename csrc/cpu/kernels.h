@@ -1,8 +1,8 @@
 // The functions that exist once per instruction set, and the choice among them at run time.
 //
-// THE ORDER OF SUMMATION. The many-trajectory kernel (sixteen trajectories in SIMD lanes) and the one-trajectory kernel
-// (sixteen outputs, features or slots in SIMD lanes) give bit-identical logits because every number is made in one
-// order:
+// THE ORDER OF SUMMATION. The lanes kernel (sixteen trajectories in SIMD lanes) and the columns kernel (sixteen
+// outputs, features or slots in SIMD lanes, for one or more positions) give bit-identical logits because every number
+// is made in one order:
 //   linear maps       acc = bias[o]; then acc = fma(W[o][i], x[i], acc) for i = 0, 1, ...
 //   LayerNorm         sums over features in 16 partial sums (feature mod 16), folded by `fold` below; mean = sum *
 //   (1/d);
@@ -16,7 +16,8 @@
 //   probabilities     exp((logit - max) * (1 / temperature)); cumulative sums in double, in state order
 //   fold(p[16])       p[i] += p[i + 8] (i < 8); p[i] += p[i + 4] (i < 4); p[i] += p[i + 2] (i < 2); p[0] + p[1]
 // exp is one polynomial (simd_math.h) for softmax, GELU and sampling. Slots that hold nothing count as e = 0 with v =
-// 0. AVX2 and AVX-512 agree bit for bit; SSE2 has no fused operations and differs in the last bits.
+// 0. Weights, keys and values kept in 16 bits are rounded once and widened exactly; all arithmetic is fp32. AVX2 and
+// AVX-512 agree bit for bit; SSE2 has no fused operations and differs in the last bits.
 #pragma once
 
 #include <cstdint>
@@ -28,19 +29,21 @@
 
 namespace nanomd {
 
-// Working memory of one thread. Rows of 16 lanes in the many-trajectory kernel, plain vectors in the other.
+inline constexpr int kMaxColumns = 32;  // positions in one step of the columns kernel
+
+// Working memory of one thread: [feature][16] in the lanes kernel, [column][feature] in the columns kernel.
 struct Scratch {
   explicit Scratch(const ModelShape& shape);
-  AlignedBuffer x, h, qkv, attention, mlp, scores, logits;
+  AlignedBuffer x, h, qkv, attention, mlp, scores, narrow, logits;
 };
 
-// One token of one group: what decode reads and writes.
-struct DecodeStep {
+// One token of sixteen trajectories.
+struct LaneStep {
   const Model* model = nullptr;
   Scratch* scratch = nullptr;
-  float* keys = nullptr;  // layout: KeyValueLayout
-  float* values = nullptr;
-  const std::int32_t* token = nullptr;  // [lanes]
+  void* keys = nullptr;  // layout: many_layout
+  void* values = nullptr;
+  const std::int32_t* token = nullptr;  // [16]
   const float* cos = nullptr;           // [d_head / 2], null for learned positions
   const float* sin = nullptr;
   int position = 0;          // row of the learned positions
@@ -49,26 +52,47 @@ struct DecodeStep {
   bool want_logits = false;  // else only the caches are filled
 };
 
-// Sizes of a group's caches, in floats. W is padded to a multiple of 16 slots, d_head to 16 features in the
-// one-trajectory layout.
-//   many trajectories: keys [layer][kv_head][slot][d_head][16], values [layer][kv_head][d_head / 8][slot][8][16]
-//   one trajectory:    keys [layer][kv_head][d_head][slot],     values [layer][kv_head][slot][d_head padded]
+// One position of one trajectory.
+struct Column {
+  std::int32_t token = 0;
+  int position = 0;
+  int slot = 0;
+  SlotRange slots;
+  const float* cos = nullptr;
+  const float* sin = nullptr;
+  void* keys = nullptr;  // of its trajectory; layout: column_layout
+  void* values = nullptr;
+};
+
+struct ColumnStep {
+  const Model* model = nullptr;
+  Scratch* scratch = nullptr;
+  int n_columns = 0;
+  int first_logits = 0;  // columns before it only fill the caches; its logits are the first in the scratch memory
+  Column column[kMaxColumns];
+};
+
+// Sizes of caches, in elements (float or Half). W is padded to a multiple of 16 slots, d_head to 16 features in the
+// layout of columns.
+//   lanes, sixteen trajectories: keys [layer][kv_head][slot][d_head][16], values [layer][kv_head][d_head /
+//   8][slot][8][16] columns, one trajectory:     keys [layer][kv_head][d_head][slot],     values
+//   [layer][kv_head][slot][d_head padded]
 struct KeyValueLayout {
   std::size_t keys_per_head, values_per_head;
   std::size_t keys, values;
 };
 KeyValueLayout many_layout(const ModelShape& shape);
-KeyValueLayout single_layout(const ModelShape& shape);
+KeyValueLayout column_layout(const ModelShape& shape);
 
 struct Kernels {
   const char* name;
-  int single_lanes;  // up to this many trajectories run faster one by one than in lanes (measured)
+  int column_limit;  // up to this many trajectories run faster as columns than in lanes (measured)
   bool (*supported)();
-  void (*decode_many)(const DecodeStep&);    // logits to scratch.logits[V][16]
-  void (*decode_single)(const DecodeStep&);  // logits to scratch.logits[V]
-  // logits -> probabilities, in place; and the drawn states. `u` holds one uniform per lane.
+  void (*decode_many[kPrecisions])(const LaneStep&);       // logits to scratch.logits[V][16]
+  void (*decode_columns[kPrecisions])(const ColumnStep&);  // logits to scratch.logits[column][V padded to 16]
+  // logits -> unnormalised probabilities, in place; and the drawn states, from one uniform per lane, or one.
   void (*sample_many)(float* logits, int n_states, float inverse_temperature, const double* u, std::int32_t* state);
-  void (*sample_single)(float* logits, int n_states, float inverse_temperature, const double* u, std::int32_t* state);
+  void (*sample_column)(float* logits, int n_states, float inverse_temperature, double u, std::int32_t* state);
   void (*exp)(const float* x, float* y, std::size_t n);  // n a multiple of 16, aligned: for tests
 };
 

@@ -3,8 +3,8 @@
 // missing.
 #include "simd_avx512.h"
 // The wrapper comes first: the templates find its functions by argument.
+#include "decode_columns.h"
 #include "decode_many.h"
-#include "decode_single.h"
 
 namespace nanomd {
 
@@ -20,8 +20,16 @@ void exp_array(const float* x, float* y, std::size_t n) {
 
 const Kernels& avx512_kernels() {
   using Vec = avx512::Vec;
+  using Wide = Many<Vec, float>;
+  using Narrow = Many<Vec, Half>;
   static constexpr Kernels kernels{
-      "avx512", 6, supported, Many<Vec>::decode, Single<Vec>::decode, Many<Vec>::sample, Single<Vec>::sample,
+      "avx512",
+      12,
+      supported,
+      {Wide::decode, Narrow::decode, Narrow::decode},
+      {Columns<Vec, float, float>::decode, Columns<Vec, float, Half>::decode, Columns<Vec, Half, Half>::decode},
+      Wide::sample,
+      Columns<Vec, float, float>::sample,
       exp_array};
   return kernels;
 }

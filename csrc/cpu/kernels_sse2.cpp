@@ -2,8 +2,8 @@
 // function shared with other files could be the copy that the linker keeps, and then run where sse2 is missing.
 #include "simd_sse2.h"
 // The wrapper comes first: the templates find its functions by argument.
+#include "decode_columns.h"
 #include "decode_many.h"
-#include "decode_single.h"
 
 namespace nanomd {
 
@@ -18,8 +18,17 @@ void exp_array(const float* x, float* y, std::size_t n) {
 
 const Kernels& sse2_kernels() {
   using Vec = sse2::Vec;
+  using Wide = Many<Vec, float>;
+  using Narrow = Many<Vec, Half>;
   static constexpr Kernels kernels{
-      "sse2", 8, supported, Many<Vec>::decode, Single<Vec>::decode, Many<Vec>::sample, Single<Vec>::sample, exp_array};
+      "sse2",
+      16,
+      supported,
+      {Wide::decode, Narrow::decode, Narrow::decode},
+      {Columns<Vec, float, float>::decode, Columns<Vec, float, Half>::decode, Columns<Vec, Half, Half>::decode},
+      Wide::sample,
+      Columns<Vec, float, float>::sample,
+      exp_array};
   return kernels;
 }
 

@@ -40,6 +40,21 @@ AlignedBuffer copy_padded(const float* data, std::size_t n) {
   return buffer;
 }
 
+// Rounds in place, and returns the same numbers in 16 bits.
+AlignedBuffer round_to_half(const std::string& name, AlignedBuffer& numbers) {
+  AlignedBuffer packed((numbers.size() + 1) / 2);
+  Half* half = reinterpret_cast<Half*>(packed.data());
+  for (std::size_t i = 0; i < numbers.size(); ++i) {
+    float& value = numbers.data()[i];
+    if (std::abs(value) > kLargestHalf)
+      throw UnsupportedError(
+          join("tensor ", name, ".weight holds ", value, ", too large for 16 bits (65504); use precision fp32"));
+    half[i] = narrow(value);
+    value = widen(half[i]);
+  }
+  return packed;
+}
+
 void check_shape(const ModelShape& s) {
   check(s.n_states >= 2 && s.n_states <= 65536, "n_states must be in [2, 65536], got ", s.n_states);
   check(s.n_layer >= 1, "n_layer must be at least 1, got ", s.n_layer);
@@ -69,8 +84,9 @@ AlignedBuffer::AlignedBuffer(std::size_t n_floats) : size_(n_floats) {
   memory_.reset(memory);
 }
 
-Model::Model(const ModelShape& shape_in, const TensorMap& tensors, const std::vector<std::uint32_t>& multipliers)
-    : shape(shape_in), rope_multipliers(multipliers) {
+Model::Model(const ModelShape& shape_in, const TensorMap& tensors, const std::vector<std::uint32_t>& multipliers,
+             Precision precision_in)
+    : shape(shape_in), precision(precision_in), rope_multipliers(multipliers) {
   check_shape(shape);
   const std::size_t d = shape.d_model, V = shape.n_states;
   const auto keep = [&](const float* data, std::size_t n) {
@@ -87,6 +103,10 @@ Model::Model(const ModelShape& shape_in, const TensorMap& tensors, const std::ve
     for (std::size_t o = 0; o < n_out; ++o)
       for (std::size_t i = 0; i < n_in; ++i)
         buffer.data()[((o / kLanes) * n_in + i) * kLanes + o % kLanes] = weight[o * n_in + i];
+    if (precision == Precision::kFp16) {
+      storage_.push_back(round_to_half(name, buffer));
+      packed.half = reinterpret_cast<const Half*>(storage_.back().data());
+    }
     packed.weight = buffer.data();
     storage_.push_back(std::move(buffer));
     packed.bias = keep(bias, n_out);
@@ -119,6 +139,7 @@ Model::Model(const ModelShape& shape_in, const TensorMap& tensors, const std::ve
   if (shape.pre_norm) norm = layer_norm("norm");
   head = linear("head", V, d);
   if (shape.markov_head) markov = keep(find(tensors, "markov.weight", {V, V}), V * V);
+  if (precision != Precision::kFp32) check_cache_range(*this);
 }
 
 }  // namespace nanomd

@@ -3,13 +3,21 @@
 
 #include <immintrin.h>
 
+#include "nanomd/half.h"
+
 namespace nanomd::avx2 {
 
 struct Vec {
-  static constexpr int kTile = 4;  // accumulators of sixteen floats that fit the register file
+  static constexpr int kTile = 4;        // accumulators of sixteen floats that fit the register file
+  static constexpr int kColumnTile = 6;  // columns by
+  static constexpr int kBlockTile = 1;   // blocks of sixteen outputs that do
   __m256 a, b;
 
   static Vec load(const float* p) { return {_mm256_load_ps(p), _mm256_load_ps(p + 8)}; }
+  static Vec load(const Half* p) {
+    const auto half = [p](int i) { return _mm_load_si128(reinterpret_cast<const __m128i*>(p + i)); };
+    return {_mm256_cvtph_ps(half(0)), _mm256_cvtph_ps(half(8))};
+  }
   static Vec set(float x) {
     const __m256 v = _mm256_set1_ps(x);
     return {v, v};
@@ -17,6 +25,10 @@ struct Vec {
   void store(float* p) const {
     _mm256_store_ps(p, a);
     _mm256_store_ps(p + 8, b);
+  }
+  void store(Half* p) const {
+    _mm_store_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT));
+    _mm_store_si128(reinterpret_cast<__m128i*>(p + 8), _mm256_cvtps_ph(b, _MM_FROUND_TO_NEAREST_INT));
   }
   friend Vec operator+(Vec x, Vec y) { return {_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)}; }
   friend Vec operator-(Vec x, Vec y) { return {_mm256_sub_ps(x.a, y.a), _mm256_sub_ps(x.b, y.b)}; }

@@ -3,15 +3,25 @@
 
 #include <immintrin.h>
 
+#include "nanomd/half.h"
+
 namespace nanomd::avx512 {
 
 struct Vec {
-  static constexpr int kTile = 16;  // accumulators of sixteen floats that fit the register file
+  static constexpr int kTile = 16;       // accumulators of sixteen floats that fit the register file
+  static constexpr int kColumnTile = 6;  // columns by
+  static constexpr int kBlockTile = 4;   // blocks of sixteen outputs that do
   __m512 a;
 
   static Vec load(const float* p) { return {_mm512_load_ps(p)}; }
+  static Vec load(const Half* p) {
+    return {_mm512_maskz_cvtph_ps(0xffff, _mm256_load_si256(reinterpret_cast<const __m256i*>(p)))};
+  }
   static Vec set(float x) { return {_mm512_set1_ps(x)}; }
   void store(float* p) const { _mm512_store_ps(p, a); }
+  void store(Half* p) const {
+    _mm256_store_si256(reinterpret_cast<__m256i*>(p), _mm512_maskz_cvtps_ph(0xffff, a, _MM_FROUND_TO_NEAREST_INT));
+  }
   friend Vec operator+(Vec x, Vec y) { return {_mm512_add_ps(x.a, y.a)}; }
   friend Vec operator-(Vec x, Vec y) { return {_mm512_sub_ps(x.a, y.a)}; }
   friend Vec operator*(Vec x, Vec y) { return {_mm512_mul_ps(x.a, y.a)}; }

@@ -3,14 +3,24 @@
 
 #include <emmintrin.h>
 
+#include "nanomd/half.h"
+
 namespace nanomd::sse2 {
 
 struct Vec {
-  static constexpr int kTile = 2;  // accumulators of sixteen floats that fit the register file
+  static constexpr int kTile = 2;        // accumulators of sixteen floats that fit the register file
+  static constexpr int kColumnTile = 2;  // columns by
+  static constexpr int kBlockTile = 1;   // blocks of sixteen outputs that do
   __m128 a, b, c, d;
 
   static Vec load(const float* p) {
     return {_mm_load_ps(p), _mm_load_ps(p + 4), _mm_load_ps(p + 8), _mm_load_ps(p + 12)};
+  }
+  // There are no conversions: one number at a time, slowly.
+  static Vec load(const Half* p) {
+    alignas(16) float wide[16];
+    for (int i = 0; i < 16; ++i) wide[i] = widen(p[i]);
+    return load(wide);
   }
   static Vec set(float x) {
     const __m128 v = _mm_set1_ps(x);
@@ -21,6 +31,11 @@ struct Vec {
     _mm_store_ps(p + 4, b);
     _mm_store_ps(p + 8, c);
     _mm_store_ps(p + 12, d);
+  }
+  void store(Half* p) const {
+    alignas(16) float wide[16];
+    store(wide);
+    for (int i = 0; i < 16; ++i) p[i] = narrow(wide[i]);
   }
   friend Vec operator+(Vec x, Vec y) {
     return {_mm_add_ps(x.a, y.a), _mm_add_ps(x.b, y.b), _mm_add_ps(x.c, y.c), _mm_add_ps(x.d, y.d)};

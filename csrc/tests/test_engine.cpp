@@ -74,9 +74,9 @@ std::vector<std::uint32_t> multipliers(const ModelShape& shape) {
   return m;
 }
 
-std::unique_ptr<RolloutEngine> make(const ModelShape& shape, const std::string& isa = "", int single_lanes = -1) {
+std::unique_ptr<RolloutEngine> make(const ModelShape& shape, const std::string& isa = "", int column_limit = -1) {
   const Weights weights(shape);
-  return make_cpu_engine(std::make_shared<Model>(shape, weights.views, multipliers(shape)), isa, single_lanes);
+  return make_cpu_engine(std::make_shared<Model>(shape, weights.views, multipliers(shape)), isa, column_limit);
 }
 
 struct Generated {
@@ -254,7 +254,7 @@ TEST(sampling_at_the_edges) {
       AlignedBuffer row(16);
       for (int k = 0; k < 5; ++k)
         row.data()[k] = weights[k] > 0 ? std::log(weights[k]) : -std::numeric_limits<float>::infinity();
-      kernels.sample_single(row.data(), 5, 1.0f, u + lane, &one);
+      kernels.sample_column(row.data(), 5, 1.0f, u[lane], &one);
       EXPECT(one == many[lane]);
     }
     EXPECT(many[0] == 1 && many[15] == 3);

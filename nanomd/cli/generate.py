@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 
 from nanomd.cli.common import add_common, add_resume, progress, say
+from nanomd.errors import InputError
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -35,13 +36,50 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--backend", choices=["auto", "reference", "cpu", "cuda"], default="auto", help="(default: %(default)s)"
     )
     parser.add_argument("--n-threads", type=int, default=None, help="CPU threads (default: all cores)")
+    group = parser.add_argument_group("observables", "counted exactly over every step while it is drawn")
+    group.add_argument(
+        "--observe-lags", type=int, nargs="+", default=[], metavar="LAG", help="count transitions at these lags (steps)"
+    )
+    group.add_argument(
+        "--set",
+        dest="sets",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NAME=STATES",
+        help="named sets of states, such as folded=0,1,7-9: residence and first-passage times",
+    )
+    group.add_argument("--bins", type=int, default=None, help="bins of one step each (default: logarithmic bins)")
+    group.add_argument("--no-tokens", action="store_true", help="keep only the observables: generated/observables.npz")
+    group = parser.add_argument_group("many processes", "docs/scaling.md has examples for SLURM and Ray")
+    group.add_argument(
+        "--shard",
+        default=None,
+        metavar="I/N",
+        help="generate part I (from 0) of N of the trajectories; no coordination",
+    )
+    group.add_argument("--merge", action="store_true", help="check that all shards are complete, and make them one")
 
 
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
-    from nanomd import pipeline
+    from nanomd import generation
+    from nanomd.observables import Observables, parse_set
+    from nanomd.parts import parse_shard
 
-    text = pipeline.generate(
+    if options.merge:
+        if options.shard is not None:
+            raise InputError("--merge takes all shards; leave --shard out")
+        say(options, generation.merge(options.run))
+        return 0
+    observables = None
+    if options.observe_lags or options.sets or options.no_tokens:
+        sets = dict(parse_set(text) for text in options.sets)
+        if len(sets) != len(options.sets):
+            raise InputError("every --set needs a name of its own")
+        bins = "log" if options.bins is None else options.bins
+        observables = Observables(options.observe_lags or (1,), sets, bins)
+    text = generation.generate(
         options.run,
         n_steps=options.n_steps,
         n_trajs=options.n_trajs,
@@ -53,6 +91,9 @@ def run(options: argparse.Namespace) -> int:
         backend=options.backend,
         n_threads=options.n_threads,
         seed=options.seed,
+        observables=observables,
+        store_tokens=not options.no_tokens,
+        shard=None if options.shard is None else parse_shard(options.shard),
         force=options.force,
         resume=options.resume,
         progress=progress(options),

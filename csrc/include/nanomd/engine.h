@@ -30,6 +30,9 @@ struct SessionOptions {
   std::uint64_t seed = 0;
   double temperature = 1.0;  // divides the logits
   int n_threads = 1;
+  // States guessed ahead of the sampler where a thread has one trajectory: -1 as many as pay, 0 none, k always k, for
+  // every trajectory. The tokens do not depend on it.
+  int lookahead = -1;
 };
 
 // Where drawn states go: state of step s of trajectory i, for s divisible by stride, at
@@ -80,8 +83,9 @@ class RolloutEngine {
 };
 
 // isa: "" for the best here (or the environment's NANOMD_ISA), "sse2", "avx2", "avx512".
-// single_lanes: up to this many trajectories (per thread) run one at a time, more in SIMD lanes; -1 for the default.
+// column_limit: up to this many trajectories of a thread share the weights as columns, more run in SIMD lanes; -1 for
+// the default. The tokens depend on neither.
 std::unique_ptr<RolloutEngine> make_cpu_engine(std::shared_ptr<const Model> model, const std::string& isa = "",
-                                               int single_lanes = -1);
+                                               int column_limit = -1);
 
 }  // namespace nanomd

@@ -12,7 +12,17 @@
 #include <string>
 #include <vector>
 
+#include "nanomd/half.h"
+
 namespace nanomd {
+
+// What is kept in 16 bits (IEEE half precision). Activations, sums, softmax and logits are fp32 throughout.
+enum class Precision {
+  kFp32,       // nothing
+  kFp16Cache,  // keys and values
+  kFp16,       // keys and values, and the weights of the linear maps
+};
+inline constexpr int kPrecisions = 3;
 
 struct ModelShape {
   int n_states = 0;  // V
@@ -61,10 +71,10 @@ inline constexpr int kLanes = 16;  // trajectories in a group, and outputs in a 
 inline int round_up(int n, int multiple = kLanes) { return (n + multiple - 1) / multiple * multiple; }
 
 // A linear map y = W x + b with outputs in blocks of 16, padded with zeros: weight[block][n_in][16], bias[block][16].
-// The many-trajectory kernel broadcasts single weights, the one-trajectory kernel loads 16 at once: one layout for
-// both.
+// The lanes kernel broadcasts single weights, the columns kernel loads 16 at once: one layout for both.
 struct PackedLinear {
-  const float* weight = nullptr;
+  const float* weight = nullptr;  // rounded to half precision where `half` is given: both kernels see the same numbers
+  const Half* half = nullptr;     // the same, half the bytes; null unless the precision is kFp16
   const float* bias = nullptr;
   int n_in = 0;
   int n_blocks = 0;
@@ -84,10 +94,13 @@ struct LayerWeights {
 class Model {
  public:
   // Copies and packs the tensors, named as in a model file. Throws InputError for a missing or misshapen tensor or a
-  // value that is not finite, and UnsupportedError for what the CPU engine cannot run.
-  Model(const ModelShape& shape, const TensorMap& tensors, const std::vector<std::uint32_t>& rope_multipliers);
+  // value that is not finite, and UnsupportedError for what the CPU engine cannot run, or where a weight, key or value
+  // could overflow the 16 bits that `precision` asks for.
+  Model(const ModelShape& shape, const TensorMap& tensors, const std::vector<std::uint32_t>& rope_multipliers,
+        Precision precision = Precision::kFp32);
 
   ModelShape shape;
+  Precision precision;
   std::vector<std::uint32_t> rope_multipliers;  // [d_head / 2], units of 2 pi / 2^32; empty for learned positions
   const float* embedding = nullptr;             // [V][d]
   const float* position = nullptr;              // [W][d], or null
@@ -99,5 +112,9 @@ class Model {
  private:
   std::vector<AlignedBuffer> storage_;
 };
+
+// Bounds every key and value that the model can produce, whatever it reads; throws UnsupportedError if one could
+// overflow half precision. Called where the precision asks for it.
+void check_cache_range(const Model& model);
 
 }  // namespace nanomd

@@ -1,0 +1,229 @@
+// One to kMaxColumns columns: a column is one position of one trajectory. They may be different trajectories, or
+// successive positions of one (drafts to be verified, or tokens that fill a window). Outputs, features or slots lie in
+// the SIMD lanes; weights are read once for a tile of columns. The same numbers, bit for bit, as decode_many.h, since
+// every sum runs in the order fixed in kernels.h.
+//
+// Successive positions of one trajectory come in order. Within a layer each column stores its keys and values and then
+// attends, before the next column stores: so a column sees exactly the slots that it would have seen alone, those that
+// a later column overwrites included.
+#pragma once
+
+#include <cmath>
+#include <cstring>
+
+#include "attention_columns.h"
+#include "kernels.h"
+#include "nanomd/sampling.h"
+#include "simd_math.h"
+
+namespace nanomd {
+
+// Weight, Cache: float or Half, what weights, and keys and values, are stored as.
+template <class Vec, class Weight, class Cache>
+struct Columns {
+  using Attention = ColumnAttention<Vec, Cache>;
+
+  static const Weight* weights(const PackedLinear& w) {
+    if constexpr (sizeof(Weight) == sizeof(Half))
+      return w.half;
+    else
+      return w.weight;
+  }
+
+  // N blocks of sixteen outputs of C columns; x[column][stride].
+  template <int C, int N, class Store>
+  static void tile(const PackedLinear& w, const float* x, int stride, int block, int column, Store store) {
+    const std::size_t length = static_cast<std::size_t>(w.n_in) * kLanes;
+    const Weight* weight = weights(w) + block * length;
+    const float* input = x + static_cast<std::size_t>(column) * stride;
+    Vec acc[C][N];
+#pragma GCC unroll 8
+    for (int c = 0; c < C; ++c)
+#pragma GCC unroll 8
+      for (int n = 0; n < N; ++n) acc[c][n] = Vec::load(w.bias + (block + n) * kLanes);
+    for (int i = 0; i < w.n_in; ++i) {
+      Vec row[N];
+#pragma GCC unroll 8
+      for (int n = 0; n < N; ++n) row[n] = Vec::load(weight + n * length + i * kLanes);
+#pragma GCC unroll 8
+      for (int c = 0; c < C; ++c) {
+        const Vec xi = Vec::set(input[c * stride + i]);
+#pragma GCC unroll 8
+        for (int n = 0; n < N; ++n) acc[c][n] = fma(row[n], xi, acc[c][n]);
+      }
+    }
+#pragma GCC unroll 8
+    for (int c = 0; c < C; ++c)
+#pragma GCC unroll 8
+      for (int n = 0; n < N; ++n) store(column + c, (block + n) * kLanes, acc[c][n]);
+  }
+
+  // N blocks of all columns, which are cut into tiles of nearly equal width: every tile costs at least the latency of
+  // its sums, so narrow ones waste time.
+  template <int N, class Store>
+  static void blocks(const PackedLinear& w, const float* x, int stride, int block, int n_columns, Store store) {
+    constexpr int T = Vec::kColumnTile;
+    const int n_tiles = (n_columns + T - 1) / T;
+    for (int t = 0, column = 0; t < n_tiles; ++t) {
+      const int width = (n_columns - column) / (n_tiles - t);
+      switch (width) {
+        case 1:
+          tile<1, N>(w, x, stride, block, column, store);
+          break;
+        case 2:
+          tile<(T < 2 ? T : 2), N>(w, x, stride, block, column, store);
+          break;
+        case 3:
+          tile<(T < 3 ? T : 3), N>(w, x, stride, block, column, store);
+          break;
+        case 4:
+          tile<(T < 4 ? T : 4), N>(w, x, stride, block, column, store);
+          break;
+        case 5:
+          tile<(T < 5 ? T : 5), N>(w, x, stride, block, column, store);
+          break;
+        default:
+          tile<(T < 6 ? T : 6), N>(w, x, stride, block, column, store);
+          break;
+      }
+      column += width;
+    }
+  }
+
+  // y[c][o] = bias[o] + sum_i W[o][i] x[c][i]; what happens with y is the caller's.
+  template <class Store>
+  static void linear(const PackedLinear& w, const float* x, int stride, int n_columns, Store store) {
+    // With few columns, more blocks at once, so that enough independent sums are in flight.
+    constexpr int kAlone = Attention::kBlocks, kPair = kAlone / 2 > 0 ? kAlone / 2 : 1, kWide = Vec::kBlockTile;
+    int block = 0;
+    if (n_columns == 1)
+      for (; block + kAlone <= w.n_blocks; block += kAlone) tile<1, kAlone>(w, x, stride, block, 0, store);
+    else if (n_columns == 2)
+      for (; block + kPair <= w.n_blocks; block += kPair) tile<2, kPair>(w, x, stride, block, 0, store);
+    else
+      for (; block + kWide <= w.n_blocks; block += kWide) blocks<kWide>(w, x, stride, block, n_columns, store);
+    for (; block < w.n_blocks; ++block) blocks<1>(w, x, stride, block, n_columns, store);
+  }
+
+  // 1 for features below d, else 0: the last vector of a width that is no multiple of 16.
+  static Vec mask(int d, int first) {
+    alignas(64) float m[kLanes];
+    for (int i = 0; i < kLanes; ++i) m[i] = first + i < d ? 1.0f : 0.0f;
+    return Vec::load(m);
+  }
+
+  // x is zero beyond d on entry; y is zero beyond d, since weight and bias are padded with zeros.
+  static void layer_norm(const LayerNormWeights& w, const float* x, float* y, int d) {
+    const int whole = d / kLanes * kLanes;
+    const float inverse = 1.0f / static_cast<float>(d);
+    Vec p = Vec::set(0.0f);
+    for (int f = 0; f < whole; f += kLanes) p = p + Vec::load(x + f);
+    if (whole < d) p = p + Vec::load(x + whole) * mask(d, whole);
+    const Vec mean = Vec::set(fold_elements(p) * inverse);
+    p = Vec::set(0.0f);
+    for (int f = 0; f < whole; f += kLanes) {
+      const Vec t = Vec::load(x + f) - mean;
+      p = fma(t, t, p);
+    }
+    if (whole < d) {
+      const Vec t = (Vec::load(x + whole) - mean) * mask(d, whole);
+      p = fma(t, t, p);
+    }
+    const Vec variance = Vec::set(fold_elements(p) * inverse);
+    const Vec scale = Vec::set(1.0f) / sqrt(variance + Vec::set(1e-5f));
+    for (int f = 0; f < d; f += kLanes) {
+      const Vec t = (Vec::load(x + f) - mean) * scale;
+      fma(t, Vec::load(w.weight + f), Vec::load(w.bias + f)).store(y + f);
+    }
+  }
+
+  static void embed(const Model& model, const Column& column, float* x, int d, int d_pad) {
+    std::memset(x, 0, sizeof(float) * d_pad);
+    std::memcpy(x, model.embedding + static_cast<std::size_t>(column.token) * d, sizeof(float) * d);
+    if (model.position == nullptr) return;
+    const float* row = model.position + static_cast<std::size_t>(column.position) * d;
+    for (int f = 0; f < d; ++f) x[f] = x[f] + row[f];
+  }
+
+  static void decode(const ColumnStep& step) {
+    const Model& model = *step.model;
+    const ModelShape& shape = model.shape;
+    const int d = shape.d_model, d_pad = round_up(d), qkv_pad = round_up(shape.d_qkv()), n = step.n_columns;
+    const int mlp_pad = round_up(shape.d_mlp), vocabulary = round_up(shape.n_states);
+    const KeyValueLayout layout = column_layout(shape);
+    float* x = step.scratch->x.data();
+    float* h = step.scratch->h.data();
+    float* qkv = step.scratch->qkv.data();
+    float* attention = step.scratch->attention.data();
+    float* mlp = step.scratch->mlp.data();
+    float* scores = step.scratch->scores.data();
+    Cache* narrow = reinterpret_cast<Cache*>(step.scratch->narrow.data());
+    const Vec zero = Vec::set(0.0f);
+    const float scale = 1.0f / std::sqrt(static_cast<float>(shape.d_head()));
+    const auto add_to_x = [=](int c, int o, Vec y) {
+      float* at = x + c * d_pad + o;
+      (Vec::load(at) + y).store(at);
+    };
+
+    for (int c = 0; c < n; ++c) embed(model, step.column[c], x + c * d_pad, d, d_pad);
+    for (int l = 0; l < shape.n_layer; ++l) {
+      const LayerWeights& layer = model.layers[l];
+      // From here on in the last layer, only the columns that want logits.
+      const int first = l + 1 == shape.n_layer ? step.first_logits : 0, left = n - first;
+      const auto norm = [&](const LayerNormWeights& w, float* to, int begin) {
+        for (int c = begin; c < n; ++c) layer_norm(w, x + c * d_pad, to + c * d_pad, d);
+      };
+      if (shape.pre_norm) norm(layer.norm1, h, 0);
+      linear(layer.qkv, shape.pre_norm ? h : x, d_pad, n, [=](int c, int o, Vec y) { y.store(qkv + c * qkv_pad + o); });
+      for (int c = 0; c < n; ++c) {
+        const Column& column = step.column[c];
+        Cache* keys = static_cast<Cache*>(column.keys) + l * layout.keys_per_head * shape.n_kv_head;
+        Cache* values = static_cast<Cache*>(column.values) + l * layout.values_per_head * shape.n_kv_head;
+        float* own = qkv + c * qkv_pad;
+        if (column.cos != nullptr)
+          Attention::rotate(own, shape.n_head + shape.n_kv_head, shape.d_head(), column.cos, column.sin);
+        Attention::store(shape, own, column.slot, keys, values, layout, narrow);
+        if (c < first) continue;
+        for (int f = 0; f < d; ++f) own[f] = own[f] * scale;
+        Attention::attend(shape, own, keys, values, column.slots, layout, scores, attention + c * d_pad);
+      }
+      if (left == 0) return;  // nobody reads further
+      linear(layer.proj, attention + first * d_pad, d_pad, left,
+             [=](int c, int o, Vec y) { add_to_x(first + c, o, y); });
+      if (shape.pre_norm)
+        norm(layer.norm2, h, first);
+      else
+        norm(layer.norm1, x, first);
+      const float* input = (shape.pre_norm ? h : x) + first * d_pad;
+      if (shape.gelu)
+        linear(layer.up, input, d_pad, left, [=](int c, int o, Vec y) { gelu_vec(y).store(mlp + c * mlp_pad + o); });
+      else
+        linear(layer.up, input, d_pad, left, [=](int c, int o, Vec y) { max(y, zero).store(mlp + c * mlp_pad + o); });
+      linear(layer.down, mlp, mlp_pad, left, [=](int c, int o, Vec y) { add_to_x(first + c, o, y); });
+      if (!shape.pre_norm) norm(layer.norm2, x, first);
+    }
+
+    const int first = step.first_logits;
+    if (shape.pre_norm)
+      for (int c = first; c < n; ++c) layer_norm(model.norm, x + c * d_pad, h + c * d_pad, d);
+    float* logits = step.scratch->logits.data();
+    linear(model.head, (shape.pre_norm ? h : x) + first * d_pad, d_pad, n - first,
+           [=](int c, int o, Vec y) { y.store(logits + static_cast<std::size_t>(c) * vocabulary + o); });
+    if (model.markov == nullptr) return;
+    for (int c = first; c < n; ++c) {
+      const float* row = model.markov + static_cast<std::size_t>(step.column[c].token) * shape.n_states;
+      float* own = logits + static_cast<std::size_t>(c - first) * vocabulary;
+      for (int k = 0; k < shape.n_states; ++k) own[k] += row[k];
+    }
+  }
+
+  static void sample(float* logits, int n_states, float inverse_temperature, double u, std::int32_t* state) {
+    float top = logits[0];
+    for (int k = 1; k < n_states; ++k) top = logits[k] > top ? logits[k] : top;
+    for (int k = 0; k < n_states; k += kLanes)
+      exp_vec((Vec::load(logits + k) - Vec::set(top)) * Vec::set(inverse_temperature)).store(logits + k);
+    *state = sample_state(logits, n_states, u);
+  }
+};
+
+}  // namespace nanomd

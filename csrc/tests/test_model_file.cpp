@@ -1,0 +1,99 @@
+#include <cstdio>
+#include <cstring>
+#include <fstream>
+#include <string>
+
+#include "cpu/json.h"
+#include "nanomd/check.h"
+#include "nanomd/model_file.h"
+#include "unit_test.h"
+
+namespace {
+
+using namespace nanomd;
+
+// A file beside the test program, removed at the end.
+struct File {
+  std::string path = "test_model_file.safetensors";
+  ~File() { std::remove(path.c_str()); }
+  void write(const std::string& header, std::uint64_t size, const std::vector<float>& data) const {
+    std::ofstream stream(path, std::ios::binary | std::ios::trunc);
+    stream.write(reinterpret_cast<const char*>(&size), 8);
+    stream << header;
+    stream.write(reinterpret_cast<const char*>(data.data()), static_cast<std::streamsize>(data.size() * 4));
+  }
+  void write(const std::string& header, const std::vector<float>& data) const { write(header, header.size(), data); }
+};
+
+TEST(json_values) {
+  const Json value =
+      parse_json(R"( {"a": [1, -2.5e1, true, null, "x\n\u00e9\ud83d\ude00"], "b": {}, "big": 4611686018427387904} )");
+  EXPECT(value.at("a").items.size() == 5);
+  EXPECT(value.at("a").items[0].as_integer("", 0, 5) == 1 && value.at("a").items[1].as_number("") == -25.0);
+  EXPECT(value.at("a").items[2].as_bool("") && value.at("a").items[3].kind == Json::Kind::kNull);
+  EXPECT(value.at("a").items[4].as_text("") == "x\n\xc3\xa9\xf0\x9f\x98\x80");
+  EXPECT(value.at("big").as_integer("big", 0, INT64_MAX) == (std::int64_t{1} << 62));
+  EXPECT_THROWS(value.at("c"), InputError);
+  EXPECT_THROWS(value.at("a").items[1].as_integer("", -100, 100), InputError);
+  EXPECT_THROWS(value.at("a").items[0].as_integer("", 2, 5), InputError);
+}
+
+TEST(json_that_is_none) {
+  for (const char* text : {"", "{", "[1,]", "{\"a\"}", "{\"a\":1,}", "nul", "01x", "1 2", "\"a", "\"\\x\"", "\"\\u12\"",
+                           "\"\\ud800\"", "{\"a\":1,\"a\":2}", "1e999", "-", "+1", "NaN", "[1 2]", "\"\x01\""})
+    EXPECT_THROWS(parse_json(text), InputError);
+  EXPECT_THROWS(parse_json(std::string(100000, '[')), InputError);
+  // No prefix of a document is one, and none is read beyond its end.
+  const std::string document = R"({"a":[1,2,{"b":"\u00e9"}],"c":false})";
+  for (std::size_t n = 0; n < document.size(); ++n)
+    EXPECT_THROWS(parse_json(std::string_view(std::string(document, 0, n))), InputError);
+}
+
+TEST(tensors) {
+  const File file;
+  file.write(R"({"__metadata__":{"k":"v"},"x":{"dtype":"F32","shape":[2,1],"data_offsets":[4,12]},)"
+             R"("y":{"dtype":"F32","shape":[],"data_offsets":[0,4]}})",
+             {7, 8, 9});
+  const TensorFile read(file.path);
+  EXPECT(read.tensors().size() == 2);
+  EXPECT(read.tensors().at("x").shape == std::vector<std::size_t>({2, 1}) && read.tensors().at("x").data[1] == 9);
+  EXPECT(read.tensors().at("y").data[0] == 7);
+}
+
+TEST(hostile_tensors) {
+  const File file;
+  const auto refused = [&](const std::string& entry) {
+    file.write("{\"x\":{" + entry + "}}", {1, 2, 3});
+    EXPECT_THROWS(TensorFile(file.path), InputError);
+  };
+  refused(R"("dtype":"F64","shape":[1],"data_offsets":[0,8])");
+  refused(R"("dtype":"F32","shape":[4],"data_offsets":[0,16])");
+  refused(R"("dtype":"F32","shape":[3],"data_offsets":[0,8])");
+  refused(R"("dtype":"F32","shape":[1],"data_offsets":[8,4])");
+  refused(R"("dtype":"F32","shape":[1],"data_offsets":[-4,0])");
+  refused(R"("dtype":"F32","shape":[1],"data_offsets":[2,6])");
+  refused(R"("dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,0])");
+  refused(R"("dtype":"F32","shape":[1.5],"data_offsets":[0,4])");
+  refused(R"("dtype":"F32","shape":1,"data_offsets":[0,4])");
+  refused(R"("dtype":"F32","shape":[1])");
+  file.write("[]", {});
+  EXPECT_THROWS(TensorFile(file.path), InputError);
+  for (const std::uint64_t size : {std::uint64_t{3}, std::uint64_t{1} << 20, ~std::uint64_t{0}}) {
+    file.write("{}", size, {});
+    EXPECT_THROWS(TensorFile(file.path), InputError);
+  }
+  std::ofstream(file.path, std::ios::trunc) << "abc";
+  EXPECT_THROWS(TensorFile(file.path), InputError);
+  EXPECT_THROWS(TensorFile("no_such_file"), InputError);
+  EXPECT_THROWS(load_model_folder("no_such_folder"), InputError);
+}
+
+TEST(rotary_multipliers) {
+  const std::vector<std::uint32_t> m = rope_multipliers(8, 1000.0);
+  EXPECT(m.size() == 4 && m[0] == 683565276u);
+  EXPECT_THROWS(rope_multipliers(8, 0.0), InputError);
+}
+
+}  // namespace
+
+TEST_MAIN()

@@ -1,0 +1,35 @@
+"""Small random models for tests of rollouts."""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+
+from nanomd.checkpoint import ModelFiles, Starts
+from nanomd.config import ModelConfig
+from nanomd.dtrajs import StateMap
+from nanomd.units import FrameInterval
+
+_spec = importlib.util.spec_from_file_location("reference_numpy", Path(__file__).with_name("reference_numpy.py"))
+reference = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(reference)
+
+LABELS = np.arange(11) * 3 + 5  # raw labels that are not tokens
+
+
+def make_files(seed=0, **changes):
+    config = ModelConfig(
+        **{"n_states": 11, "d_model": 16, "n_layer": 2, "n_head": 2, "context_length": 6, "mlp_ratio": 2, **changes}
+    )
+    rng = np.random.default_rng(seed)
+    p = rng.random(config.n_states)
+    windows = rng.integers(0, config.n_states, (5, config.context_length)).astype(np.int32)
+    symbols = np.arange(config.n_states) * 3 + 5
+    return ModelFiles(
+        config,
+        reference.random_tensors(config, seed),
+        StateMap(symbols),
+        Starts(p / p.sum(), windows),
+        FrameInterval(0.2, "ns"),
+        {},
+    )
