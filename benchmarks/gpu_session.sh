@@ -25,6 +25,32 @@ step build "$PYTHON" -m pip install --no-build-isolation --no-deps --no-index -q
 step doctor "$PYTHON" -m nanomd.cli.main doctor
 # Exit code 5: nothing marked gpu was collected.
 step gpu_tests bash -c "cd tests && PYTHONPATH= '$PYTHON' -P -m pytest -m gpu -q -p no:cacheprovider .; code=\$?; [ \$code -eq 5 ] && exit 0; exit \$code"
+# --- The CUDA engine: memory errors and races on small shapes, speeds, and a profile of the two main kernels.
+if [ "$cuda" = ON ]; then
+  small="import numpy as np, sys; sys.path.insert(0, 'benchmarks')
+from bench_cuda_rollout import PRESETS, engine_of
+from nanomd.bench import random_model
+files = random_model(PRESETS['tiny'])
+for options in ({'regime': 'throughput', 'tile': 16}, {'regime': 'latency', 'ranks': 2}, {'precision': 'float32'}):
+    session = engine_of(files, **options).open(np.zeros((19, 3), np.uint16), np.arange(19, dtype=np.uint64), mode='ring')
+    session.advance(40, np.empty((19, 40), np.uint8))
+print('done')"
+  for tool in memcheck racecheck; do
+    if command -v compute-sanitizer >/dev/null; then
+      step $tool timeout 120 compute-sanitizer --tool $tool --error-exitcode 1 "$PYTHON" -c "$small"
+    else
+      table+=("$tool        skipped: no compute-sanitizer here")
+    fi
+  done
+  step cuda_rollout "$PYTHON" benchmarks/bench_cuda_rollout.py $QUICK
+  if command -v ncu >/dev/null; then
+    step ncu timeout 120 ncu --clock-control none --launch-skip 2 --launch-count 2 -k regex:rollout_kernel\|cluster_kernel \
+      --section SpeedOfLight --section MemoryWorkloadAnalysis --section Occupancy "$PYTHON" -c "$small"
+  else
+    table+=("ncu          skipped: no ncu here")
+  fi
+fi
+
 step rollout "$PYTHON" benchmarks/bench_rollout.py $QUICK
 step training "$PYTHON" benchmarks/bench_train.py $QUICK
 

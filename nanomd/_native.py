@@ -191,19 +191,7 @@ class NativeEngine:
         isa: str = "",
         single_lanes: int = -1,
     ) -> None:
-        shape = {
-            "n_states": config.n_states,
-            "d_model": config.d_model,
-            "n_layer": config.n_layer,
-            "n_head": config.n_head,
-            "n_kv_head": config.kv_heads,
-            "context_length": config.context_length,
-            "d_mlp": config.d_mlp,
-            "pre_norm": config.norm == "pre",
-            "gelu": config.activation == "gelu",
-            "learned_position": config.position == "learned",
-            "markov_head": config.markov_head,
-        }
+        shape = _model_shape(config)
         arrays = {name: np.ascontiguousarray(value, dtype=np.float32) for name, value in tensors.items()}
         self.n_states: int = config.n_states
         with _core_errors():
@@ -279,6 +267,86 @@ class NativeEngine:
                 rows, self.n_states, mode, hop_keep, first_position, n_threads
             )
         return result
+
+
+class NativeCudaEngine(NativeEngine):
+    """The CUDA rollout engine over one model: weights are packed and uploaded once.
+
+    Parameters
+    ----------
+    config, tensors, rope_multipliers :
+        As for `NativeEngine`.
+    precision : str
+        ``"float16"``: 16-bit weights and caches, ``"float32"``: split weights and fp32 caches.
+    regime : str
+        ``"throughput"``, ``"latency"``, or ``"auto"`` by the number of trajectories. Tokens do not depend on it.
+    tile, ranks : int
+        Trajectories per thread block (8 or 16), thread blocks per cluster (1 to 8); 0 to choose.
+    device : int
+        Index of the CUDA device.
+    emulate : bool
+        Run the kernels on emulated threads on the host: very slow, for tests.
+    order_seed : int
+        Emulation only: shuffles the order of threads between barriers; 0 for none.
+
+    Raises
+    ------
+    InputError
+        For tensors that do not fit the configuration or 16 bits, or unknown options.
+    BackendUnavailableError
+        Without a device, or for a model that this engine cannot run.
+    """
+
+    def __init__(
+        self,
+        config: Any,
+        tensors: Mapping[str, NDArray[np.float32]],
+        rope_multipliers: NDArray[np.uint32],
+        *,
+        precision: str = "float16",
+        regime: str = "auto",
+        tile: int = 0,
+        ranks: int = 0,
+        device: int = 0,
+        emulate: bool = False,
+        order_seed: int = 0,
+    ) -> None:
+        arrays = {name: np.ascontiguousarray(value, dtype=np.float32) for name, value in tensors.items()}
+        options = {"precision": precision, "regime": regime, "tile": tile, "ranks": ranks, "device": device}
+        self.n_states = config.n_states
+        with _core_errors():
+            self._engine = _core.CudaEngine(
+                _model_shape(config), arrays, [int(m) for m in rope_multipliers], options, emulate, order_seed
+            )
+        self.name = self._engine.name
+        self.bytes_per_trajectory = self._engine.bytes_per_trajectory
+
+    def memory_plan(self, mode: str, n_trajs: int) -> dict[str, int]:
+        """Return bytes of device memory: weights, per_trajectory, fixed, total, free; and largest_n_trajs that fit."""
+        with _core_errors():
+            plan: dict[str, int] = self._engine.memory_plan(mode, n_trajs)
+        return plan
+
+    def describe(self, n_trajs: int) -> str:
+        """Return the regime, tile and precision that `n_trajs` trajectories would run with."""
+        with _core_errors():
+            return str(self._engine.describe(n_trajs))
+
+
+def _model_shape(config: Any) -> dict[str, Any]:
+    return {
+        "n_states": config.n_states,
+        "d_model": config.d_model,
+        "n_layer": config.n_layer,
+        "n_head": config.n_head,
+        "n_kv_head": config.kv_heads,
+        "context_length": config.context_length,
+        "d_mlp": config.d_mlp,
+        "pre_norm": config.norm == "pre",
+        "gelu": config.activation == "gelu",
+        "learned_position": config.position == "learned",
+        "markov_head": config.markov_head,
+    }
 
 
 class NativeSession:

@@ -83,7 +83,7 @@ def backends(facts: dict[str, Any]) -> dict[str, dict[str, str]]:
     forced = f"NANOMD_BACKEND={override}" if override else ""
     cuda, torch = facts["cuda"], facts["torch"]
     isa = facts["cpu"]["instruction_set"]
-    no_cuda = cuda["reason"] or "the CUDA engine does not run rollouts yet"
+    no_cuda = cuda["reason"] or "on request, backend='cuda'"
     rollout = {"use": override or "cpu", "why": forced or f"compiled engine, {isa}; cuda: {no_cuda}"}
     if torch.get("error"):
         training = {"use": "none", "why": torch["error"]}

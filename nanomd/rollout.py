@@ -50,9 +50,11 @@ class Sampler:
         self.files = files
         self.backend = resolve_backend(backend)
         self._engine: _native.NativeEngine | None = None
-        if self.backend == "cpu":
-            rope = files.config.position == "rope"
-            multipliers = rope_multipliers(files.config) if rope else np.zeros(0, np.uint32)
+        rope = files.config.position == "rope"
+        multipliers = rope_multipliers(files.config) if rope else np.zeros(0, np.uint32)
+        if self.backend == "cuda":
+            self._engine = _native.NativeCudaEngine(files.config, files.tensors, multipliers)
+        elif self.backend == "cpu":
             self._engine = _native.NativeEngine(files.config, files.tensors, multipliers, isa, single_lanes)
         self.engine_name = self.backend if self._engine is None else self._engine.name
 
@@ -256,6 +258,7 @@ def resolve_backend(backend: str) -> str:
         origin = " (from NANOMD_BACKEND)" if forced else ""
         raise InputError(f"backend must be one of auto, reference, cpu, cuda, got {name!r}{origin}")
     if name == "cuda":
-        reason = _native.cuda_info()["reason"] or "this version has no CUDA rollout engine yet"
-        raise BackendUnavailableError(f"backend 'cuda' is not available: {reason}; available are cpu and reference")
+        reason = _native.cuda_info()["reason"]
+        if reason:
+            raise BackendUnavailableError(f"backend 'cuda' is not available: {reason}; available are cpu and reference")
     return "cpu" if name == "auto" else name

@@ -5,6 +5,11 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <string>
+
+#include "nanomd/kv_cache.h"
+#include "nanomd/model.h"
+
 namespace nanomd::bindings {
 
 void register_cuda(pybind11::module_& module);
@@ -17,5 +22,10 @@ void register_observables(pybind11::module_& module);
 // A C-contiguous array of exactly this type: no silent conversion, so that writes reach the caller's memory.
 template <class T>
 using Array = pybind11::array_t<T, pybind11::array::c_style>;
+
+// The arguments of engines (register_engine.cpp). The views refer to the arrays.
+ModelShape parse_shape(const pybind11::dict& values);
+TensorMap parse_tensors(const pybind11::dict& tensors);
+Mode parse_mode(const std::string& mode);
 
 }  // namespace nanomd::bindings

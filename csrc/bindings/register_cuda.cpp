@@ -1,8 +1,28 @@
 #include "bindings.h"
+#include "nanomd/cuda_engine.h"
 #include "nanomd/cuda_info.h"
 
 namespace nanomd::bindings {
 namespace py = pybind11;
+
+namespace {
+
+std::unique_ptr<CudaEngine> make(const py::dict& shape, const py::dict& tensors,
+                                 const std::vector<std::uint32_t>& multipliers, const py::dict& values, bool emulate,
+                                 std::uint64_t order_seed) {
+  CudaOptions options;
+  options.precision = values["precision"].cast<std::string>();
+  options.regime = values["regime"].cast<std::string>();
+  options.tile = values["tile"].cast<int>();
+  options.ranks = values["ranks"].cast<int>();
+  options.device = values["device"].cast<int>();
+  if (!emulate) return make_cuda_engine(parse_shape(shape), parse_tensors(tensors), multipliers, options);
+  EmulationOptions emulation;
+  emulation.order_seed = order_seed;
+  return make_emulated_cuda_engine(parse_shape(shape), parse_tensors(tensors), multipliers, options, emulation);
+}
+
+}  // namespace
 
 void register_cuda(py::module_& module) {
   module.def("cuda_info", [] {
@@ -22,6 +42,21 @@ void register_cuda(py::module_& module) {
     result["reason"] = info.reason;
     return result;
   });
+  py::class_<CudaEngine, RolloutEngine, std::unique_ptr<CudaEngine>>(module, "CudaEngine")
+      .def(py::init(&make), py::arg("shape"), py::arg("tensors"), py::arg("rope_multipliers"), py::arg("options"),
+           py::arg("emulate"), py::arg("order_seed"))
+      .def("describe", &CudaEngine::describe)
+      .def("memory_plan", [](const CudaEngine& engine, const std::string& mode, int n_trajs) {
+        const CudaMemoryPlan plan = engine.memory_plan(parse_mode(mode), n_trajs);
+        py::dict result;
+        result["weights"] = plan.weights;
+        result["per_trajectory"] = plan.per_trajectory;
+        result["fixed"] = plan.fixed;
+        result["total"] = plan.total;
+        result["free"] = plan.free;
+        result["largest_n_trajs"] = plan.largest_n_trajs;
+        return result;
+      });
 }
 
 }  // namespace nanomd::bindings

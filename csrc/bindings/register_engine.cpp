@@ -12,8 +12,6 @@
 namespace nanomd::bindings {
 namespace py = pybind11;
 
-namespace {
-
 Mode parse_mode(const std::string& mode) {
   if (mode == "ring") return Mode::kRing;
   if (mode == "hop") return Mode::kHop;
@@ -51,6 +49,8 @@ TensorMap parse_tensors(const py::dict& tensors) {
   }
   return views;
 }
+
+namespace {
 
 // Runs work(callback) without the GIL. The callback heeds Ctrl-C and tells `progress`; what Python raises there stops
 // the work and is raised here once all threads have stopped. False if stopped without an exception.

@@ -6,11 +6,7 @@
 #include <array>
 #include <cstdint>
 
-#if defined(__CUDACC__)
-#  define NANOMD_HOST_DEVICE __host__ __device__ __forceinline__
-#else
-#  define NANOMD_HOST_DEVICE inline
-#endif
+#include "nanomd/host_device.h"
 
 namespace nanomd {
 

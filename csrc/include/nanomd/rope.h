@@ -5,18 +5,24 @@
 #include <cmath>
 #include <cstdint>
 
+#include "nanomd/host_device.h"
+
 namespace nanomd {
 
-// multipliers[half] -> cos[half], sin[half]; angles in double, results rounded to float.
-inline void rope_angles(const std::uint32_t* multipliers, int half, std::uint64_t position, float* cos, float* sin) {
+// One rotated pair: the angle in double, its cosine and sine rounded to float. Only the low 32 bits of the position
+// matter.
+NANOMD_HOST_DEVICE void rope_angle(std::uint32_t multiplier, std::uint32_t position, float& cos, float& sin) {
   constexpr double kUnit = 6.283185307179586476925286766559 / 4294967296.0;
+  const std::int32_t phase = static_cast<std::int32_t>(position * multiplier);  // wraps: that is the modulus
+  const double angle = static_cast<double>(phase) * kUnit;
+  cos = static_cast<float>(std::cos(angle));
+  sin = static_cast<float>(std::sin(angle));
+}
+
+// multipliers[half] -> cos[half], sin[half].
+inline void rope_angles(const std::uint32_t* multipliers, int half, std::uint64_t position, float* cos, float* sin) {
   const std::uint32_t wrapped = static_cast<std::uint32_t>(position);
-  for (int i = 0; i < half; ++i) {
-    const std::int32_t phase = static_cast<std::int32_t>(wrapped * multipliers[i]);  // wraps: that is the modulus
-    const double angle = static_cast<double>(phase) * kUnit;
-    cos[i] = static_cast<float>(std::cos(angle));
-    sin[i] = static_cast<float>(std::sin(angle));
-  }
+  for (int i = 0; i < half; ++i) rope_angle(multipliers[i], wrapped, cos[i], sin[i]);
 }
 
 }  // namespace nanomd

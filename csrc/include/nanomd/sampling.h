@@ -2,11 +2,14 @@
 // Always inlined: files compiled for different instruction sets must not share a copy.
 #pragma once
 
+#include "nanomd/host_device.h"
+
 namespace nanomd {
 
 // The smallest k whose cumulative weight exceeds u * total; states in index order, sums in double; if rounding leaves
 // none, the last state with a positive weight. `stride` separates the weights of one trajectory.
-[[gnu::always_inline]] inline int sample_state(const float* weight, int n_states, double u, int stride = 1) {
+[[gnu::always_inline]] NANOMD_HOST_DEVICE int sample_state(const float* weight, int n_states, double u,
+                                                           int stride = 1) {
   double total = 0.0;
   for (int k = 0; k < n_states; ++k) total += static_cast<double>(weight[k * stride]);
   const double target = u * total;

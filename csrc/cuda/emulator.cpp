@@ -1,0 +1,129 @@
+#include "emulator.h"
+
+#if defined(__SANITIZE_ADDRESS__)
+#  include <sanitizer/common_interface_defs.h>
+#endif
+
+namespace nanomd::cuda {
+
+namespace {
+constexpr std::size_t kStack = 128 << 10;
+}
+
+Emulator::Emulator(int ranks, std::size_t shared_bytes, std::uint64_t order_seed)
+    : ranks_(ranks), shared_bytes_(shared_bytes), order_(order_seed), shuffle_(order_seed != 0) {
+  for (int r = 0; r < ranks; ++r) {
+    shared_.push_back(std::make_unique<unsigned char[]>(shared_bytes));
+    std::memset(shared_.back().get(), 0xFF, shared_bytes);  // NaN as float and as half
+  }
+  fibres_ = std::vector<Fibre>(static_cast<std::size_t>(ranks) * kThreads);
+  warps_.resize(fibres_.size() / 32);
+}
+
+std::uint32_t Emulator::random() {
+  order_ = order_ * 6364136223846793005u + 1442695040888963407u;
+  return static_cast<std::uint32_t>(order_ >> 33);
+}
+
+void Emulator::enter(unsigned high, unsigned low) {
+  auto* self = reinterpret_cast<Emulator*>((static_cast<std::uintptr_t>(high) << 32) | low);
+#if defined(__SANITIZE_ADDRESS__)
+  __sanitizer_finish_switch_fiber(nullptr, &self->scheduler_stack_, &self->scheduler_stack_size_);
+#endif
+  const int index = self->running_;
+  try {
+    Thread thread(*self, index);
+    (*self->body_)(thread);
+  } catch (...) {
+    if (!self->error_) self->error_ = std::current_exception();
+  }
+  self->suspend(index, Wait::kDone);
+}
+
+// swapcontext saves the signal mask, a system call each time: without the sanitizer, which must see every switch, it
+// starts a fibre and the jumps go on from there.
+void Emulator::resume(int index) {
+  Fibre& fibre = fibres_[static_cast<std::size_t>(index)];
+  running_ = index;
+#if defined(__SANITIZE_ADDRESS__)
+  void* fake = nullptr;
+  __sanitizer_start_switch_fiber(&fake, fibre.stack.get(), kStack);
+  swapcontext(&scheduler_, &fibre.context);
+  __sanitizer_finish_switch_fiber(fake, nullptr, nullptr);
+#else
+  if (_setjmp(scheduler_jump_) != 0) return;
+  if (fibre.started) _longjmp(fibre.jump, 1);
+  fibre.started = true;
+  setcontext(&fibre.context);
+#endif
+}
+
+void Emulator::suspend(int index, Wait wait) {
+  Fibre& fibre = fibres_[static_cast<std::size_t>(index)];
+  fibre.wait = wait;
+#if defined(__SANITIZE_ADDRESS__)
+  void* fake = nullptr;
+  __sanitizer_start_switch_fiber(wait == Wait::kDone ? nullptr : &fake, scheduler_stack_, scheduler_stack_size_);
+  swapcontext(&fibre.context, &scheduler_);
+  __sanitizer_finish_switch_fiber(fake, &scheduler_stack_, &scheduler_stack_size_);
+#else
+  if (_setjmp(fibre.jump) == 0) _longjmp(scheduler_jump_, 1);
+#endif
+}
+
+bool Emulator::release(int begin, int end, Wait wait) {
+  for (int i = begin; i < end; ++i)
+    if (fibres_[static_cast<std::size_t>(i)].wait != wait) return false;
+  for (int i = begin; i < end; ++i) fibres_[static_cast<std::size_t>(i)].wait = Wait::kReady;
+  return true;
+}
+
+void Emulator::run(const Body& body) {
+  body_ = &body;
+  const int n = static_cast<int>(fibres_.size());
+  const std::uintptr_t self = reinterpret_cast<std::uintptr_t>(this);
+  for (Fibre& fibre : fibres_) {
+    fibre.stack = std::make_unique<char[]>(kStack);
+    getcontext(&fibre.context);
+    fibre.context.uc_stack.ss_sp = fibre.stack.get();
+    fibre.context.uc_stack.ss_size = kStack;
+    fibre.context.uc_link = nullptr;
+    makecontext(&fibre.context, reinterpret_cast<void (*)()>(&Emulator::enter), 2, static_cast<unsigned>(self >> 32),
+                static_cast<unsigned>(self & 0xFFFFFFFFu));
+    fibre.wait = Wait::kReady;
+  }
+  while (!error_) {
+    bool moved = false;
+    const int n_warps = n / 32, first = shuffle_ ? static_cast<int>(random() % static_cast<unsigned>(n_warps)) : 0;
+    for (int w = 0; w < n_warps && !error_; ++w) {
+      const int warp = (first + w) % n_warps;
+      // A warp runs until it stands at a barrier of its block: its own barriers need nobody else.
+      do {
+        const int turn = shuffle_ ? static_cast<int>(random() % 32) : 0, flip = shuffle_ ? random() % 2 * 31 : 0;
+        for (int l = 0; l < 32 && !error_; ++l) {
+          const int fibre = warp * 32 + ((l + turn) % 32 ^ flip);
+          if (fibres_[static_cast<std::size_t>(fibre)].wait == Wait::kReady) {
+            moved = true;
+            resume(fibre);
+          }
+        }
+      } while (!error_ && release(warp * 32, warp * 32 + 32, Wait::kWarp));
+    }
+    for (int r = 0; r < ranks_; ++r) moved |= release(r * kThreads, (r + 1) * kThreads, Wait::kBlock);
+    moved |= release(0, n, Wait::kAll);
+    bool done = true;
+    for (const Fibre& fibre : fibres_) done = done && fibre.wait == Wait::kDone;
+    if (done) break;
+    if (!moved && !error_) error_ = std::make_exception_ptr(std::runtime_error("a barrier that not all threads reach"));
+  }
+  if (error_) std::rethrow_exception(error_);
+}
+
+void Emulator::check_unwritten(const std::vector<std::uint32_t>& offsets, std::uint32_t length) const {
+  for (const auto& memory : shared_)
+    for (const std::uint32_t offset : offsets)
+      for (std::uint32_t i = offset - length; i < offset; ++i)
+        if (memory[i] != 0xFF) throw std::runtime_error("shared memory written between two regions");
+}
+
+}  // namespace nanomd::cuda

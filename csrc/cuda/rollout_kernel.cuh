@@ -1,0 +1,45 @@
+// The kernels: one tile of trajectories per thread block, or per cluster of blocks.
+#pragma once
+
+#include "device_exec.cuh"
+#include "tile.h"
+
+namespace nanomd::cuda {
+
+// Two blocks of a multiprocessor hide each other's barriers, at 128 registers a thread. Where the compiler would spill,
+// one: for compute capability 10 it takes up to 240, and for 8 it lacks a few with four heads a group.
+#if !defined(__CUDA_ARCH__)
+constexpr int least_blocks(int) { return 1; }
+#elif __CUDA_ARCH__ >= 1000
+constexpr int least_blocks(int) { return 1; }
+#elif __CUDA_ARCH__ >= 900
+constexpr int least_blocks(int) { return 2; }
+#else
+constexpr int least_blocks(int group) { return group == 1 ? 2 : 1; }
+#endif
+
+template <int kTiles, int kGroup, bool kPrecise>
+__global__ void __launch_bounds__(kThreads, least_blocks(kGroup))
+    rollout_kernel(const __grid_constant__ Arguments arguments) {
+  extern __shared__ __align__(128) unsigned char memory[];
+  DeviceExec<false> exec{memory};
+  RolloutTile<DeviceExec<false>, kTiles, kGroup, kPrecise>(exec, arguments, static_cast<int>(blockIdx.x)).run();
+}
+
+template <int kGroup, bool kPrecise>
+__global__ void __launch_bounds__(kThreads, 1) cluster_kernel(const __grid_constant__ Arguments arguments) {
+#if __CUDA_ARCH__ >= 900
+  extern __shared__ __align__(128) unsigned char memory[];
+  DeviceExec<true> exec{memory};
+  const int tile = static_cast<int>(blockIdx.x) / exec.ranks();
+  RolloutTile<DeviceExec<true>, 1, kGroup, kPrecise>(exec, arguments, tile).run();
+#endif
+}
+
+using Kernel = void (*)(const Arguments);
+// Each in its own translation unit, so that they compile side by side.
+Kernel throughput_kernel_half(int tiles, int group);
+Kernel throughput_kernel_precise(int group);
+Kernel latency_kernel(int group, bool precise);
+
+}  // namespace nanomd::cuda

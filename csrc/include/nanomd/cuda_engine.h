@@ -1,0 +1,59 @@
+// The CUDA rollout engine, behind the interface of engine.h.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "nanomd/engine.h"
+
+namespace nanomd {
+
+struct CudaOptions {
+  // "float16": 16-bit weights and cache, |ln p error| <= 2e-2. "float32": weights split in two halves, fp32 cache, <=
+  // 1e-3.
+  std::string precision = "float16";
+  // "throughput": one thread block per 8 or 16 trajectories. "latency": a cluster of blocks per 8. "auto" by their
+  // number. The tokens do not depend on it.
+  std::string regime = "auto";
+  int tile = 0;   // trajectories per block, 8 or 16; 0: chosen
+  int ranks = 0;  // latency: thread blocks per cluster, 1 to 8; 0: chosen
+  int device = 0;
+};
+
+struct CudaMemoryPlan {
+  std::size_t weights = 0;          // taken when the engine is made
+  std::size_t per_trajectory = 0;   // caches, history and output buffers
+  std::size_t fixed = 0;            // step tables and logits that do not fit in shared memory
+  std::size_t total = 0;            // of a session: n_trajs * per_trajectory + fixed
+  std::size_t free = 0;             // on the device now
+  std::size_t largest_n_trajs = 0;  // that would fit
+};
+
+class CudaEngine : public RolloutEngine {
+ public:
+  virtual CudaMemoryPlan memory_plan(Mode mode, int n_trajs) const = 0;
+  // "throughput, 16 trajectories a block", for provenance.
+  virtual std::string describe(int n_trajs) const = 0;
+};
+
+// Throws UnsupportedError where this build or machine has no CUDA, or the model does not fit the engine.
+std::unique_ptr<CudaEngine> make_cuda_engine(const ModelShape& shape, const TensorMap& tensors,
+                                             const std::vector<std::uint32_t>& rope_multipliers,
+                                             const CudaOptions& options);
+
+// The same engine with the kernels' code run by an emulation of CUDA threads on the host. Very slow; for tests.
+// order_seed: shuffles the order of threads between barriers. shared_limit, free_memory: of the device to be emulated.
+struct EmulationOptions {
+  std::uint64_t order_seed = 0;
+  std::size_t shared_limit = 227 << 10;
+  std::size_t free_memory = std::size_t{1} << 30;
+  int multiprocessors = 132;
+  int largest_cluster = 8;
+};
+std::unique_ptr<CudaEngine> make_emulated_cuda_engine(const ModelShape& shape, const TensorMap& tensors,
+                                                      const std::vector<std::uint32_t>& rope_multipliers,
+                                                      const CudaOptions& options, const EmulationOptions& emulation);
+
+}  // namespace nanomd

@@ -1,0 +1,308 @@
+// The CUDA engine without a GPU: the kernels' code on emulated threads against the CPU engine.
+#include <cmath>
+#include <cstring>
+
+#include "cuda/emulator.h"
+#include "cuda/layout.h"
+#include "cuda/pack.h"
+#include "nanomd/check.h"
+#include "nanomd/cuda_engine.h"
+#include "nanomd/cuda_half.h"
+#include "random_model.h"
+#include "unit_test.h"
+
+namespace {
+
+using namespace nanomd;
+using namespace test_models;
+
+std::vector<float> log_probs(const RolloutEngine& engine, const RandomModel& model, int n, std::size_t length,
+                             Mode mode, int keep = 0, std::uint64_t first = 0) {
+  const std::vector<std::uint16_t> tokens = model.tokens(static_cast<std::size_t>(n) * length);
+  std::vector<float> out(tokens.size() * model.shape.n_states, NAN);
+  LogProbOptions options;
+  options.mode = mode, options.hop_keep = keep, options.n_sequences = n, options.tokens = tokens.data();
+  options.n_tokens = length, options.first_position = first;
+  EXPECT(engine.log_probs(options, out.data(), nullptr));
+  return out;
+}
+
+// Largest difference where p >= 1e-7.
+double largest_error(const std::vector<float>& a, const std::vector<float>& reference) {
+  double error = 0;
+  for (std::size_t i = 0; i < a.size(); ++i)
+    if (reference[i] > -16.1f)
+      error = std::isfinite(a[i]) ? std::max(error, std::fabs(a[i] - double{reference[i]})) : 1e9;
+  return error;
+}
+
+struct Run {
+  Mode mode = Mode::kRing;
+  int keep = 0, n = 3;
+  std::uint64_t n_steps = 24, first_trajectory = 0, stride = 1;
+  double temperature = 1.0;
+};
+std::vector<std::uint16_t> rollout(const RolloutEngine& engine, const RandomModel& model, const Run& run,
+                                   std::uint64_t break_at = 0) {
+  const std::size_t n = static_cast<std::size_t>(run.n), prompt = 5;
+  std::vector<std::uint16_t> history;
+  std::vector<std::uint64_t> index(n);
+  for (std::size_t i = 0; i < n; ++i) {
+    index[i] = run.first_trajectory + i;
+    const std::vector<std::uint16_t> row = model.tokens(prompt, 100 + static_cast<unsigned>(index[i]));
+    history.insert(history.end(), row.begin(), row.end());
+  }
+  SessionOptions options;
+  options.mode = run.mode, options.hop_keep = run.keep, options.n_trajs = run.n, options.seed = 11;
+  options.history = history.data(), options.n_history = prompt, options.trajectory = index.data();
+  options.temperature = run.temperature;
+  const std::uint64_t stored = (run.n_steps + run.stride - 1) / run.stride;
+  std::vector<std::uint16_t> out(n * stored, 0xFFFF);
+  TokenSink sink{out.data(), stored, 2, run.stride, 0};
+  auto session = engine.open(options);
+  if (break_at > 0) {
+    EXPECT(session->advance(break_at, sink, nullptr));
+    std::vector<std::uint16_t> recent(n * session->history_length());
+    session->copy_history(recent.data());
+    options.history = recent.data(), options.n_history = session->history_length();
+    options.n_before = prompt + break_at - options.n_history, options.first_step = break_at;
+    session = engine.open(options);
+    EXPECT(session->advance(run.n_steps - break_at, sink, nullptr));
+    return out;
+  }
+  EXPECT(session->advance(run.n_steps, sink, nullptr));
+  return out;
+}
+
+CudaOptions with(const std::string& precision, int tile, int ranks = 0) {
+  CudaOptions options;
+  options.precision = precision, options.tile = tile, options.ranks = ranks;
+  options.regime = ranks > 0 ? "latency" : "throughput";
+  return options;
+}
+
+#if defined(__SANITIZE_ADDRESS__)
+constexpr std::uint64_t kOrders = 2;  // emulated threads are slow under the sanitizer
+#else
+constexpr std::uint64_t kOrders = 5;
+#endif
+
+}  // namespace
+
+TEST(half_precision_rounds_to_nearest_even) {
+  for (std::uint32_t bits = 0; bits < 0x7C00; ++bits) {
+    const float value = half_value(static_cast<std::uint16_t>(bits));
+    EXPECT(half_bits(value) == bits);
+    EXPECT(half_bits(-value) == (bits | 0x8000u));
+    if (bits == 0x7BFF) break;
+    const float next = half_value(static_cast<std::uint16_t>(bits + 1)), middle = value + (next - value) / 2;
+    EXPECT(half_bits(middle) == bits + (bits & 1));
+    EXPECT(half_bits(std::nextafterf(middle, 0.0f)) == bits);
+    EXPECT(half_bits(std::nextafterf(middle, 1e30f)) == bits + 1);
+  }
+  EXPECT(half_bits(65519.0f) == 0x7BFF && half_bits(65520.0f) == 0x7C00);
+  EXPECT(std::isnan(half_value(half_bits(NAN))) && std::isinf(half_value(half_bits(INFINITY))));
+}
+
+TEST(rows_are_paired_once_each) {
+  for (const int d_head : {8, 24, 32}) {
+    const int heads = 5, rows = heads * d_head, blocks = (rows + 15) / 16;
+    std::vector<int> seen(static_cast<std::size_t>(rows), 0);
+    for (int r = 0; r < blocks * 16; ++r) {
+      const int source = cuda::paired_row(r, d_head, heads);
+      if (source < 0) continue;
+      ++seen[static_cast<std::size_t>(source)];
+      if (r % 16 < 8) EXPECT(cuda::paired_row(r + 8, d_head, heads) == source + d_head / 2);
+    }
+    for (const int count : seen) EXPECT(count == 1);
+  }
+}
+
+TEST(log_probs_equal_the_cpu_engine) {
+  struct Case {
+    ModelShape shape;
+    Mode mode;
+    int keep;
+    std::uint64_t first;
+    int n;
+    CudaOptions options;
+  };
+  ModelShape markov = make_shape(21, 24, 2, 3, 1, 7, 40);  // one group of three heads, widths that fill no tile
+  markov.markov_head = true;
+  ModelShape relu = make_shape(11, 40, 1, 1, 1, 6, 24);  // a head of 40 features: five lanes of eight
+  relu.gelu = false;
+  ModelShape post = make_shape(9, 32, 2, 2, 2, 9, 64);
+  post.pre_norm = false;
+  const std::vector<Case> cases = {
+      {make_shape(20, 32, 2, 2, 2, 8, 64), Mode::kRing, 0, 0, 3, with("float32", 8)},
+      {make_shape(20, 32, 2, 2, 2, 8, 64), Mode::kRing, 0, 5, 17, with("float16", 16)},
+      {markov, Mode::kRing, 0, 1000000007, 9, with("float32", 8)},
+      {markov, Mode::kRing, 0, 3, 2, with("float16", 8, 2)},
+      {relu, Mode::kRing, 0, 0, 1, with("float16", 8)},
+      {post, Mode::kRing, 0, 0, 2, with("float32", 8, 4)},
+      {post, Mode::kHop, 4, 0, 2, with("float32", 8)},
+      {paper_like(7, 64, 1, 8, 10), Mode::kHop, 5, 0, 2, with("float16", 8)},
+      {paper_like(7, 64, 1, 8, 10), Mode::kCrop, 0, 0, 1, with("float32", 8)},
+      {make_shape(12, 64, 1, 8, 1, 40, 64), Mode::kRing, 0, 33, 1, with("float32", 8)},  // eight heads in two pieces
+  };
+  for (const Case& test : cases) {
+    const RandomModel model(test.shape);
+    const std::size_t length = 2 * test.shape.context_length + 3;
+    const std::vector<float> expected =
+        log_probs(*model.cpu(), model, test.n, length, test.mode, test.keep, test.first);
+    const std::vector<float> found =
+        log_probs(*model.emulated(test.options), model, test.n, length, test.mode, test.keep, test.first);
+    const double error = largest_error(found, expected);
+    const bool precise = test.options.precision == "float32";
+    std::printf("     d %3d, W %2d, %s: |ln p error| %.2e\n", test.shape.d_model, test.shape.context_length,
+                test.options.precision.c_str(), error);
+    EXPECT(error < (precise ? 1e-4 : 2e-2));
+    EXPECT(precise || error > 1e-6);  // else this would not be the 16-bit engine
+  }
+}
+
+TEST(tokens_equal_the_cpu_engine) {
+  // In single precision a draw within rounding of a boundary is one in a million.
+  const RandomModel ring(make_shape(20, 32, 2, 2, 1, 8, 64)), hop(paper_like(9, 32, 1, 2, 8));
+  EXPECT(rollout(*ring.emulated(with("float32", 8)), ring, {}) == rollout(*ring.cpu(), ring, {}));
+  EXPECT(rollout(*hop.emulated(with("float32", 8)), hop, {Mode::kHop, 3}) == rollout(*hop.cpu(), hop, {Mode::kHop, 3}));
+  EXPECT(rollout(*hop.emulated(with("float32", 8)), hop, {Mode::kCrop}) == rollout(*hop.cpu(), hop, {Mode::kCrop}));
+  Run warm;
+  warm.temperature = 1.7, warm.stride = 3, warm.first_trajectory = 1234567890123;
+  EXPECT(rollout(*ring.emulated(with("float32", 8)), ring, warm) == rollout(*ring.cpu(), ring, warm));
+}
+
+TEST(a_trajectory_does_not_depend_on_its_company) {
+  const RandomModel model(make_shape(20, 32, 2, 2, 2, 8, 64));
+  Run all;
+  all.n = 19, all.n_steps = 14;
+  const std::vector<std::uint16_t> expected = rollout(*model.emulated(with("float16", 16)), model, all);
+  const std::vector<float> probabilities = log_probs(*model.emulated(with("float16", 16)), model, 3, 12, Mode::kRing);
+  for (const CudaOptions& options : {with("float16", 8), with("float16", 8, 1), with("float16", 8, 4)}) {
+    for (const int first : {0, 17}) {
+      Run some;
+      some.first_trajectory = static_cast<std::uint64_t>(first), some.n = 2, some.n_steps = 14;
+      const std::vector<std::uint16_t> found = rollout(*model.emulated(options), model, some);
+      EXPECT(std::equal(found.begin(), found.end(), expected.begin() + first * 14));
+    }
+    const std::vector<float> again = log_probs(*model.emulated(options), model, 3, 12, Mode::kRing);
+    EXPECT(std::memcmp(again.data(), probabilities.data(), again.size() * sizeof(float)) == 0);
+  }
+}
+
+TEST(the_order_of_threads_changes_nothing) {
+  ModelShape shape = make_shape(20, 32, 2, 2, 1, 8, 64);
+  shape.markov_head = true;
+  const RandomModel model(shape);
+  for (const CudaOptions& options : {with("float16", 8), with("float16", 8, 2)}) {
+    std::vector<float> expected;
+    for (std::uint64_t seed = 0; seed < kOrders; ++seed) {
+      EmulationOptions emulation;
+      emulation.order_seed = seed;
+      const std::vector<float> found = log_probs(*model.emulated(options, emulation), model, 2, 10, Mode::kRing);
+      if (seed == 0) expected = found;
+      EXPECT(std::memcmp(found.data(), expected.data(), found.size() * sizeof(float)) == 0);
+    }
+  }
+}
+
+TEST(wide_vocabularies_keep_their_logits_in_device_memory) {
+  const RandomModel model(make_shape(2500, 16, 1, 1, 1, 4, 16));
+  const CudaOptions options = with("float32", 8);
+  EXPECT(!cuda::make_layout(model.shape, true, 8, 1, 227 << 10, false).shared.logits_in_shared);
+  const std::vector<float> expected = log_probs(*model.cpu(), model, 2, 6, Mode::kRing);
+  EXPECT(largest_error(log_probs(*model.emulated(options), model, 2, 6, Mode::kRing), expected) < 1e-4);
+  EXPECT(largest_error(log_probs(*model.emulated(with("float32", 8, 2)), model, 2, 6, Mode::kRing), expected) < 1e-4);
+  Run run;
+  run.n_steps = 6;
+  EXPECT(rollout(*model.emulated(options), model, run) == rollout(*model.cpu(), model, run));
+  EXPECT(rollout(*model.emulated(with("float32", 8, 2)), model, run) == rollout(*model.cpu(), model, run));
+}
+
+TEST(a_resumed_session_continues_bit_for_bit) {
+  const RandomModel ring(make_shape(20, 32, 2, 2, 2, 6, 32)), hop(paper_like(9, 32, 1, 2, 7));
+  Run run;
+  run.n_steps = 30, run.n = 2;
+  EXPECT(rollout(*ring.emulated(), ring, run, 19) == rollout(*ring.emulated(), ring, run));
+  run.mode = Mode::kHop, run.keep = 3;
+  EXPECT(rollout(*hop.emulated(), hop, run, 17) == rollout(*hop.emulated(), hop, run));
+}
+
+TEST(refusals_name_the_limit) {
+  const RandomModel model(make_shape(20, 32, 1, 2, 2, 8, 32));
+  EmulationOptions small;
+  small.free_memory = 4 << 20;
+  const auto engine = model.emulated({}, small);
+  const CudaMemoryPlan plan = engine->memory_plan(Mode::kRing, 100000);
+  EXPECT(plan.largest_n_trajs > 10 && plan.largest_n_trajs < 100000 && plan.total > small.free_memory);
+  Run many;
+  many.n = 100000;
+  EXPECT_THROWS(rollout(*engine, model, many), InputError);
+  EmulationOptions old;
+  old.largest_cluster = 1;
+  EXPECT_THROWS(model.emulated(with("float16", 8, 2), old), UnsupportedError);
+  EXPECT(model.emulated({}, old)->describe(1).find("throughput") == 0);
+  EXPECT(model.emulated()->describe(1).find("latency") == 0);
+  EXPECT(model.emulated()->describe(100000).find("throughput, 16") == 0);
+  EmulationOptions tiny;
+  tiny.shared_limit = 2048;
+  EXPECT_THROWS(model.emulated({}, tiny), UnsupportedError);
+  EXPECT_THROWS(model.emulated(with("bfloat16", 8)), InputError);
+  RandomModel large(model.shape);
+  large.values["head.weight"][5] = 1e5f;
+  EXPECT_THROWS(large.emulated(), InputError);
+#if !defined(NANOMD_HAS_CUDA)
+  EXPECT_THROWS(make_cuda_engine(model.shape, model.views, model.multipliers, {}), UnsupportedError);
+#endif
+}
+
+TEST(overflow_is_reported_not_sampled) {
+  RandomModel model(make_shape(20, 32, 1, 2, 2, 8, 32));
+  for (float& w : model.values["blocks.0.mlp.up.bias"])
+    w = 1e6f;  // the hidden layer leaves the range of half precision
+  EXPECT_THROWS(rollout(*model.emulated(with("float16", 8)), model, {}), InputError);
+}
+
+TEST(progress_is_told_and_may_cancel) {
+  const RandomModel model(make_shape(20, 16, 1, 1, 1, 4, 16));
+  const std::uint16_t start = 3;
+  const std::uint64_t index = 0;
+  SessionOptions options;
+  options.n_trajs = 1, options.history = &start, options.n_history = 1, options.trajectory = &index;
+  std::uint64_t told = 0;
+  const auto engine = model.emulated(with("float16", 8));
+  EXPECT(engine->open(options)->advance(100, {}, [&](std::uint64_t n) { return told += n, false; }));
+  EXPECT(told == 100);
+  const auto session = engine->open(options);
+  EXPECT(!session->advance(100000, {}, [](std::uint64_t) { return true; }));
+  EXPECT_THROWS(session->advance(1, {}, nullptr), InputError);
+}
+
+TEST(the_emulator_sees_what_it_should) {
+  const auto run = [](std::uint64_t seed, auto body) {
+    cuda::Emulator emulator(1, 4096, seed);
+    int result = 0;
+    emulator.run([&](cuda::Emulator::Thread& thread) { body(thread, result); });
+    return result;
+  };
+  // A barrier that one thread misses.
+  EXPECT_THROWS(run(0,
+                    [](auto& thread, int&) {
+                      if (thread.thread() != 5) thread.sync();
+                    }),
+                std::runtime_error);
+  // A race: the value read depends on the order of threads.
+  const auto race = [](auto& thread, int& result) {
+    auto* shared = reinterpret_cast<int*>(thread.shared());
+    shared[thread.thread()] = thread.thread();
+    const int neighbour = shared[(thread.thread() + 1) % cuda::kThreads];  // no barrier before this
+    thread.sync();
+    if (thread.thread() == 0) result = neighbour;
+  };
+  EXPECT(run(0, race) != 1);
+  bool differs = false;
+  for (std::uint64_t seed = 1; seed < 6; ++seed) differs = differs || run(seed, race) != run(0, race);
+  EXPECT(differs);
+}
+
+TEST_MAIN()
