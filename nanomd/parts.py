@@ -6,6 +6,7 @@ trajectory depends only on its global index, so the union is the rollout that on
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shutil
@@ -14,6 +15,9 @@ from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from nanomd.errors import InputError, StoreError
 from nanomd.observables import ObservablesResult
@@ -78,6 +82,14 @@ def refuse_parts(out: str | Path) -> None:
             f"{out} holds {len(parts)} parts of a sharded rollout; merge them (`nanomd generate --merge`), "
             "or choose another folder"
         )
+
+
+def prompts_digest(prompts: NDArray[np.uint16], first_trajectory: int) -> str:
+    """Return a digest of the starts, a sum over trajectories: that of a union is the sum of the digests."""
+    total = 0
+    for index, row in enumerate(np.ascontiguousarray(prompts, dtype="<u2"), start=first_trajectory):
+        total += int.from_bytes(hashlib.sha256(index.to_bytes(8, "little") + row.tobytes()).digest(), "little")
+    return f"{total % 2**256:064x}"
 
 
 def merge_parts(out: str | Path, keep: Mapping[str, str] | None = None) -> Rollout:

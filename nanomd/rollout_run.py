@@ -20,13 +20,15 @@ from nanomd.config import RolloutConfig
 from nanomd.dtrajs import token_dtype
 from nanomd.errors import CancelledError, InputError, StoreError
 from nanomd.observables import Observables, ObservablesResult, read_npz
-from nanomd.parts import part_folder, refuse_parts
+from nanomd.parts import part_folder, prompts_digest, refuse_parts
 from nanomd.progress import Progress, skip
 from nanomd.rollout_result import Rollout
 from nanomd.token_store import StoreLayout, TokenStore, lock_folder
 
 if TYPE_CHECKING:
     from nanomd.rollout import Sampler
+
+_LOG = logging.getLogger(__name__)
 
 COMMIT_SECONDS = 10.0  # between two declarations of progress on disk
 COMMIT_TOKENS = 1 << 24  # at most, which bounds the memory of a rollout to disk
@@ -306,6 +308,17 @@ class Run:
         engine = self.sampler._engine
         if engine is None:
             return self.config.n_trajs
+        if isinstance(engine, _native.NativeCudaEngine):
+            plan = engine.memory_plan(self.config.mode, self.config.n_trajs)
+            _LOG.info(
+                "%s: %d bytes of device memory a trajectory, %d free; %s",
+                engine.name,
+                plan["per_trajectory"],
+                plan["free"],
+                engine.describe(self.config.n_trajs),
+            )
+            # The session refuses, and says why, what does not fit even one at a time.
+            return min(self.config.n_trajs, max(1, plan["largest_n_trajs"]))
         within = CACHE_BYTES // (16 * engine.bytes_per_trajectory)
         groups = max(self.n_threads, min(within, max(4, 2 * self.n_threads)))
         return min(self.config.n_trajs, 16 * groups)
@@ -339,14 +352,6 @@ class Run:
             first_trajectory=self.options.first_trajectory,
             observables=result,
         )
-
-
-def prompts_digest(prompts: NDArray[np.uint16], first_trajectory: int) -> str:
-    """Return a digest of the starts, a sum over trajectories: that of a union is the sum of the digests."""
-    total = 0
-    for index, row in enumerate(np.ascontiguousarray(prompts, dtype="<u2"), start=first_trajectory):
-        total += int.from_bytes(hashlib.sha256(index.to_bytes(8, "little") + row.tobytes()).digest(), "little")
-    return f"{total % 2**256:064x}"
 
 
 def _arithmetic(engine_name: str) -> str:

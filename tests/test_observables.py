@@ -5,6 +5,7 @@ import subprocess
 import sys
 import textwrap
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -258,22 +259,25 @@ def test_logarithmic_bins_are_exact_to_ten():
     assert all(a < b for a, b in pairwise(edges))
 
 
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc")
 def test_memory_of_counts_only_is_bounded():
     """A thousand trajectories, counts only: memory does not grow with steps, and is far from their tokens' size."""
     code = textwrap.dedent("""
-        import resource
+        import re
+        from pathlib import Path
         from rollout_models import make_files
         from nanomd.observables import Observables
         from nanomd.rollout import Sampler
         sampler = Sampler(make_files(n_layer=1))
-        peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        # Not getrusage: its peak begins with that of the process that started this one.
+        peak = lambda: int(re.search(r"VmHWM:\\s*(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
         def run(n):
             return sampler.generate(n, 1000, observables=Observables([1, 10, 100], {"A": [5], "B": [8]}),
                                     store_tokens=False, n_threads=1, seed=1)
-        run(200); first = peak(); result = run(4000); print(peak() - first, peak(), result.observables.n_frames)
+        run(200); first = peak(); result = run(12000); print(peak() - first, peak(), result.observables.n_frames)
     """)
-    environment = {**os.environ, "PYTHONPATH": os.path.dirname(__file__)}  # noqa: PTH120
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
     growth, total, frames = (float(x) for x in done.stdout.split())
-    assert frames == 4e6
-    assert growth < 8 and total < 500, done.stdout
+    assert frames == 12e6
+    assert growth < 6 and total < 200, done.stdout
