@@ -173,9 +173,10 @@ def _finish(
 
 
 def _describe(rollout: Rollout) -> str:
-    total = rollout.frame_interval.describe(rollout.n_steps)
+    physical = rollout.frame_interval.unit != "frame"
+    each = f" ({rollout.frame_interval.describe(rollout.n_steps)} each)" if physical else ""
     text = (
-        f"generated {rollout.n_trajs} x {rollout.n_steps:,} steps ({total} each) in {rollout.seconds:.1f} s, "
+        f"generated {rollout.n_trajs} x {rollout.n_steps:,} steps{each} in {rollout.seconds:.1f} s, "
         f"{rollout.tokens_per_second:,.0f} steps/s on {rollout.backend}"
     )
     if rollout.observables is None or not rollout.observables.set_names:

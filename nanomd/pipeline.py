@@ -151,7 +151,8 @@ def tokenize(
         n_frames = sum(map(len, dtrajs))
         seconds = time.perf_counter() - start
         folder.finish("tokenize", settings, inputs, seconds, n_states=len(states), n_frames=n_frames)
-    return f"{len(dtrajs)} trajectories, {n_frames:,} frames of {interval}, {len(states)} states"
+    each = "" if interval.unit == "frame" else f" of {interval}"
+    return f"{len(dtrajs)} trajectories, {n_frames:,} frames{each}, {len(states)} states"
 
 
 def _system_files(system: str, data: PathLike | None) -> list[Path]:
