@@ -1,4 +1,4 @@
-// nanomd._core: NumPy arrays in, NumPy arrays out. Only nanomd/_native.py imports it.
+// nanomd._core: NumPy arrays in, NumPy arrays out. Only nanomd/_native/ imports it.
 #include "bindings.h"
 #include "nanomd/check.h"
 

@@ -1,0 +1,42 @@
+"""The only way to the compiled core.
+
+Arrays are checked here once, with friendly errors; the core checks again defensively.
+"""
+
+from __future__ import annotations
+
+from nanomd._native.counting import (
+    Blocks,
+    count_passages,
+    count_stays,
+    count_transitions,
+    count_visits,
+    project_transitions,
+)
+from nanomd._native.dynamics import four_state_potential, simulate_four_state
+from nanomd._native.engine import NativeCudaEngine, NativeEngine, NativeSession
+from nanomd._native.observables import NativeObservables, ObservablesSpec, observables_layout
+from nanomd._native.parts import available_isas, cuda_info, exp_array, philox, rollout_uniform, sample_counts
+
+__all__ = [
+    "Blocks",
+    "NativeCudaEngine",
+    "NativeEngine",
+    "NativeObservables",
+    "NativeSession",
+    "ObservablesSpec",
+    "available_isas",
+    "count_passages",
+    "count_stays",
+    "count_transitions",
+    "count_visits",
+    "cuda_info",
+    "exp_array",
+    "four_state_potential",
+    "observables_layout",
+    "philox",
+    "project_transitions",
+    "rollout_uniform",
+    "sample_counts",
+    "simulate_four_state",
+]
