@@ -1,6 +1,6 @@
 # make demo   set up, build, and run the main job; prints where the report is
 # make test   set up, build, and run every check: lint, types, import rules, C++ tests (also under sanitizers), Python tests
-# make lint | test-cpp | test-python | bench | format | clean
+# make lint | test-cpp | test-python | sweep | bench | format | clean
 #
 # Needs Python 3.11+, a C++20 compiler and make; everything else is fetched into .venv. Quick the second time.
 
@@ -22,7 +22,7 @@ CPP_SOURCES := $(wildcard csrc/*/*.cpp examples/cpp/*.cpp csrc/*/*.h csrc/*/*.cu
 # A new sub-package has to be made known to the editable install; an edited module does not.
 PACKAGES := $(wildcard nanomd/__init__.py nanomd/*/__init__.py kernels/__init__.py kernels/*/__init__.py)
 
-.PHONY: all demo test lint format test-cpp test-python bench clean venv
+.PHONY: all demo test lint format test-cpp test-python sweep bench clean venv
 all: venv
 
 $(VENV)/.made:
@@ -70,6 +70,10 @@ test-cpp: $(VENV)/.tools
 # Plain pytest: `python -m pytest` would put the source tree, which has no compiled core, in front.
 test-python: $(VENV)/.tools
 	$(BIN)/pytest -q --durations=10
+
+# Every head size and layout of the training kernels, interpreted and compiled for three architectures: ten minutes.
+sweep: $(VENV)/.tools
+	$(BIN)/pytest -q -m sweep
 
 bench: $(VENV)/.installed
 	$(BIN)/nanomd bench

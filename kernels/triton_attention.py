@@ -365,7 +365,8 @@ def _plan_long(single: bool, d_head: int, window: int, group: int) -> Launch:
     if single:
         if window <= 33 and group == 1:
             return Launch(backward_walk, 32, 8 if half > 16 else 4, 1, one_tile=False)
-        return Launch(backward_tiles, 32, 8 if half > 16 else 4, 1)
+        # The masks of heads of 8, padded to 16, take registers that four warps do not leave.
+        return Launch(backward_tiles, 32, 8 if half > 16 or d_head == 8 else 4, 1)
     if window <= 33 and half > 16 and group == 1:
         return Launch(backward_walk, 32, 4, 1, one_tile=False)
     if window <= 65 and half <= 16 and group == 1:

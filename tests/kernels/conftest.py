@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # for kernel_problems
 
 @pytest.fixture(scope="session")
 def run_with():
-    """Run a test file of `tests/kernels/in_process` in a fresh interpreter with TRITON_INTERPRET set or cleared."""
+    """Run a file of cases beside this one in a fresh interpreter with TRITON_INTERPRET set or cleared."""
     pytest.importorskip("triton", reason="triton is not installed")
 
     def run(file: str, *, interpret: bool, select: str = "") -> str:

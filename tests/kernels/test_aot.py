@@ -7,6 +7,6 @@ def test_kernels_compile_for_every_architecture(run_with):
     assert " passed" in run_with("aot_cases.py", interpret=False, select="not slow")
 
 
-@pytest.mark.slow
+@pytest.mark.sweep
 def test_every_kernel_compiles_for_every_architecture(run_with):
     assert " passed" in run_with("aot_cases.py", interpret=False, select="slow")

@@ -9,6 +9,6 @@ def test_kernels_agree_with_the_formula(run_with):
     assert "skipped" not in out
 
 
-@pytest.mark.slow
+@pytest.mark.sweep
 def test_kernels_agree_with_the_formula_everywhere(run_with):
     assert " passed" in run_with("triton_cases.py", interpret=True, select="slow")
