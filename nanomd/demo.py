@@ -47,7 +47,7 @@ def plan(
     """Return what the demo does for a system; `quick` keeps the path and drops the statistics."""
     steps = 20 if quick else 2000
     if system == "four-state":
-        lags = (1, 2, 5, 10, 20) if quick else (1, 2, 5, 10, 20, 50, 100, 200, 400)
+        lags = (1, 2, 5, 10, 20) if quick else (1, 2, 5, 10, 20, 40, 80, 200, 400)
         return _Plan(
             "Four-state potential seen through one coordinate",
             simulate={"preset": "demo", "n_trajs": 16, "n_frames": 5_000 if quick else 200_000},
