@@ -33,6 +33,8 @@ def generate(
     stride: int = 1,
     sampling_temperature: float = 1.0,
     backend: str = "auto",
+    precision: str = "fp32",
+    lookahead: str | int = "auto",
     n_threads: int | None = None,
     seed: int = 0,
     observables: Observables | None = None,
@@ -56,14 +58,14 @@ def generate(
         begin_at = np.full(n_trajs, int(start), np.int64)
     settings: dict[str, Any] = {
         "n_steps": n_steps, "n_trajs": n_trajs, "start": start, "mode": mode, "hop_keep": hop_keep, "stride": stride,
-        "sampling_temperature": sampling_temperature, "seed": seed,
+        "sampling_temperature": sampling_temperature, "seed": seed, "precision": precision,
     }  # fmt: skip
     if observables is not None:
         settings |= {"observables": json.dumps(observables.to_dict()), "store_tokens": store_tokens}
     # Parts lie in folders of their own, each with its own lock: any number may be made at once.
     with folder.lock(shared=shard is not None):
         inputs = {"model": sha256_of(folder.model)}
-        sampler = Sampler.load(folder.model, backend=backend)
+        sampler = Sampler.load(folder.model, backend=backend, precision=precision)
         if shard is None:
             if not folder.begin("generate", settings, inputs, force=force, resume=resume):
                 return f"generate: {folder.path} already holds this result; nothing to do"
@@ -84,6 +86,7 @@ def generate(
                 seed=seed,
                 stride=stride,
                 sampling_temperature=sampling_temperature,
+                lookahead=lookahead,
                 n_threads=n_threads,
                 out=folder.generated,
                 resume=resume,

@@ -363,3 +363,20 @@ def test_bench_refuses_to_time_a_wrong_result(
         Sampler, "log_probs", lambda self, *args, **options: [x + 0.1 for x in real(self, *args, **options)]
     )
     assert "differs from the reference" in refused(capsys, "bench", "--quick")
+
+
+def test_lookahead_changes_no_state_and_precision_is_recorded(finished: Path, tmp_path: Path) -> None:
+    """One trajectory by the command line, drafted ahead or not; and with 16-bit weights."""
+    folders = {}
+    for name, flags in {
+        "off": ("--lookahead", 0),
+        "ahead": ("--lookahead", 4),
+        "half": ("--precision", "fp16"),
+    }.items():
+        folders[name] = tmp_path / name
+        shutil.copytree(finished, folders[name])
+        ok("generate", "--run", folders[name], "--n-steps", 300, "--n-trajs", 1, "--force", *flags)
+    states = {name: np.load(folder / "generated" / "shard_0000.npy") for name, folder in folders.items()}
+    assert np.array_equal(states["off"], states["ahead"])
+    assert states["half"].shape == states["off"].shape
+    assert 'precision = "fp16"' in (folders["half"] / "config.toml").read_text()

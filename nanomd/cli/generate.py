@@ -35,6 +35,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--backend", choices=["auto", "reference", "cpu", "cuda"], default="auto", help="(default: %(default)s)"
     )
+    parser.add_argument(
+        "--precision",
+        choices=["fp32", "fp16-cache", "fp16"],
+        default="fp32",
+        help="of weights and caches; sums are fp32 always (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--lookahead",
+        type=lambda text: text if text == "auto" else int(text),
+        default="auto",
+        help="states drafted ahead for few trajectories, 0 to 31: changes speed only (default: %(default)s)",
+    )
     parser.add_argument("--n-threads", type=int, default=None, help="CPU threads (default: all cores)")
     group = parser.add_argument_group("observables", "counted exactly over every step while it is drawn")
     group.add_argument(
@@ -89,6 +101,8 @@ def run(options: argparse.Namespace) -> int:
         stride=options.stride,
         sampling_temperature=options.sampling_temperature,
         backend=options.backend,
+        precision=options.precision,
+        lookahead=options.lookahead,
         n_threads=options.n_threads,
         seed=options.seed,
         observables=observables,
