@@ -67,9 +67,9 @@ test-cpp: $(VENV)/.tools
 	$(call CPP_TEST,build/tests,)
 	$(call CPP_TEST,build/tests-sanitized,-DNANOMD_SANITIZE=ON)
 
-# Plain pytest: `python -m pytest` would put the source tree, which has no compiled core, in front.
+# One thread: spinning teams of threads slow small work down on busy cores. Plain pytest: `python -m pytest` would put the source tree, which has no compiled core, in front.
 test-python: $(VENV)/.tools
-	$(BIN)/pytest -q --durations=10
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q --durations=10
 
 # Every head size and layout of the training kernels, interpreted and compiled for three architectures: ten minutes.
 sweep: $(VENV)/.tools
