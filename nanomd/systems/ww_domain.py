@@ -121,6 +121,32 @@ def fraction_native(
     stride, data_dir
         As in `tokenize`.
     """
+    groups = (np.ones(len(native_contacts(data_dir)[0]), bool),)
+    return [mean[:, 0] for mean in _mean_contacts(groups, trajectories, stride, data_dir)]
+
+
+# Residues from zero. The first hairpin's contacts join the first two strands, the second's the last two.
+_HAIRPIN_1_ENDS = 20
+_HAIRPIN_2_BEGINS = 15
+
+
+def hairpin_contacts(
+    trajectories: Any = None, *, stride: int = 1, data_dir: str | Path | None = None
+) -> list[NDArray[np.float64]]:
+    """Return the fractions of native contacts within the first and the second hairpin, (n_frames, 2), per trajectory.
+
+    Both are formed in the folded state, neither in the unfolded one; the intermediates have one. Parameters as in
+    `fraction_native`.
+    """
+    pairs, _ = native_contacts(data_dir)
+    groups = (pairs.max(axis=1) <= _HAIRPIN_1_ENDS, pairs.min(axis=1) >= _HAIRPIN_2_BEGINS)
+    return _mean_contacts(groups, trajectories, stride, data_dir)
+
+
+def _mean_contacts(
+    groups: tuple[NDArray[np.bool_], ...], trajectories: Any, stride: int, data_dir: str | Path | None
+) -> list[NDArray[np.float64]]:
+    """Return the means of soft contacts over groups of them, (n_frames, len(groups)), per trajectory."""
     from nanomd.config import check_range
     from nanomd.tokenize.features import prepare
     from nanomd.tokenize.sources import group_files, load_topology
@@ -129,12 +155,13 @@ def fraction_native(
     check_range("stride", stride, 1)
     found = files(data_dir)
     topology = load_topology(found.topology)
-    groups = group_files(found.trajectories if trajectories is None else trajectories)
+    runs = group_files(found.trajectories if trajectories is None else trajectories)
     compute = prepare([_soft_contacts(data_dir)], topology)
-    stream = FileStream(groups, topology, compute, stride, with_times=False, on_frames=lambda _: None)
-    parts: list[list[NDArray[np.float64]]] = [[] for _ in groups]
+    stream = FileStream(runs, topology, compute, stride, with_times=False, on_frames=lambda _: None)
+    parts: list[list[NDArray[np.float64]]] = [[] for _ in runs]
     for trajectory, chunk in stream.chunks():
-        parts[trajectory].append(chunk.mean(axis=1, dtype=np.float64))
+        means = [chunk[:, group].mean(axis=1, dtype=np.float64) for group in groups]
+        parts[trajectory].append(np.stack(means, axis=1))
     return [np.concatenate(part) for part in parts]
 
 
