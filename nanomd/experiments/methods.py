@@ -65,6 +65,8 @@ METHODS: dict[str, Method] = {
 }
 MAIN = (*(f"{o}{m}" for m in ("", "+markov", "+markov+reversal") for o in _OBJECTIVES), "paper", "LSTM")
 
+PIECES = ("one_pass", "one_pass+reversal", "two_pass_token+reversal", "one_pass+markov+reversal")
+
 
 def get_method(name: str) -> Method:
     """Return a method by name."""

@@ -1,4 +1,4 @@
-"""Runs an experiment: every method, data set and seed is one job, and one JSON record; what is recorded is not repeated."""
+"""Runs an experiment: every method, data set and seed is one job and one JSON record, which is never repeated."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ from nanomd.progress import progress_bar
 from nanomd.run_folder import write_atomic
 
 IntArray = NDArray[np.int64]
+Study = Literal["main", "pieces"]
 ROLLOUT_SEED = 7_000_000  # plus the seed of the training: rollouts share no random numbers
 
 
@@ -65,7 +66,7 @@ class Material:
 
 
 def prepare(case: Case, dataset: int, data: str | Path | None, folder: Path | None = None) -> Material:
-    """Load the trajectories of a data set, and define how sources are measured; `folder` keeps them for other processes."""
+    """Load the trajectories of a data set, and define how they are measured; `folder` keeps them for other processes."""
     if not 0 <= dataset < case.n_datasets:
         raise InputError(f"dataset must be in [0, {case.n_datasets - 1}] for {case.name}, got {dataset}")
     kept = None if folder is None else folder / f"dtrajs_{dataset}.npz"
@@ -200,7 +201,12 @@ def _work(job: Job, folder: Path, data: str | None) -> str:
 
 
 def run_jobs(
-    jobs: Iterable[Job], folder: str | Path, *, data: str | Path | None = None, n_processes: int = 1, bar: bool | None = None
+    jobs: Iterable[Job],
+    folder: str | Path,
+    *,
+    data: str | Path | None = None,
+    n_processes: int = 1,
+    bar: bool | None = None,
 ) -> None:
     """Run the jobs that have no record yet, each in one thread, several processes at a time.
 
