@@ -66,7 +66,7 @@ class Material:
 
 
 def prepare(case: Case, dataset: int, data: str | Path | None, folder: Path | None = None) -> Material:
-    """Load the trajectories of a data set, and define how they are measured; `folder` keeps them for other processes."""
+    """Load the trajectories of a data set, and define how they are measured; `folder` keeps them for others."""
     if not 0 <= dataset < case.n_datasets:
         raise InputError(f"dataset must be in [0, {case.n_datasets - 1}] for {case.name}, got {dataset}")
     kept = None if folder is None else folder / f"dtrajs_{dataset}.npz"
