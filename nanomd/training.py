@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nanomd._nvtx import annotate
+from nanomd.averaging import WeightAverage
 from nanomd.config import ModelConfig, TrainConfig
 from nanomd.errors import BackendUnavailableError, InputError, NanomdError, StoreError
 from nanomd.likelihood import mean_log_likelihood
+from nanomd.lookahead import LookaheadHeads
 from nanomd.model import NanoGPT
 from nanomd.progress import Progress
 from nanomd.training_state import (
@@ -53,9 +56,10 @@ class TrainingResult:
     model : NanoGPT
         With the chosen weights: the latest whose validation loss is within 0.2 % of the lowest.
     last : dict of Tensor
-        The weights after the last step.
+        The weights after the last step; their mean where weights are averaged.
     history : list of dict
-        Records of ``step``, ``loss`` and, after validations, ``validation_loss`` (nats per frame), with
+        Records of ``step``, ``loss``, ``lookahead_loss`` (the term of auxiliary heads, in the last step) and, after
+        validations, ``validation_loss`` (nats per frame), with
         ``learning_rate``, ``mix`` (replacement probability of the token objective), ``seconds`` and
         ``frames_per_second``.
     best_step, best_loss : int, float
@@ -121,13 +125,18 @@ def learning_rate(step: int, config: TrainConfig) -> float:
     return config.learning_rate * 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
-def make_optimiser(model: NanoGPT, config: TrainConfig) -> torch.optim.AdamW:
-    """Return AdamW; weight decay acts on the weights of linear layers, not on biases, norms, embeddings or counts."""
+def make_optimiser(model: NanoGPT, config: TrainConfig, heads: torch.nn.Module | None = None) -> torch.optim.AdamW:
+    """Return AdamW; weight decay acts on the weights of linear layers, not on biases, norms, embeddings or counts.
+
+    `heads` are parameters that only the training has.
+    """
     decayed: list[torch.nn.Parameter] = []
     free: list[torch.nn.Parameter] = []
     for name, parameter in model.named_parameters():
         linear = name.endswith("weight") and (name.startswith("head") or ".attention." in name or ".mlp." in name)
         (decayed if linear else free).append(parameter)
+    for parameter in () if heads is None else heads.parameters():
+        (decayed if parameter.ndim == 2 else free).append(parameter)
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": free, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True)
 
@@ -206,11 +215,12 @@ class _Loop:
         self.validation = [trajectory for trajectory in validation if len(trajectory) >= 2]
         longest = max((len(trajectory) for trajectory in trajectories), default=0)
         self.length = resolve_train_length(model_config, config, longest)
+        burn_in = resolve_burn_in(model_config, config, self.length)
         self.windows = WindowSampler(
             trajectories,
             length=self.length,
             batch_size=config.batch_size,
-            context=resolve_burn_in(model_config, config, self.length),
+            context=burn_in,
             shift=config.window_shift,
             reverse=config.time_reversal,
             seed=config.seed,
@@ -223,12 +233,17 @@ class _Loop:
                 counts = 0.5 * (counts + counts.T)
             self.model.start_at_markov(counts, config.markov_pseudocount)
         self.model.to(device)
-        self.optimiser = make_optimiser(self.model, config)
+        self.heads = (
+            LookaheadHeads(model_config, config, self.length, burn_in).to(device) if config.lookahead_lags else None
+        )
+        self.optimiser = make_optimiser(self.model, config, self.heads)
+        self.parameters = [*self.model.parameters(), *([] if self.heads is None else self.heads.parameters())]
+        self.average = WeightAverage(self.model, config)
         self.mixer = torch.Generator(device=device)
         self.checkpoints = None if run_dir is None else Path(run_dir) / "checkpoints"
         self.metrics = None if run_dir is None else Path(run_dir) / "logs" / "metrics.jsonl"
         self.identity = training_identity(model_config, config, data_digest([*trajectories, *self.validation]))
-        self.state = TrainingState(0, [], 0, math.inf, self._weights())
+        self.state = TrainingState(0, [], 0, math.inf, self.average.weights(), self.average.state())
 
     def run(self, resume: bool, progress: Progress | None) -> TrainingResult:
         config, state = self.config, self.state
@@ -240,7 +255,9 @@ class _Loop:
                     "resume it, or use a new run folder"
                 )
             if found:
-                state = self.state = load_checkpoint(found[-1], self.model, self.optimiser, self.identity)
+                state = self.state = load_checkpoint(
+                    found[-1], self.model, self.optimiser, self.identity, self.heads, self.average.state()
+                )
             self._write_metrics(state.history, "w")
         if progress is not None and state.step:
             progress.update(state.step)
@@ -252,6 +269,7 @@ class _Loop:
             step = state.step
             losses.append(self.step(step))
             state.step = step + 1
+            self.average.update(state.step)
             last = state.step == config.n_steps
             if self.device.type == "cpu" or state.step % METRICS_INTERVAL == 0 or last:
                 self._check_finite(losses[-1], step)
@@ -265,10 +283,13 @@ class _Loop:
                     "learning_rate": learning_rate(step, config),
                     "frames_per_second": speed,
                 }
+                if self.heads is not None:
+                    record["lookahead_loss"] = float(self.heads.latest)
                 if config.objective == "two_pass_token":
                     record["mix"] = token_mix_probability(step, config)
                 if validate:
-                    record["validation_loss"] = self._validate()
+                    with self.average.applied():
+                        record["validation_loss"] = self._validate()
                 record["seconds"] = before + time.perf_counter() - begin
                 self._write_metrics([record], "a")
                 state.history.append(record)
@@ -277,14 +298,13 @@ class _Loop:
                     progress.note(_note(record, speed))
             if self.checkpoints is not None and (state.step % config.checkpoint_interval == 0 or last):
                 with annotate("checkpoint"):
-                    save_checkpoint(self.checkpoints, state, self.model, self.optimiser, self.identity)
+                    save_checkpoint(self.checkpoints, state, self.model, self.optimiser, self.identity, self.heads)
             if progress is not None:
                 progress.update(1)
-        last_weights = self._weights()
-        if self.validation:
-            self.model.load_state_dict(state.best)
-        else:
-            state.best_step = state.step
+        last_weights = self.average.weights()
+        if not self.validation:
+            state.best, state.best_step = last_weights, state.step
+        self.model.load_state_dict(state.best)
         best_loss = state.best_loss if self.validation else math.nan
         return TrainingResult(self.model.eval(), last_weights, state.history, state.best_step, best_loss)
 
@@ -300,15 +320,22 @@ class _Loop:
             for group in self.optimiser.param_groups:
                 group["lr"] = learning_rate(step, config)
             loss = training_loss(
-                self.model, batch.tokens, batch.targets, batch.weights, step=step, config=config, generator=self.mixer
+                self.model,
+                batch.tokens,
+                batch.targets,
+                batch.weights,
+                step=step,
+                config=config,
+                generator=self.mixer,
+                extra=None if self.heads is None else partial(self.heads.loss, self.model),
             )
             with annotate("backward"):
                 self.optimiser.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]
             with annotate("optimiser"):
-                torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.gradient_clip)
+                torch.nn.utils.clip_grad_norm_(self.parameters, config.gradient_clip)
                 self.optimiser.step()
-        return loss.detach()
+        return loss.detach() if self.heads is None else loss.detach() - self.heads.latest
 
     def _validate(self) -> float:
         """Score the held-out data by teacher forcing (nats per frame), and choose among the weights seen so far.
@@ -329,7 +356,7 @@ class _Loop:
             )
         lowest = min([loss] + [x["validation_loss"] for x in self.state.history if "validation_loss" in x])
         if loss <= lowest + SELECTION_TOLERANCE * abs(lowest):
-            self.state.best_loss, self.state.best_step, self.state.best = loss, self.state.step, self._weights()
+            self.state.best_loss, self.state.best_step, self.state.best = loss, self.state.step, self.average.weights()
         return loss
 
     def _check_finite(self, loss: Tensor, step: int) -> None:
@@ -338,9 +365,6 @@ class _Loop:
                 f"the loss is {float(loss)} at step {step + 1}: the training diverged; lower learning_rate "
                 f"(now {self.config.learning_rate:g}) or raise warmup_steps (now {self.config.warmup_steps})"
             )
-
-    def _weights(self) -> dict[str, Tensor]:
-        return {name: value.detach().clone() for name, value in self.model.state_dict().items()}
 
     def _write_metrics(self, records: Sequence[dict[str, float]], mode: str) -> None:
         """Append records, or (mode "w") put back those that a checkpoint knows, dropping what came after it."""
