@@ -16,6 +16,7 @@ Activation = Literal["gelu", "relu"]
 Position = Literal["rope", "learned"]
 Objective = Literal["one_pass", "two_pass_token", "two_pass_hidden"]
 Average = Literal["none", "ema", "tail"]
+Select = Literal["loss", "kinetics", "last"]
 Mode = Literal["auto", "ring", "hop", "crop"]
 
 MAX_STATES = 65536
@@ -252,6 +253,10 @@ class TrainConfig(_Config):
         Added to the counts that initialise the markov head.
     validation_fraction : float
         Part of the frames held out, by trajectory where there are enough, else the end of each.
+    select : str
+        Which weights are the result: ``"loss"``, the latest within 0.2 % of the lowest validation loss; ``"kinetics"``,
+        those whose rollouts fit the held-out MD best, of a few in the last half of the training (`nanomd.selection`);
+        ``"last"``.
     validation_interval, checkpoint_interval : int
         Steps between validations and between checkpoints.
     seed : int
@@ -288,6 +293,7 @@ class TrainConfig(_Config):
     time_reversal: bool = False
     markov_pseudocount: float = 1e-3
     validation_fraction: float = 0.1
+    select: Select = "loss"
     validation_interval: int = 100
     checkpoint_interval: int = 500
     seed: int = 0
@@ -302,6 +308,7 @@ class TrainConfig(_Config):
         check_range("average_span", self.average_span, 1e-6, 1)
         object.__setattr__(self, "lookahead_lags", check_lags("lookahead_lags", self.lookahead_lags))
         check_range("lookahead_weight", self.lookahead_weight, 0)
+        check_choice("select", self.select, Select)
         check_choice("lr_schedule", self.lr_schedule, Literal["cosine", "constant"])
         check_choice("device", self.device, Literal["auto", "cpu", "cuda"])
         check_choice("backend", self.backend, Literal["auto", "reference", "triton"])

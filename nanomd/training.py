@@ -25,6 +25,7 @@ from nanomd.likelihood import mean_log_likelihood
 from nanomd.lookahead import LookaheadHeads
 from nanomd.model import NanoGPT
 from nanomd.progress import Progress
+from nanomd.selection import KineticsSelector
 from nanomd.training_state import (
     TrainingState,
     data_digest,
@@ -34,7 +35,7 @@ from nanomd.training_state import (
     training_identity,
 )
 from nanomd.two_pass import token_mix_probability, training_loss
-from nanomd.windows import STREAM_DROPOUT, STREAM_MIX, WindowSampler, step_seed, transition_counts
+from nanomd.windows import STREAM_DROPOUT, STREAM_MIX, STREAM_ROLLOUT, WindowSampler, step_seed, transition_counts
 
 # Targets scored in one validation; more data than this is sampled in evenly spread pieces.
 VALIDATION_TARGETS = 32768
@@ -54,16 +55,19 @@ class TrainingResult:
     Parameters
     ----------
     model : NanoGPT
-        With the chosen weights: the latest whose validation loss is within 0.2 % of the lowest.
+        With the chosen weights; see `TrainConfig.select`.
     last : dict of Tensor
         The weights after the last step; their mean where weights are averaged.
     history : list of dict
         Records of ``step``, ``loss``, ``lookahead_loss`` (the term of auxiliary heads, in the last step) and, after
         validations, ``validation_loss`` (nats per frame), with
         ``learning_rate``, ``mix`` (replacement probability of the token objective), ``seconds`` and
-        ``frames_per_second``.
+        ``frames_per_second``. Where rollouts were scored, ``kinetics_score``, ``kinetics_held_out`` (1, or 0 where the
+        training MD had to judge) and ``kinetics_seconds``.
     best_step, best_loss : int, float
         The step of `model`'s weights, and its validation loss (NaN where nothing was held out).
+    selection : dict
+        How the weights were chosen: ``select``, and with kinetics what `KineticsSelector.describe` says.
     """
 
     model: NanoGPT
@@ -71,6 +75,7 @@ class TrainingResult:
     history: list[dict[str, float]]
     best_step: int
     best_loss: float
+    selection: dict[str, Any]
 
 
 def resolve_device(name: str) -> torch.device:
@@ -239,6 +244,20 @@ class _Loop:
         self.optimiser = make_optimiser(self.model, config, self.heads)
         self.parameters = [*self.model.parameters(), *([] if self.heads is None else self.heads.parameters())]
         self.average = WeightAverage(self.model, config)
+        self.selector = (
+            KineticsSelector(
+                model_config,
+                trajectories,
+                self.validation,
+                n_steps=config.n_steps,
+                frames=config.n_steps * config.batch_size * self.length,
+                seed=step_seed(config.seed, STREAM_ROLLOUT, 0),
+                cuda=device.type == "cuda",
+                n_threads=config.n_threads,
+            )
+            if config.select == "kinetics"
+            else None
+        )
         self.mixer = torch.Generator(device=device)
         self.checkpoints = None if run_dir is None else Path(run_dir) / "checkpoints"
         self.metrics = None if run_dir is None else Path(run_dir) / "logs" / "metrics.jsonl"
@@ -273,8 +292,9 @@ class _Loop:
             last = state.step == config.n_steps
             if self.device.type == "cpu" or state.step % METRICS_INTERVAL == 0 or last:
                 self._check_finite(losses[-1], step)
-            validate = bool(self.validation) and (state.step % config.validation_interval == 0 or last)
-            if validate or state.step % METRICS_INTERVAL == 0 or last:
+            roll_out = self.selector is not None and state.step in self.selector.steps
+            validate = bool(self.validation) and (state.step % config.validation_interval == 0 or last or roll_out)
+            if validate or roll_out or state.step % METRICS_INTERVAL == 0 or last:
                 now = time.perf_counter()
                 speed = (state.step - clock_step) * config.batch_size * self.length / (now - clock)
                 record = {
@@ -287,9 +307,14 @@ class _Loop:
                     record["lookahead_loss"] = float(self.heads.latest)
                 if config.objective == "two_pass_token":
                     record["mix"] = token_mix_probability(step, config)
-                if validate:
-                    with self.average.applied():
+                with self.average.applied():
+                    if validate:
                         record["validation_loss"] = self._validate()
+                    if self.selector is not None and roll_out:
+                        record |= self._score(self.selector)
+                if self._is_chosen(record, last):
+                    state.best_loss = record.get("validation_loss", math.inf)
+                    state.best_step, state.best = state.step, self.average.weights()
                 record["seconds"] = before + time.perf_counter() - begin
                 self._write_metrics([record], "a")
                 state.history.append(record)
@@ -302,11 +327,10 @@ class _Loop:
             if progress is not None:
                 progress.update(1)
         last_weights = self.average.weights()
-        if not self.validation:
-            state.best, state.best_step = last_weights, state.step
         self.model.load_state_dict(state.best)
         best_loss = state.best_loss if self.validation else math.nan
-        return TrainingResult(self.model.eval(), last_weights, state.history, state.best_step, best_loss)
+        selection = {"select": config.select} | ({} if self.selector is None else self.selector.describe())
+        return TrainingResult(self.model.eval(), last_weights, state.history, state.best_step, best_loss, selection)
 
     def step(self, step: int) -> Tensor:
         """Do one optimiser step, and return its loss."""
@@ -338,15 +362,10 @@ class _Loop:
         return loss.detach() if self.heads is None else loss.detach() - self.heads.latest
 
     def _validate(self) -> float:
-        """Score the held-out data by teacher forcing (nats per frame), and choose among the weights seen so far.
-
-        Kept are the latest whose loss is within `SELECTION_TOLERANCE` of the lowest. The lowest itself is often a lucky
-        step before the learning rate had fallen to zero: its rates, on a chain of known kinetics, were wrong by 6 %
-        where those of the last step, 0.03 % worse in loss, were right to 1 %.
-        """
+        """Score the held-out data by teacher forcing (nats per frame)."""
         context = self.length // 2 if self.length > 1 else 0
         with annotate("validation"):
-            loss = -mean_log_likelihood(
+            return -mean_log_likelihood(
                 self.model,
                 self.validation,
                 length=self.length,
@@ -354,10 +373,32 @@ class _Loop:
                 max_targets=VALIDATION_TARGETS,
                 batch_size=self.config.batch_size,
             )
-        lowest = min([loss] + [x["validation_loss"] for x in self.state.history if "validation_loss" in x])
-        if loss <= lowest + SELECTION_TOLERANCE * abs(lowest):
-            self.state.best_loss, self.state.best_step, self.state.best = loss, self.state.step, self.average.weights()
-        return loss
+
+    def _score(self, selector: KineticsSelector) -> dict[str, float]:
+        begin = time.perf_counter()
+        with annotate("rollout"):
+            score = selector.score(self.model.to_tensors())
+        return {
+            "kinetics_score": score,
+            "kinetics_held_out": float(selector.reference.held_out),
+            "kinetics_seconds": time.perf_counter() - begin,
+        }
+
+    def _is_chosen(self, record: dict[str, float], last: bool) -> bool:
+        """Say whether the weights of a new record take the place of those kept so far.
+
+        By loss, kept are the latest within `SELECTION_TOLERANCE` of the lowest. The lowest itself is often a lucky step
+        before the learning rate had fallen to zero: its rates, on a chain of known kinetics, were wrong by 6 % where
+        those of the last step, 0.03 % worse in loss, were right to 1 %.
+        """
+        if self.config.select == "last" or (self.selector is None and not self.validation):
+            return last
+        name = "validation_loss" if self.selector is None else "kinetics_score"
+        if name not in record:
+            return False
+        lowest = min([record[name], *(x[name] for x in self.state.history if name in x)])
+        tolerance = SELECTION_TOLERANCE * abs(lowest) if self.selector is None else self.selector.tolerance
+        return record[name] <= lowest + tolerance
 
     def _check_finite(self, loss: Tensor, step: int) -> None:
         if not math.isfinite(float(loss)):
@@ -386,4 +427,5 @@ class _Loop:
 
 def _note(record: dict[str, float], speed: float) -> str:
     held_out = f", held out {record['validation_loss']:.4f}" if "validation_loss" in record else ""
+    held_out += f", kinetics {record['kinetics_score']:.2f}" if "kinetics_score" in record else ""
     return f"loss {record['loss']:.4f}{held_out} nats/frame, {speed / 1e3:.0f}k frames/s"
