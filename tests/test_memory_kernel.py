@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from known_chain import default_chain
 
 from nanomd import kinetics
-from nanomd.baselines.memory_kernel import MemoryKernelEstimator, MemoryKernelModel, choose_memory
+from nanomd.baselines.memory_choice import choose_memory
+from nanomd.baselines.memory_kernel import MemoryKernelEstimator, MemoryKernelModel
 from nanomd.baselines.msm import MSMEstimator
 from nanomd.errors import InputError
 from nanomd.kinetics import transfer_tensors as tt
