@@ -12,7 +12,7 @@ from known_chain import default_chain
 import nanomd
 from nanomd.baselines.msm import MSMEstimator
 from nanomd.errors import InputError
-from nanomd.kinetics import compare, deeptime_adapter, estimates, macrostates, markov, verdict
+from nanomd.kinetics import compare, deeptime_adapter, macrostates, markov, processes, verdict
 from nanomd.kinetics.compare import default_lagtimes, usable_length, validate
 from nanomd.kinetics.results import Interval
 from nanomd.units import FrameInterval
@@ -266,8 +266,8 @@ def test_processes_are_matched_by_eigenvector():
     pi = rng.dirichlet(np.ones(8))
     reference = np.linalg.qr(rng.normal(size=(8, 3)))[0] / np.sqrt(pi)[:, None]
     shuffled = -reference[:, [2, 0, 1]] + 0.05 * rng.normal(size=(8, 3))
-    assert estimates.match_processes(shuffled, reference, pi).tolist() == [1, 2, 0]
-    assert estimates.match_processes(shuffled[:, :2], reference, pi).tolist() == [1, -1, 0]
+    assert processes.match_processes(shuffled, reference, pi).tolist() == [1, 2, 0]
+    assert processes.match_processes(shuffled[:, :2], reference, pi).tolist() == [1, -1, 0]
 
 
 def test_number_of_macrostates():

@@ -16,6 +16,7 @@ from nanomd.errors import InputError
 from nanomd.kinetics import deeptime_adapter, macrostates, markov
 from nanomd.kinetics.bootstrap import Bootstrap
 from nanomd.kinetics.estimates import Sample
+from nanomd.kinetics.inputs import Trajs, check_lagtime, trajectories, usable_length
 from nanomd.kinetics.results import SourceKinetics, ValidationResult
 from nanomd.kinetics.sources import Frame, markov_source, trajectory_source
 from nanomd.kinetics.verdict import verdict_notes, verdict_rows
@@ -23,7 +24,6 @@ from nanomd.units import FrameInterval
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
-Trajs = list[NDArray[np.integer]]
 
 _SURVIVAL_POINTS = 60
 _CK_STEPS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
@@ -138,27 +138,6 @@ def validate(
     )
 
 
-def trajectories(name: str, value: Any, stride: int = 1) -> Trajs:
-    """Check a list of discrete trajectories, leave out empty ones, and keep every stride-th frame."""
-    arrays = [value] if isinstance(value, np.ndarray) and value.ndim == 1 else list(value)
-    out: Trajs = []
-    for i, item in enumerate(arrays):
-        x = np.asarray(item)
-        if x.ndim != 1 or (x.size and x.dtype.kind not in "iu"):
-            raise InputError(f"{name}[{i}] must be a 1-D array of integers, got {x.dtype} of shape {x.shape}")
-        if x.size:
-            out.append(x[::stride])
-    if not out or max(len(x) for x in out) < 2 or max(int(x.max()) for x in out) < 0:
-        raise InputError(f"{name} must hold at least one trajectory of two assigned frames")
-    return out
-
-
-def usable_length(trajs: Trajs) -> int:
-    """Return the length of the shortest trajectory, after leaving out the shortest that hold 5 % of all frames."""
-    lengths = np.sort([len(x) for x in trajs])[::-1]
-    return int(lengths[np.searchsorted(np.cumsum(lengths), 0.95 * lengths.sum())])
-
-
 def default_lagtimes(length: int, n_lags: int = 12) -> IntArray:
     """Return lags spaced logarithmically from 1 to a tenth of `length`, at most 1000."""
     longest = max(1, min(length // 10, 1000))
@@ -216,12 +195,6 @@ def _settled(lags: IntArray, table: FloatArray) -> int | None:
         if near[0] <= 0.05 and all(x <= 0.1 for x in near[1:]):
             return i
     return None
-
-
-def check_lagtime(lagtime: int, length: int) -> None:
-    """Raise `InputError` unless trajectories of `length` frames have pairs at this lag."""
-    if not 1 <= lagtime < length:
-        raise InputError(f"lagtime must be in [1, {length - 1}] frames (shortest dtraj has {length}), got {lagtime}")
 
 
 def _frame(

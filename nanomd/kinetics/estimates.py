@@ -19,11 +19,13 @@ from nanomd.kinetics.markov import (
     estimate_markov_model,
     transition_counts,
 )
+from nanomd.kinetics.processes import match_processes
 from nanomd.kinetics.results import Interval
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
+SPARE_PROCESSES = 6  # of a source, beyond those of the reference, among which the like ones are looked for
 FEW_EVENTS = 20  # below, the relative error of a mean time is at least that of as many Poisson events
 
 
@@ -100,7 +102,8 @@ def timescales(
     if counts.sum() == 0:
         return Interval(empty, empty, empty), None
     model = estimate_markov_model(counts, lagtime)
-    values, right, left = model.eigen(n_timescales + 2)
+    # A source may have slow processes that the reference lacks, such as a trap: those stand in the queue, too.
+    values, right, left = model.eigen(n_timescales + (SPARE_PROCESSES if match is not None else 2))
     k = len(values)
     if k == 0:
         return Interval(empty, empty, empty), model
@@ -131,19 +134,6 @@ def _tracked_eigenvalues(small: FloatArray) -> FloatArray:
     for w in range(len(small)):
         process, column = linear_sum_assignment(-np.abs(vectors[w]))
         out[w, process] = values[w, column].real
-    return out
-
-
-def match_processes(right: FloatArray, reference: FloatArray, stationary: FloatArray) -> IntArray:
-    """Return, for every reference process, the process of `right` with the largest overlap, -1 where none is left."""
-    from scipy.optimize import linear_sum_assignment
-
-    weight = stationary[:, None]
-    size = np.sqrt((weight * right**2).sum(axis=0)[None, :] * (weight * reference**2).sum(axis=0)[:, None])
-    overlap = np.abs(reference.T @ (weight * right)) / np.maximum(size, 1e-300)
-    out = np.full(reference.shape[1], -1, np.int64)
-    rows, columns = linear_sum_assignment(-(overlap**2))
-    out[rows] = columns
     return out
 
 
