@@ -166,10 +166,11 @@ def test_a_job_is_recorded(small_case, tmp_path, method):
     assert record["kinetics"]["n_frames"] == (4 * 50 if method == "LSTM" else 4 * 2000)
     table = tables.rows(*tables.load_records(tmp_path))
     names = [row["method"] for row in table]
-    assert names == ["training MD", "MSM lag 1", "MSM lag 2", method]
+    assert names == ["training MD", "MSM lag 1", "MSM lag 2", "memory kernel", method]
     row = dict(zip(names, table, strict=True))
     assert row["training MD"]["mfpt_model"] == [1.0]
     assert row["MSM lag 1"]["mfpt_model"][0] == pytest.approx(1.0, abs=0.1)  # the walk is Markovian
+    assert row["memory kernel"]["mfpt_model"][0] == pytest.approx(1.0, abs=0.1)
     assert method in tables.markdown(table)
 
 
@@ -179,9 +180,9 @@ def test_pieces_train_and_are_judged_against_the_whole(small_case, tmp_path):
     assert record["settings"]["train_length"] == 19
     references, records = tables.load_records(tmp_path)
     assert [row["method"] for row in tables.rows(references, records, pieces=20)] == [
-        "training MD", "MSM lag 1", "MSM lag 2", "one_pass",
+        "training MD", "MSM lag 1", "MSM lag 2", "memory kernel", "one_pass",
     ]  # fmt: skip
-    assert len(tables.rows(references, records)) == 3  # it is not among those of whole trajectories
+    assert len(tables.rows(references, records)) == 4  # it is not among those of whole trajectories
     assert tables.best_markov(references, 20)[0] < 1.1
 
 

@@ -20,7 +20,7 @@ def plot_pieces(references: dict[int, tables.Row], records: Iterable[tables.Row]
     """
     records = list(records)
     lengths = sorted({int(r["pieces"]) for r in records} - {0})
-    methods = sorted({r["method"] for r in records if r["pieces"]})
+    methods = ["memory kernel", *sorted({r["method"] for r in records if r["pieces"]})]
     series: dict[str, list[tuple[int, list[float]]]] = {
         "best MSM": [(n, tables.best_markov(references, n)) for n in lengths]
     }

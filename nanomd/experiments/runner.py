@@ -19,12 +19,13 @@ from numpy.typing import NDArray
 from nanomd.errors import InputError
 from nanomd.experiments import methods
 from nanomd.experiments.cases import Case, Data, cut_into_pieces, get_case
-from nanomd.experiments.scoring import Judge, record
+from nanomd.experiments.scoring import Judge, memory_kernel, record
 from nanomd.progress import progress_bar
 from nanomd.run_folder import write_atomic
 
 IntArray = NDArray[np.int64]
 Study = Literal["main", "pieces"]
+MEMORY_KERNEL_STATES = 200  # its matrices, one for every frame of memory, are dense
 ROLLOUT_SEED = 7_000_000  # plus the seed of the training: rollouts share no random numbers
 
 
@@ -117,6 +118,10 @@ def run_reference(case: Case, material: Material, dataset: int, folder: Path) ->
         "MD training": judge.trajectories("MD training", training, is_md=True),
         **{f"MSM lag {lag}": judge.markov("MSM", training, lag) for lag in case.markov_lags},
     }
+    records = {name: record(source, case.lagtime) for name, source in sources.items()}
+    few = judge.frame.n_states <= MEMORY_KERNEL_STATES
+    if few:
+        records["memory kernel"] = memory_kernel(judge, training)
     pieces: dict[str, Any] = {}
     for length in case.pieces:
         cut = cut_into_pieces(training, length, dataset)
@@ -125,6 +130,8 @@ def run_reference(case: Case, material: Material, dataset: int, folder: Path) ->
             for lag in case.markov_lags
             if lag < length
         }
+        if few:
+            pieces[str(length)]["memory kernel"] = memory_kernel(judge, cut)
     value = {
         "case": case.name,
         "dataset": dataset,
@@ -134,7 +141,7 @@ def run_reference(case: Case, material: Material, dataset: int, folder: Path) ->
         "slowest": judge.slowest,
         "lagtime": case.lagtime,
         "frame_interval": asdict(case.frame_interval),
-        "sources": {name: record(source, case.lagtime) for name, source in sources.items()},
+        "sources": records,
         "pieces": pieces,
         "msm_held_out_nll": markov_nll(training, held_out, judge.frame.n_states),
     }

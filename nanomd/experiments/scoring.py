@@ -91,6 +91,37 @@ class Judge:
         return markov_source(name, self.sample(training), self.frame, lagtime)
 
 
+def memory_kernel(judge: Judge, training: list[IntArray]) -> dict[str, Any]:
+    """Return the record of a memory-kernel model of the microstates, learnt frame by frame; it has no intervals."""
+    from nanomd.baselines.memory_kernel import MemoryKernelEstimator
+    from nanomd.kinetics.processes import match_processes
+
+    frame = judge.frame
+    model = MemoryKernelEstimator(1).fit(training, n_states=frame.n_states).fetch_model()
+    stationary = model.stationary_distribution
+    inside = frame.macrostate >= 0
+    share = np.bincount(frame.macrostate[inside], stationary[inside], frame.n_macrostates)
+    values, vectors = np.linalg.eig(model.transition_matrix(frame.lagtime))
+    order = np.argsort(-values.real)[1 : 1 + 4 * frame.n_macrostates]
+    matched = match_processes(vectors[:, order].real, *frame.match)
+    slow = np.where(matched >= 0, values.real[order][matched], np.nan)
+    return {
+        "n_trajs": 0,
+        "n_frames": 0,
+        "populations": _values(share.astype(np.float64)),
+        "timescales": _values(markov.eigenvalue_timescales(slow, frame.lagtime)),
+        "mfpt": _values(model.mfpts(frame.macrostate, stride=frame.lagtime)),
+        "leakage": None,
+        "memory": model.memory,
+        "growth": model.growth,
+    }
+
+
+def _values(value: FloatArray) -> dict[str, Any]:
+    nothing = np.full(value.shape, np.nan)
+    return _interval(Interval(value, nothing, nothing))
+
+
 def processes_between(right: FloatArray, stationary: FloatArray, macrostate: IntArray, m: int) -> IntArray:
     """Return the m - 1 processes, slowest first, that lie most within the span of the macrostates' indicator functions.
 

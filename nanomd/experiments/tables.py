@@ -70,7 +70,8 @@ def measure(kinetics: Row, reference: Row) -> Row:
 def rows(references: dict[int, Row], records: Iterable[Row], *, pieces: int = 0) -> list[Row]:
     """Return one row for every method, each value a list over data sets and seeds.
 
-    Rows "training MD" and "MSM lag ..." come from the references. With `pieces`, only those trained on such pieces.
+    Rows "training MD", "MSM lag ..." and "memory kernel" come from the references. With `pieces`, only
+    those trained on such pieces.
     """
     found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
 
@@ -83,7 +84,7 @@ def rows(references: dict[int, Row], records: Iterable[Row], *, pieces: int = 0)
         sources = reference["sources"]
         add("training MD", measure(sources["MD training"], reference))
         markov = reference["pieces"].get(str(pieces), {}) if pieces else sources
-        for name in (n for n in markov if n.startswith("MSM")):
+        for name in (n for n in markov if not n.startswith("MD ")):
             add(name, measure(markov[name], reference))
             if name == "MSM lag 1" and not pieces:
                 add(name, {"nll": reference["msm_held_out_nll"]})
@@ -121,6 +122,6 @@ def best_markov(references: dict[int, Row], pieces: int) -> list[float]:
     """
     out = []
     for reference in references.values():
-        found = [measure(source, reference)["mfpt_model"] for source in reference["pieces"][str(pieces)].values()]
-        out.append(min(found))
+        sources = reference["pieces"][str(pieces)].items()
+        out.append(min(measure(s, reference)["mfpt_model"] for name, s in sources if name.startswith("MSM")))
     return out
