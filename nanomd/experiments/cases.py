@@ -153,7 +153,14 @@ def _ww(n_states: int) -> Loader:
     return load
 
 
-_SMALL: dict[str, Any] = {"preset": "tiny", "context_length": 32, "train_length": 128, "batch_size": 16}
+_SMALL: dict[str, Any] = {
+    "preset": "tiny",
+    "context_length": 32,
+    "train_length": 128,
+    "batch_size": 16,
+    "average": "tail",
+    "average_span": 0.2,
+}
 _PAPER_LSTM: dict[str, Any] = {"embedding_dim": 128, "hidden_dim": 512, "n_steps": 400, "batch_size": 32}
 _FRAME = FrameInterval(1.0, "frame")
 
@@ -186,7 +193,7 @@ CASES: dict[str, Case] = {
             lagtime=200,
             lagtimes=(1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000),
             frame_interval=_FRAME,
-            gpt={**_SMALL, "learning_rate": 4e-3, "n_steps": 1500},
+            gpt={**_SMALL, "learning_rate": 4e-3, "n_steps": 2000},
             lstm={"embedding_dim": 8, "hidden_dim": 64, "n_steps": 1500},
             paper="paper-four-state",
             rollout=(64, 200_000),
@@ -221,7 +228,7 @@ CASES: dict[str, Case] = {
             gpt={**_SMALL, "learning_rate": 4e-3, "n_steps": 1500},
             lstm=_PAPER_LSTM,
             paper="paper-alanine-dipeptide",
-            rollout=(64, 200_000),
+            rollout=(64, 150_000),
             lstm_steps=30_000,
             burn_in=8_000,
             pieces=(50, 100, 200, 400),
@@ -235,10 +242,10 @@ CASES: dict[str, Case] = {
             lagtime=40,
             lagtimes=(1, 2, 5, 10, 20, 40, 80, 160, 320),
             frame_interval=_FRAME,
-            gpt={**_SMALL, "learning_rate": 4e-3, "n_steps": 800},
+            gpt={**_SMALL, "learning_rate": 4e-3, "n_steps": 1600},
             lstm=_PAPER_LSTM,
             paper="paper-ww-domain",
-            rollout=(64, 200_000),
+            rollout=(64, 100_000),
             lstm_steps=15_000,
             burn_in=3_000,
             pieces=(50, 100, 200, 400),
@@ -252,7 +259,7 @@ CASES: dict[str, Case] = {
             lagtime=40,
             lagtimes=(1, 5, 20, 40, 80, 160),
             frame_interval=_FRAME,
-            gpt={**_SMALL, "learning_rate": 4e-3, "n_steps": 800},
+            gpt={**_SMALL, "learning_rate": 4e-3, "n_steps": 1600},
             lstm=_PAPER_LSTM,
             paper="paper-ww-domain",
             rollout=(64, 60_000),

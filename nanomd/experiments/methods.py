@@ -40,32 +40,56 @@ class Method:
 
 _OBJECTIVES = ("one_pass", "two_pass_token", "two_pass_hidden")
 _REVERSAL: dict[str, Any] = {"time_reversal": True}
+_MARKOV: dict[str, Any] = {"markov_head": True}
+
+
+def _variants() -> list[Method]:
+    """Every objective, plain, with windows read both ways, and with a head that starts as the Markov model."""
+    out = []
+    for objective in _OBJECTIVES:
+        for suffix, options in (
+            ("", {}),
+            ("+reversal", _REVERSAL),
+            ("+markov", _MARKOV),
+            ("+markov+reversal", {**_REVERSAL, **_MARKOV}),
+        ):
+            out.append(Method(objective + suffix, "gpt", {"objective": objective, **options}))
+    return out
+
 
 METHODS: dict[str, Method] = {
     method.name: method
     for method in (
-        *(Method(objective, "gpt", {"objective": objective}) for objective in _OBJECTIVES),
-        *(
-            Method(f"{objective}+markov", "gpt", {"objective": objective, "markov_head": True})
-            for objective in _OBJECTIVES
+        *_variants(),
+        Method("one_pass+reversal+dropout", "gpt", {"objective": "one_pass", "dropout": 0.1, **_REVERSAL}),
+        Method(
+            "one_pass+markov+reversal, no averaging",
+            "gpt",
+            {"objective": "one_pass", "average": "none", **_MARKOV, **_REVERSAL},
         ),
-        *(
-            Method(
-                f"{objective}+markov+reversal",
-                "gpt",
-                {"objective": objective, "markov_head": True, **_REVERSAL},
-            )
-            for objective in _OBJECTIVES
+        Method(
+            "one_pass+reversal+lookahead",
+            "gpt",
+            {"objective": "one_pass", "lookahead_lags": (2, 5, 20, 50), **_REVERSAL},
         ),
-        Method("one_pass+reversal", "gpt", {"objective": "one_pass", **_REVERSAL}),
+        Method(
+            "one_pass+reversal+kinetics",
+            "gpt",
+            {"objective": "one_pass", "select": "kinetics", **_REVERSAL},
+        ),
         Method("paper", "paper", {"objective": "two_pass_hidden"}),
-        Method("paper one_pass", "paper", {"objective": "one_pass"}),
         Method("LSTM", "lstm", {}),
     )
 }
-MAIN = (*(f"{o}{m}" for m in ("", "+markov", "+markov+reversal") for o in _OBJECTIVES), "paper", "LSTM")
-
-PIECES = ("one_pass", "one_pass+reversal", "two_pass_token+reversal", "one_pass+markov+reversal")
+MAIN = (
+    "one_pass",
+    *(objective + suffix for suffix in ("+reversal", "+markov+reversal") for objective in _OBJECTIVES),
+    "one_pass+reversal+dropout",
+    "one_pass+markov+reversal, no averaging",
+    "LSTM",
+    "paper",
+)
+PIECES = ("one_pass+reversal", "one_pass+reversal+dropout", "two_pass_token+reversal")
 
 
 def get_method(name: str) -> Method:

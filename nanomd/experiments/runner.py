@@ -52,7 +52,7 @@ class Job:
 
     def path(self, folder: Path) -> Path:
         """Return where the record is kept."""
-        name = self.method.replace(" ", "_").replace("+", "-")
+        name = self.method.replace(", ", "-").replace(" ", "_").replace("+", "-")
         cut = f"_pieces{self.pieces}" if self.pieces else ""
         steps = f"_steps{self.n_steps}" if self.n_steps else ""
         return folder / "records" / f"{name}{cut}{steps}_data{self.dataset}_seed{self.seed}.json"
@@ -143,9 +143,14 @@ def run_reference(case: Case, material: Material, dataset: int, folder: Path) ->
         "frame_interval": asdict(case.frame_interval),
         "sources": records,
         "pieces": pieces,
-        "msm_held_out_nll": markov_nll(training, held_out, judge.frame.n_states),
+        "msm_held_out_nll": markov_nll(training, scored_frames(held_out), judge.frame.n_states),
     }
     write_json(path, value)
+
+
+def scored_frames(held_out: list[IntArray]) -> list[IntArray]:
+    """Return the frames on which likelihoods are compared: at most 400,000, the same for every method."""
+    return [d[:100_000] for d in held_out[:4]]
 
 
 def markov_nll(training: list[IntArray], held_out: list[IntArray], n_states: int, pseudocount: float = 1e-2) -> float:
@@ -178,7 +183,7 @@ def run_job(job: Job, case: Case, material: Material, folder: Path) -> Path:
         **asdict(job),
         "settings": fitted.settings,
         "validation_loss": fitted.validation_loss if math.isfinite(fitted.validation_loss) else None,
-        "held_out_nll": fitted.held_out_nll([d[:100_000] for d in material.data.held_out[:4]]),
+        "held_out_nll": fitted.held_out_nll(scored_frames(material.data.held_out)),
         "history": fitted.history,
         "chain_over_slowest": n_steps / material.judge.slowest,
         "kinetics": record(source, case.lagtime),
