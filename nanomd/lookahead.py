@@ -52,8 +52,9 @@ class LookaheadHeads(nn.Module):
                 f"got {max(config.lookahead_lags)}; use longer windows"
             )
         self.lags, self.share = config.lookahead_lags, config.lookahead_weight
-        self.latest = torch.zeros(())  # the term of the last step, for the record
         generator = torch.Generator().manual_seed(config.seed)
+        self.latest: Tensor  # the term in the last step, for the record
+        self.register_buffer("latest", torch.zeros(()), persistent=False)
         with torch.random.fork_rng(devices=[]):
             self.heads = nn.ModuleList([nn.Linear(model.d_model, model.n_states) for _ in self.lags])
         with torch.no_grad():
@@ -62,8 +63,14 @@ class LookaheadHeads(nn.Module):
                 if parameter.ndim == 2:  # small, so that the first predictions are nearly uniform
                     parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.06 / math.sqrt(model.d_model))
 
+    def gradient(self, model: NanoGPT, hidden: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+        """Return zero with the gradient of `loss`: added to a loss, it leaves the number to be the model's own."""
+        term = self.loss(model, hidden, targets, weights)
+        self.latest.copy_(term.detach())
+        return term - term.detach()
+
     def loss(self, model: NanoGPT, hidden: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-        """Return the term that is added to the loss.
+        """Return the term.
 
         Parameters
         ----------
@@ -83,6 +90,4 @@ class LookaheadHeads(nn.Module):
             nll = cross_entropy(logits, targets[:, lag - 1 :].flatten(), reduction="none")
             # Windows of short trajectories may hold no target that far ahead, and then the term is zero.
             total = total + (nll * valid).sum() / valid.sum().clamp(min=1e-6)
-        term = self.share / len(self.lags) * total
-        self.latest = term.detach()
-        return term
+        return self.share / len(self.lags) * total

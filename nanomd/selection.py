@@ -5,16 +5,23 @@ lowest value is no sign of the best kinetics. The score is, over a few quantitie
 
 .. math:: S = \frac1n \sum_q \left( \frac{q_\text{model} - q_\text{MD}}{\sigma_q} \right)^2
 
-with q the logits of the populations of the macrostates and the logarithms of the leading implied timescales, and
-\sigma_q the standard error of the MD's own value, by bootstrap over blocks of several slowest timescales. A trap that
-was visited once has a large \sigma, and so a small say. The errors are the MD's alone: those of the rollouts would
-favour models that scatter. A right model has S near 1 + r, r = frames of the MD over frames of the rollouts: what is
-left is the scatter of both. (The quantities are correlated, so that n S is no exact chi square.)
+with q the logits of the populations of the macrostates and the logarithms of the leading timescales, and \sigma_q the
+standard error of the MD's own value, by bootstrap over blocks of several slowest timescales. A trap that was visited
+once has a large \sigma, and so a small say. The errors are the MD's alone: those of the rollouts would favour models
+that scatter. A right model has S near 1 + r, r = frames of the MD over frames of the rollouts: what is left is the
+scatter of both. (The quantities are correlated, so that n S is no exact chi square.)
 
-What is fixed before the first step, from the training MD: the lag, the first of 1, 2, 4, ... frames at which doubling
-it lengthens the slowest timescale by less than a tenth, or at which it reaches half of that; the processes, up to four
-slower than the lag, which every other Markov model is matched to by its eigenvectors; and the macrostates, by PCCA+.
-The MD that judges is the held-out part, or, where that is shorter than 20 slowest timescales, the training MD itself.
+What is fixed before the first step, from the training MD: the lag \tau, the first of 1, 2, 4, ... frames at which
+doubling it lengthens the slowest timescale by less than a tenth, or at which it reaches half of that; the macrostates,
+by PCCA+; and the processes, up to four slower than the lag, with right eigenvectors \psi_i of the Markov model at the
+lag and its stationary vector \pi. A timescale is, of the MD and of rollouts alike, with T their matrix of transition
+probabilities at the lag,
+
+.. math:: t_i = - \tau / \ln \sum_{xy} \pi_x \psi_i(x) T_{xy} \psi_i(y)
+
+No eigenvalues are sought, so nothing needs matching, and it costs one pass over the data. A state that was never left
+keeps the row of the training MD. The MD that judges is the held-out part, or, where that is shorter than 20 slowest
+timescales, the training MD itself.
 
 All rounds draw the same random numbers, which takes some of the scatter out of their differences. Chosen are the latest
 weights whose score is within r of the lowest.
@@ -30,13 +37,16 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from nanomd import _native
 from nanomd.checkpoint import ModelFiles, Starts
 from nanomd.config import ModelConfig
 from nanomd.dtrajs import StateMap
 from nanomd.errors import BackendUnavailableError, InputError
-from nanomd.kinetics.estimates import Sample, populations, timescales
+from nanomd.kinetics.bootstrap import ratio
+from nanomd.kinetics.deeptime_adapter import largest_connected_set
+from nanomd.kinetics.estimates import Sample, populations
 from nanomd.kinetics.macrostates import choose_n_macrostates, macrostates
-from nanomd.kinetics.markov import MarkovModel, estimate_markov_model, transition_counts
+from nanomd.kinetics.markov import MarkovModel, eigenvalue_timescales, estimate_markov_model, transition_counts
 from nanomd.kinetics.results import Interval
 from nanomd.rollout import Sampler
 from nanomd.units import FrameInterval
@@ -53,7 +63,7 @@ CHAIN_TIMESCALES = 20.0  # shorter chains do not forget their starts: fewer and 
 RELAXATION_TIMESCALES = 3.0  # dropped at the start of every chain, at most a quarter of it
 FRAMES_PER_REFERENCE_FRAME = 4.0  # rollouts need not be more precise than that
 MAX_FRAMES = 20_000_000  # of one round, for the memory
-UNDEFINED = math.log(10.0)  # difference in ln t that is taken where the model has no such process
+UNDEFINED = math.log(10.0)  # difference in ln t that is taken where the model has no such time
 _CONFIDENCE = 0.95
 
 
@@ -73,8 +83,8 @@ class KineticsReference:
         Frames.
     macrostate : ndarray (n_states,) or None
         -1 for states outside; None where PCCA+ found none.
-    right, stationary : ndarray (n_states, k), (n_states,)
-        Processes of the training MD's Markov model at the lag.
+    right, left, values : ndarray (n_states, k), (n_states, k), (k,)
+        Processes of the training MD's Markov model at the lag: psi, pi psi, and eigenvalues.
     timescale : float
         The slowest, in frames.
     value, error : ndarray (n,)
@@ -92,7 +102,8 @@ class KineticsReference:
     lagtime: int
     macrostate: NDArray[np.int64] | None
     right: FloatArray
-    stationary: FloatArray
+    left: FloatArray
+    values: FloatArray
     timescale: float
     value: FloatArray
     error: FloatArray
@@ -121,7 +132,7 @@ class KineticsReference:
                 f"{model.lagtime} frames; give longer trajectories to select by kinetics"
             )
         visits = np.bincount(np.concatenate(md).astype(np.int64), minlength=n_states)
-        values, right, _ = model.eigen(n_processes)
+        values, right, left = model.eigen(n_processes)
         held_out = [np.asarray(x) for x in validation if len(x) >= 2]
         enough = sum(map(len, held_out)) >= HELD_OUT_TIMESCALES * times[0] and any(
             len(x) > model.lagtime for x in held_out
@@ -131,8 +142,9 @@ class KineticsReference:
             n_states=n_states,
             lagtime=model.lagtime,
             macrostate=_macrostates(model, counts, visits, times),
-            right=right[:, : len(values)],
-            stationary=model.stationary,
+            right=right,
+            left=left,
+            values=values,
             timescale=float(times[0]),
             value=np.zeros(0),
             error=np.zeros(0),
@@ -178,7 +190,7 @@ class KineticsReference:
             dtrajs, self.n_states, timescale=self.timescale, confidence=_CONFIDENCE, n_bootstrap=n_bootstrap, seed=seed
         )
         n_blocks = sample.blocks.n_blocks
-        slow, _ = timescales(sample, self.lagtime, self.right.shape[1], (self.right, self.stationary))
+        slow = self._timescales(sample)
         parts = [(np.log(slow.value), _error(np.log(slow.low), np.log(slow.high), n_blocks))]
         if self.macrostate is not None:
             shares = populations(sample.coarse(self.macrostate, int(self.macrostate.max()) + 1))
@@ -188,24 +200,48 @@ class KineticsReference:
         value, error = (np.concatenate(columns) for columns in zip(*parts, strict=True))
         return value, np.where(np.isfinite(value) & (error > 0), error, np.nan)
 
+    def _timescales(self, sample: Sample) -> Interval:
+        product, rows = _native.project_transitions(
+            sample.dtrajs, self.n_states, self.lagtime, self.right, blocks=sample.blocks
+        )
+
+        def times(product: FloatArray, rows: FloatArray) -> FloatArray:
+            stepped = ratio(product, rows[..., None])  # T psi
+            stepped = np.where(np.isfinite(stepped), stepped, self.right * self.values)
+            return eigenvalue_timescales(np.einsum("nk,...nk->...k", self.left, stepped), self.lagtime)
+
+        replicates = times(sample.bootstrap.sums(product), sample.bootstrap.sums(rows))
+        return sample.bootstrap.interval(times(product.sum(axis=0), rows.sum(axis=0)), replicates, "log")
+
 
 def settled_model(dtrajs: list[NDArray[Any]], n_states: int) -> tuple[MarkovModel, NDArray[np.int64]]:
     """Return the Markov model at the lag where the slowest timescale has settled, and its counts."""
     longest = max(len(x) for x in dtrajs)
+    lagtime, counts = 1, transition_counts(dtrajs, n_states, 1)
+    slowest = _slowest(counts, 1)
+    while np.isfinite(slowest) and 8 * lagtime <= longest and 4 * lagtime <= slowest:
+        following = transition_counts(dtrajs, n_states, 2 * lagtime)
+        longer = _slowest(following, 2 * lagtime)
+        if not longer > SETTLED * slowest:
+            break
+        lagtime, counts, slowest = 2 * lagtime, following, longer
+    return estimate_markov_model(counts, lagtime), counts
 
-    def at(lagtime: int) -> tuple[MarkovModel, NDArray[np.int64]]:
-        counts = transition_counts(dtrajs, n_states, lagtime)
-        return estimate_markov_model(counts, lagtime), counts
 
-    here = at(1)
-    while True:
-        slowest, double = here[0].timescales(1)[0], 2 * here[0].lagtime
-        if not np.isfinite(slowest) or 4 * double > longest or 2 * double > slowest:
-            return here
-        following = at(double)
-        if not following[0].timescales(1)[0] > SETTLED * slowest:
-            return here
-        here = following
+def _slowest(counts: NDArray[np.int64], lagtime: int) -> float:
+    """Return the slowest timescale of symmetrised counts: near that of the reversible model, without iterations."""
+    from scipy.sparse.linalg import eigsh
+
+    active = largest_connected_set(counts)
+    if len(active) < 2:
+        return math.nan
+    inner = counts[np.ix_(active, active)].astype(np.float64)
+    inner += inner.T
+    root = np.sqrt(inner.sum(axis=1))
+    inner /= root[:, None] * root[None, :]
+    small = len(active) < 100
+    values = np.linalg.eigvalsh(inner) if small else eigsh(inner, 2, which="LA", return_eigenvectors=False, v0=root)
+    return float(eigenvalue_timescales(np.sort(values)[-2:-1], lagtime)[0])
 
 
 class KineticsSelector:

@@ -351,7 +351,7 @@ class _Loop:
                 step=step,
                 config=config,
                 generator=self.mixer,
-                extra=None if self.heads is None else partial(self.heads.loss, self.model),
+                extra=None if self.heads is None else partial(self.heads.gradient, self.model),
             )
             with annotate("backward"):
                 self.optimiser.zero_grad(set_to_none=True)
@@ -359,7 +359,7 @@ class _Loop:
             with annotate("optimiser"):
                 torch.nn.utils.clip_grad_norm_(self.parameters, config.gradient_clip)
                 self.optimiser.step()
-        return loss.detach() if self.heads is None else loss.detach() - self.heads.latest
+        return loss.detach()
 
     def _validate(self) -> float:
         """Score the held-out data by teacher forcing (nats per frame)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -62,11 +63,16 @@ def test_the_loss_is_the_objective_and_the_term(objective: str) -> None:
         training_loss(
             model, *batch(), step=4, config=config, generator=torch.Generator().manual_seed(0), extra=extra
         )
-        for extra in (None, lambda *arguments: heads.loss(model, *arguments))
+        for extra in (None, partial(heads.loss, model), partial(heads.gradient, model))
     ]  # fmt: skip
-    assert (losses[1] - losses[0]).item() == pytest.approx(float(heads.latest), rel=1e-4)
-    losses[1].backward()
-    assert all(float(abs(head.weight.grad).max()) > 0 for head in heads.heads)
+    assert (losses[1] - losses[0]).item() == pytest.approx(heads.latest.item(), rel=1e-4)
+    assert losses[2].item() == pytest.approx(losses[0].item(), abs=1e-6)  # the number is the model's own,
+    weights = [*model.parameters(), *heads.parameters()]
+    grads = [torch.autograd.grad(loss, weights, allow_unused=True) for loss in losses]
+    for both, own in zip(grads[1], grads[2], strict=True):  # and the gradient is that of both
+        torch.testing.assert_close(both, own)
+    assert all(grad is None for grad in grads[0][-4:]) and all(abs(grad).max() > 0 for grad in grads[1][-4:])
+    assert not torch.allclose(grads[0][0], grads[1][0])
 
 
 def test_padding_holds_no_target_and_an_empty_lag_is_nothing() -> None:
