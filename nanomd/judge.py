@@ -32,6 +32,7 @@ def validate(
     lagtimes: Sequence[int] | None = None,
     lagtime: int | None = None,
     n_macrostates: int | None = None,
+    memory_kernel: bool | int = False,
     confidence: float = 0.95,
     n_bootstrap: int = 200,
     seed: int = 0,
@@ -48,7 +49,7 @@ def validate(
     training, held_out = split_held_out(dtrajs, int(folder.config("train").get("hold_out", 0)))
     files = expand_paths([str(path) for path in reference or ()]) if reference else []
     judge = load_dtrajs([str(f) for f in files]) if files else held_out or training
-    settings = {
+    settings: dict[str, Any] = {
         "lagtimes": None if lagtimes is None else list(lagtimes),
         "lagtime": lagtime,
         "n_macrostates": n_macrostates,
@@ -56,6 +57,8 @@ def validate(
         "n_bootstrap": n_bootstrap,
         "seed": seed,
     }
+    if memory_kernel is not False:
+        settings["memory_kernel"] = memory_kernel
     with folder.lock():
         inputs = {"tokens": sha256_of(folder.tokens), "generated": sha256_of(folder.generated / "manifest.json")}
         inputs |= {f.name: sha256_of(f) for f in files}
@@ -75,6 +78,7 @@ def validate(
             frame_interval=interval,
             training=training,
             others=others,
+            memory_kernel=memory_kernel,
             confidence=confidence,
             n_bootstrap=n_bootstrap,
             seed=seed,

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from known_chain import default_chain
 
 from nanomd import kinetics
-from nanomd.baselines.memory_choice import choose_memory
 from nanomd.baselines.memory_kernel import MemoryKernelEstimator, MemoryKernelModel
 from nanomd.baselines.msm import MSMEstimator
 from nanomd.errors import InputError
 from nanomd.kinetics import transfer_tensors as tt
+from nanomd.kinetics.memory_choice import choose_memory
 
 CHAIN = default_chain()
 EXACT = np.array([CHAIN.lagged_matrix(n) for n in range(1, 41)])
@@ -166,6 +166,54 @@ def test_memory_is_chosen_by_held_out_data(sample):
     _, flat = choose_memory(memoryless, longest=30)
     assert flat[1] < 1.1 * min(flat.values())  # a Markov chain gains nothing
     assert choose_memory([np.random.default_rng(0).integers(0, 3, 9)])[0] >= 1  # nothing to hold out
+
+
+def test_excursions_by_hand():
+    """0 is the source, 3 the target; two steps of one frame, by group of the frame at which they begin."""
+    x = [np.array([0, 1, 3, 0, 0, -1, 1, 0, 2])]
+    counts = tt.excursion_counts(x, np.array([0]), np.array([3]), 4, 1, 2)[0]
+    expected = np.zeros((2, 4, 6))
+    for a, b in ((0, 1), (1, 4), (0, 5), (1, 5), (0, 2)):  # 4 is arrival, 5 return; 0-, nothing from -1
+        expected[0, a, b] += 1
+    for a, b in ((0, 4), (1, 4), (0, 5), (1, 5)):  # 01>3, 1>3 stays arrived, 0>0 stays returned, 1>0 too; 0>- unknown
+        expected[1, a, b] += 1
+    assert counts.tolist() == expected.tolist()
+    halves = tt.excursion_counts(x, np.array([0]), np.array([3]), 4, 1, 2, np.array([[0, 2]]), np.array([1, 0]), 2)
+    np.testing.assert_array_equal(halves.sum(axis=0), counts)
+    assert halves[1, 0].sum() == 3 and halves[0, 0].sum() == 2, "frames 0-4 are block 0, which is of group 1"
+
+
+def test_columns_follow_the_matrices():
+    model = MemoryKernelModel.from_matrices(EXACT[:15])
+    columns = np.random.default_rng(0).normal(size=(4, 2))
+    steps = [1, 15, 40]
+    got = tt.propagate_columns(model.tensors, columns, steps)
+    np.testing.assert_allclose(got, tt.propagate(model.tensors, steps) @ columns, atol=1e-12)
+
+
+def test_as_a_source_of_a_validation():
+    """Learnt from pieces of 50 frames, judged by long trajectories, beside Markov models of the pieces."""
+    md, pieces = CHAIN.sample(30_000, 6, seed=1), CHAIN.sample(50, 3000, seed=5)
+    result = kinetics.validate(
+        md, training=pieces, lagtimes=[20, 200], lagtime=20, memory_kernel=20, n_bootstrap=50, n_macrostates=4
+    )
+    source, short = result.sources["memory kernel"], result.sources["MSM (lag 1)"]
+    order = np.argsort(result.macrostate_of_state)
+    np.testing.assert_allclose(source.macro_populations.value, CHAIN.stationary[order], rtol=0.15)
+    for row, lag in enumerate((20, 200)):
+        assert source.timescales.value[row, 0] == pytest.approx(CHAIN.implied_timescales(lag)[0], rel=0.15)
+        assert source.timescales.low[row, 0] < source.timescales.value[row, 0] < source.timescales.high[row, 0]
+    for a in range(4):
+        assert source.residence.value[a] == pytest.approx(CHAIN.residence([order[a]], 20), rel=0.15)
+        assert source.ck_estimated.value[1, a] == pytest.approx(CHAIN.lagged_matrix(40)[order[a], order[a]], rel=0.15)
+        for b in set(range(4)) - {a}:
+            assert source.mfpt.value[a, b] == pytest.approx(CHAIN.mfpt([order[a]], [order[b]], 20), rel=0.2)
+            assert source.mfpt.low[a, b] < source.mfpt.value[a, b] < source.mfpt.high[a, b]
+    assert short.timescales.value[0, 0] < 0.4 * source.timescales.value[0, 0]
+    assert result.mfpt_errors["memory kernel"].factor < 1.2 < result.mfpt_errors["MSM (lag 1)"].low
+    assert (source.timescale_overlap > 0.9).all()
+    with pytest.raises(InputError, match=r"memory_kernel must be in \[1, 49\] frames"):
+        kinetics.validate(md, training=pieces, lagtimes=[20], lagtime=20, memory_kernel=60, n_bootstrap=20)
 
 
 def test_full_length_arrays():

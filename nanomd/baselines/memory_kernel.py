@@ -13,12 +13,12 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from nanomd.baselines.memory_choice import choose_memory
 from nanomd.config import check_choice, check_range
 from nanomd.errors import InputError
 from nanomd.kinetics import markov
 from nanomd.kinetics import transfer_tensors as tt
 from nanomd.kinetics.inputs import check_lagtime, trajectories
+from nanomd.kinetics.memory_choice import choose_memory
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]

@@ -13,11 +13,13 @@ from numpy.typing import NDArray
 
 from nanomd import _native
 from nanomd.errors import InputError
-from nanomd.kinetics import deeptime_adapter, macrostates, markov
+from nanomd.kinetics import deeptime_adapter, estimates, macrostates, markov, paths, processes
 from nanomd.kinetics.bootstrap import Bootstrap
 from nanomd.kinetics.estimates import Sample
 from nanomd.kinetics.inputs import Trajs, check_lagtime, trajectories, usable_length
-from nanomd.kinetics.results import SourceKinetics, ValidationResult
+from nanomd.kinetics.memory_source import memory_source
+from nanomd.kinetics.passage_error import mfpt_error
+from nanomd.kinetics.results import Interval, MfptError, SourceKinetics, ValidationResult
 from nanomd.kinetics.sources import Frame, markov_source, trajectory_source
 from nanomd.kinetics.verdict import verdict_notes, verdict_rows
 from nanomd.units import FrameInterval
@@ -26,6 +28,7 @@ FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
 _SURVIVAL_POINTS = 60
+TAKEN = ("MD", "GPT", "MSM", "MSM (lag 1)", "memory kernel")
 _CK_STEPS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 
 
@@ -39,6 +42,7 @@ def validate(
     frame_interval: FrameInterval | str | None = None,
     training: Any = None,
     others: Mapping[str, Any] | None = None,
+    memory_kernel: bool | int = False,
     confidence: float = 0.95,
     n_bootstrap: int = 200,
     seed: int = 0,
@@ -67,6 +71,9 @@ def validate(
         The MD that the model has seen, `dtrajs` when None: for the Markov models and for unseen transitions.
     others : dict of lists of arrays
         More sources, such as ``{"LSTM": ..., "MD held out": ...}``.
+    memory_kernel : bool or int
+        Add the source "memory kernel": a Markov model of `training` with a memory of so many frames, chosen on held-out
+        parts where True (`nanomd.kinetics.memory_source`). Takes time: minutes with hundreds of states.
     confidence, n_bootstrap, seed :
         Of the intervals; see `nanomd.kinetics.bootstrap`.
 
@@ -90,7 +97,7 @@ def validate(
     if rollout is not None:
         inputs["GPT"] = trajectories("rollout", getattr(rollout, "dtrajs", rollout), 1)
     for name, trajs in (others or {}).items():
-        if name in ("MD", "GPT", "MSM", "MSM (lag 1)"):
+        if name in TAKEN:
             raise InputError(f"others must not be named {name!r}, which is taken")
         inputs[name] = trajectories(f"others[{name!r}]", trajs, stride)
     seen = inputs["MD"] if training is None else trajectories("training", training, stride)
@@ -111,6 +118,7 @@ def validate(
         return Sample.make(trajs, n_states, seed=seed + number, **settings)
 
     frame = _frame(reference, n_states, lags, chosen, n_macrostates, seen)
+    assert frame.ends is not None
     sources: dict[str, SourceKinetics] = {}
     for number, (name, trajs) in enumerate(inputs.items()):
         sources[name] = trajectory_source(name, sample(trajs, number), frame)
@@ -119,11 +127,25 @@ def validate(
         sources["MSM"] = markov_source("MSM", trained, frame, chosen)
         if chosen > 1:
             sources["MSM (lag 1)"] = markov_source("MSM (lag 1)", trained, frame, 1)
+    if memory_kernel is not False:
+        wanted = None if memory_kernel is True else int(memory_kernel)
+        sources["memory kernel"] = memory_source("memory kernel", sample(seen, len(inputs)), frame, wanted)
     names = macrostates.macrostate_names(frame.n_macrostates, sources["MD"].macro_populations.value)
     ratios = {
         name: source.n_frames / source.n_trajs / slowest for name, source in sources.items() if source.n_trajs > 0
     }
-    notes += verdict_notes(sources, ratios, slowest, chosen, names)
+    described = [processes.describe_process(ends, frame.match[1]) for ends in frame.ends]
+    floor = None
+    if training is not None:
+        known = sample(seen, len(inputs) + 1).coarse(frame.macrostate, frame.n_macrostates)
+        times, _, frame.passages[""] = estimates.passage_samples(known, chosen)
+        floor = _passage_error(frame, sources["MD"].mfpt, times, "", confidence)
+    errors = {
+        name: _passage_error(frame, sources["MD"].mfpt, source.mfpt, name, confidence)
+        for name, source in sources.items()
+        if name != "MD"
+    }
+    notes += verdict_notes(sources, ratios, slowest, chosen, names, described)
     return ValidationResult(
         reference="MD",
         frame_interval=interval,
@@ -131,10 +153,26 @@ def validate(
         macrostate_of_state=frame.macrostate,
         macrostate_names=names,
         sources=sources,
-        rows=verdict_rows(sources, frame, names, interval),
+        rows=verdict_rows(sources, frame, names, interval, errors, floor),
         chain_length_over_slowest=ratios,
         confidence=confidence,
         warnings=notes,
+        core_of_state=frame.cores,
+        processes=described,
+        mfpt_errors=errors,
+        noise_floor=floor,
+    )
+
+
+def _passage_error(frame: Frame, reference: Interval, times: Interval, name: str, confidence: float) -> MfptError:
+    """Compare the passage times of a source, whose replicates the frame has, with the reference's."""
+    nothing = times.value[None]  # a Markov model too large for replicates counts as exact
+    return mfpt_error(
+        reference,
+        times.value,
+        reference_replicates=frame.passages["MD"],
+        other_replicates=frame.passages.get(name, np.repeat(nothing, len(frame.passages["MD"]), axis=0)),
+        confidence=confidence,
     )
 
 
@@ -217,6 +255,8 @@ def _frame(
     length = max(len(x) for x in reference)
     steps = np.unique(np.linspace(0, max(min(longest, length // lagtime), 1), _SURVIVAL_POINTS).astype(np.int64))
     ck = np.array([s for s in _CK_STEPS if s * lagtime < usable_length(reference) / 2] or [1], np.int64)
+    core = macrostates.cores(model, macrostate, m)
+    whole = Sample.make(reference, n_states)  # only to see how long paths are
     return Frame(
         n_states=n_states,
         macrostate=macrostate,
@@ -228,4 +268,7 @@ def _frame(
         residence_times=steps * lagtime,
         ck_lagtimes=ck * lagtime,
         seen=markov.transition_counts(seen, n_states, 1),
+        core=core,
+        path_times=paths.measure(whole.coarse(core, m)).times,
+        ends=processes.process_ends(right, model.stationary),
     )

@@ -114,7 +114,7 @@ def timescales(
         rows_w[..., None] > 0, product_w / np.maximum(rows_w, 1e-300)[..., None], model.transition @ right
     )
     small = np.einsum("nk,wnl->wkl", left, stepped)
-    replicates = _tracked_eigenvalues(small)
+    replicates = tracked_eigenvalues(small)
     order = np.arange(min(k, n_timescales)) if match is None else match_processes(right, *match)
     spread = np.full((len(replicates), n_timescales), np.nan)
     value = empty.copy()
@@ -125,7 +125,7 @@ def timescales(
     return sample.bootstrap.interval(value, spread, "log"), model
 
 
-def _tracked_eigenvalues(small: FloatArray) -> FloatArray:
+def tracked_eigenvalues(small: FloatArray) -> FloatArray:
     """Return real parts of the eigenvalues of (w, k, k) nearly diagonal matrices, each with its diagonal element."""
     from scipy.optimize import linear_sum_assignment
 
@@ -144,12 +144,18 @@ def passage_times(macro: Sample, stride: int) -> tuple[Interval, IntArray]:
     the time spent on the way, completed or cut by the end of the data, over the number of completed passages.
     Frames before the first visit to either count for the one that is visited first.
     """
+    interval, number, _ = passage_samples(macro, stride)
+    return interval, number
+
+
+def passage_samples(macro: Sample, stride: int) -> tuple[Interval, IntArray, FloatArray]:
+    """Return what `passage_times` does, and the bootstrap replicates (w, m, m) of the times."""
     exposure, passages = _native.count_passages(macro.dtrajs, macro.n_states, stride, blocks=macro.blocks)
     events = passages.sum(axis=0)
     replicates = ratio(macro.bootstrap.sums(exposure), macro.bootstrap.sums(passages))
     number = -(-events // stride)  # every offset of the stride sees nearly the same passages
     interval = macro.bootstrap.interval(ratio(exposure.sum(axis=0), events), replicates, "log", _least_error(number))
-    return interval, number
+    return interval, number, replicates
 
 
 def residence_times(macro: Sample, stride: int, times: IntArray) -> tuple[Interval, IntArray, FloatArray]:

@@ -99,7 +99,7 @@ def measure(sample: Sample, seen: IntArray, lagtime: int = 1, *, both_ways: bool
     """Return the leakage of a sample, given the counts (n, n) of the training data."""
     known = (seen > 0) | (seen.T > 0) if both_ways else seen > 0
     unseen = [_unseen(x, known, lagtime) for x in sample.dtrajs]
-    per_block = _native.count_visits(unseen, 2, sample.blocks)
+    per_block = _native.count_visits(unseen, 3, sample.blocks)[:, :2]
     number, total = int(per_block[:, 1].sum()), int(per_block.sum())
     replicates = sample.bootstrap.sums(per_block)
     least = np.asarray(1 / np.sqrt(number) if 0 < number < FEW_EVENTS else 0.0)
@@ -114,9 +114,9 @@ def measure(sample: Sample, seen: IntArray, lagtime: int = 1, *, both_ways: bool
     return Leakage(probability, number, total, leaks, ratio(leaks.sum(axis=1), counts.sum(axis=1)))
 
 
-def _unseen(x: NDArray[np.integer], known: NDArray[np.bool_], lagtime: int) -> NDArray[np.int64]:
-    """Mark every frame: 1 where an unseen transition begins, 0 where another, -1 where none does."""
-    out = np.full(len(x), -1, np.int64)
+def _unseen(x: NDArray[np.integer], known: NDArray[np.bool_], lagtime: int) -> NDArray[np.uint8]:
+    """Mark every frame: 1 where an unseen transition begins, 0 where another, 2 where none does."""
+    out = np.full(len(x), 2, np.uint8)
     if len(x) <= lagtime:
         return out
     a, b = np.asarray(x[:-lagtime], np.int64), np.asarray(x[lagtime:], np.int64)

@@ -13,6 +13,7 @@ FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
 MAX_MACROSTATES = 26  # named by letters
+CORE_MEMBERSHIP = 0.9  # of the largest membership in the macrostate
 
 
 def choose_n_macrostates(timescales: FloatArray, n_active: int) -> int:
@@ -70,6 +71,27 @@ def macrostates(model: MarkovModel, counts: NDArray[np.integer], visits: IntArra
             break
         out[best] = int(np.argmax(links[best]))
         pending.remove(best)
+    return out
+
+
+def cores(model: MarkovModel, macrostate: IntArray, n_macrostates: int) -> IntArray:
+    """Return the core (n,) that a state belongs to, -1 where to none: the deep part of every macrostate.
+
+    A core holds the active states whose PCCA+ membership is at least nine tenths of the largest in their macrostate.
+    """
+    n_active = len(model.active)
+    out = np.full(model.n_states, -1, np.int64)
+    if n_macrostates == n_active:
+        strength = np.ones(n_active)
+    else:
+        inner = model.transition[np.ix_(model.active, model.active)]
+        pi = model.stationary[model.active]
+        strength = deeptime_adapter.pcca_memberships(inner, pi, n_macrostates).max(axis=1)
+    labels = macrostate[model.active]
+    for a in range(n_macrostates):
+        inside = labels == a
+        if inside.any():
+            out[model.active[inside & (strength >= CORE_MEMBERSHIP * strength[inside].max())]] = a
     return out
 
 

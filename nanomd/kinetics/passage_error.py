@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,37 +10,9 @@ from numpy.typing import NDArray
 
 from nanomd.config import check_range
 from nanomd.errors import InputError
-from nanomd.kinetics.results import Interval
+from nanomd.kinetics.results import Interval, MfptError
 
 FloatArray = NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True)
-class MfptError:
-    """How far the passage times of a source are from the reference's.
-
-    Parameters
-    ----------
-    factor, low, high : float
-        exp(mean |ln(other / reference)|) over all pairs that both have, at least 1; its interval, NaN where unknown.
-    shift : float
-        exp(mean ln(other / reference)): below 1, the source is too fast throughout.
-    worst_pair : tuple of int, or of keys; None without a pair
-        From, to.
-    worst_factor : float
-        Of that pair.
-    n_pairs, n_missing : int
-        Pairs that both have, and pairs of the reference that the source lacks.
-    """
-
-    factor: float
-    low: float
-    high: float
-    shift: float
-    worst_pair: Any
-    worst_factor: float
-    n_pairs: int
-    n_missing: int
 
 
 def mfpt_error(

@@ -192,27 +192,38 @@ def markov_path_times(
     """
     mean = np.full((n_cores, n_cores), np.nan)
     longer = np.full((n_cores, n_cores, len(steps)), np.nan)
+    occupied = stationary > 0
+    inside = [(core == a) & occupied for a in range(n_cores)]
+    leave = np.array([np.where(here, stationary, 0.0) for here in inside]) @ transition
     for a in range(n_cores):
-        leave = np.where(core == a, stationary, 0.0) @ transition
-        for b in range(n_cores):
-            if a == b or not ((core == b).any() and stationary[core == b].any()):
+        for b in range(a + 1, n_cores):
+            if not (inside[a].any() and inside[b].any()):
                 continue
-            to, free = core == b, (core != a) & (core != b) & (stationary > 0)
-            inner, arrive = transition[np.ix_(free, free)], transition[free][:, to].sum(axis=1)
-            direct, present = leave[to].sum(), leave[free]
-            # Of step n + 1, n > 0: present inner^(n-1) arrive; sums over n in closed form.
-            resolvent = np.eye(len(inner)) - inner
-            ever = np.linalg.solve(resolvent, arrive) if len(inner) else arrive
-            total = direct + present @ ever
-            if not total > 0:
-                continue
-            later = np.linalg.solve(resolvent, ever) if len(inner) else ever
-            mean[a, b] = (direct + present @ (later + ever)) / total
-            done, share = 1, direct
-            for t, wanted in enumerate(steps):
-                while done < wanted:
-                    share += present @ arrive
-                    present = present @ inner
-                    done += 1
-                longer[a, b, t] = 1 - (share if wanted > 0 else 0.0) / total
+            free = np.flatnonzero(~(inside[a] | inside[b]) & occupied)
+            inner = transition[free[:, None], free]
+            ends = np.stack([transition[free][:, inside[c]].sum(axis=1) for c in (a, b)], axis=1)
+            # Step n + 1, n > 0, ends a path with the weight present inner^(n-1) end; the sums over n in closed form.
+            resolvent = np.eye(len(free)) - inner
+            ever = np.linalg.solve(resolvent, ends) if len(free) else ends
+            later = np.linalg.solve(resolvent, ever) if len(free) else ends
+            for source, target, column in ((a, b, 1), (b, a, 0)):
+                direct, present = leave[source, inside[target]].sum(), leave[source, free]
+                total = direct + present @ ever[:, column]
+                if total > 0:
+                    mean[source, target] = (direct + present @ (later + ever)[:, column]) / total
+                    shares = _arrivals(present, inner, ends[:, column], steps)
+                    longer[source, target] = 1 - (np.where(steps > 0, direct, 0.0) + shares) / total
     return mean, longer
+
+
+def _arrivals(present: FloatArray, inner: FloatArray, end: FloatArray, steps: IntArray) -> FloatArray:
+    """Return the weight that has arrived by way of other states after each of the rising numbers of steps."""
+    out = np.zeros(len(steps))
+    done, share = 1, 0.0
+    for t, wanted in enumerate(steps):
+        while done < wanted:
+            share += float(present @ end)
+            present = present @ inner
+            done += 1
+        out[t] = share
+    return out

@@ -64,6 +64,15 @@ def match_processes(right: FloatArray, reference: FloatArray, stationary: FloatA
     return out
 
 
+def paired_overlap(right: FloatArray, reference: FloatArray, stationary: FloatArray) -> FloatArray:
+    """Return the overlap (k_reference,) of every reference process with the one paired with it; 0 for none."""
+    order = match_processes(right, reference, stationary)
+    out = np.zeros(len(order))
+    found = np.flatnonzero(order >= 0)
+    out[found] = overlaps(right, reference, stationary)[found, order[found]]
+    return out
+
+
 def process_ends(right: FloatArray, stationary: FloatArray) -> IntArray:
     """Return the two ends between which a process moves population: 0 and 1, -1 between them, (k, n).
 
@@ -84,8 +93,8 @@ def process_events(dtrajs: list[NDArray[np.integer]], ends: IntArray, stride: in
     """Count passages between the ends (k, n) of every process, both ways, as seen every stride-th frame: (k,)."""
     out = np.zeros(len(ends), np.int64)
     for k, labels in enumerate(ends):
-        table = np.append(labels, -1)
-        coarse = [table[np.where(np.asarray(x) < 0, len(labels), np.asarray(x, np.int64))] for x in dtrajs]
+        table = np.append(labels, -1).astype(np.int32)  # a negative state takes the last entry
+        coarse = [table[np.where(x < 0, len(labels), x) if x.dtype.kind == "i" else x] for x in dtrajs]
         _, passages = _native.count_passages(coarse, 2, stride)
         out[k] = -(-int(passages.sum()) // stride)  # every offset of the stride sees nearly the same
     return out
@@ -130,6 +139,7 @@ def match_timescales(
     inputs |= {name: trajectories(f"sources[{name!r}]", trajs) for name, trajs in sources.items()}
     n = 1 + max(int(x.max()) for trajs in inputs.values() for x in trajs)
     out: dict[str, Processes] = {}
+    slow, pi, ends = np.zeros((n, 0)), np.zeros(n), np.zeros((0, n), np.int64)
     for name, trajs in inputs.items():
         check_lagtime(lagtime, usable_length(trajs))
         model = markov.estimate_markov_model(markov.transition_counts(trajs, n, lagtime), lagtime)
@@ -138,10 +148,7 @@ def match_timescales(
             slow, pi = right, model.stationary
             ends = process_ends(slow, pi)
         order = match_processes(right, slow, pi)
-        cosine = overlaps(right, slow, pi)
-        found = order >= 0
-        times, overlap = np.full(len(order), np.nan), np.zeros(len(order))
-        times[found] = markov.eigenvalue_timescales(values[order[found]], lagtime)
-        overlap[found] = cosine[np.flatnonzero(found), order[found]]
-        out[name] = Processes(times, overlap, order, process_events(trajs, ends, lagtime))
+        times = np.full(len(order), np.nan)
+        times[order >= 0] = markov.eigenvalue_timescales(values[order[order >= 0]], lagtime)
+        out[name] = Processes(times, paired_overlap(right, slow, pi), order, process_events(trajs, ends, lagtime))
     return out

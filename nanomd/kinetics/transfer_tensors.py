@@ -76,6 +76,24 @@ def propagate_vector(tensors: FloatArray, start: FloatArray, n_steps: int) -> Fl
     return out[memory - 1 :]
 
 
+def propagate_columns(tensors: FloatArray, columns: FloatArray, steps: Sequence[int] | IntArray) -> FloatArray:
+    """Return T(n) @ columns, (len(steps), n, c), for columns (n, c), after each of the rising numbers of steps."""
+    memory, size = len(tensors), tensors.shape[1]
+    side_by_side = np.concatenate(list(tensors), axis=1)
+    history = np.zeros((memory, size, columns.shape[1]))
+    history[0] = columns
+    out = np.empty((len(steps), *columns.shape))
+    step = 0
+    for k, number in enumerate(steps):
+        while step < number:
+            latest = side_by_side @ history.reshape(memory * size, -1)
+            history[1:] = history[:-1].copy()
+            history[0] = latest
+            step += 1
+        out[k] = history[0]
+    return out
+
+
 def stationary_vector(tensors: FloatArray) -> FloatArray:
     """Return the distribution that propagation leaves unchanged: that of the summed tensors, p sum_m K(m) = p."""
     total = tensors.sum(axis=0)
@@ -154,66 +172,67 @@ def connected(counts: FloatArray, reversible: bool) -> IntArray:
 # --- Passage times with memory ---------------------------------------------------------------------------------------
 
 
-def excursion_matrices(
-    dtrajs: list[NDArray[np.integer]], source: IntArray, target: IntArray, n_states: int, stride: int, memory: int
-) -> tuple[FloatArray, FloatArray, IntArray]:
-    """Estimate T(1..memory) of excursions: the process killed when it is back at the source, or at the target.
+def excursion_counts(
+    dtrajs: list[NDArray[np.integer]],
+    source: IntArray,
+    target: IntArray,
+    n_states: int,
+    stride: int,
+    memory: int,
+    spans: IntArray | None = None,
+    group: IntArray | None = None,
+    n_groups: int = 1,
+) -> FloatArray:
+    """Count excursions: the process killed when it is back at the source, or at the target.
+
+    Parameters
+    ----------
+    dtrajs : list of arrays
+        States 0..n_states-1 (negative: unassigned; nothing is known of an excursion from there on).
+    source, target : ndarray
+        States.
+    stride, memory : int
+        Frames per step, and steps.
+    spans, group, n_groups : optional
+        Blocks of the trajectories (`nanomd._native.Blocks`), the group of every block, and the number of groups.
 
     Returns
     -------
-    matrices : ndarray (memory, k + 2, k + 2)
-        Steps of `stride` frames. The first k states may begin or continue an excursion: the visited states of the
-        source, and those neither of source nor target. The last two absorb: arrival at the target, return to the
-        source.
-    weights : ndarray (k,)
-        Frames seen in each of the k states at which an excursion of one step can begin.
-    states : ndarray (k,)
-        Which states they are.
+    counts : ndarray (n_groups, memory, n_states, n_states + 2)
+        From the state in which an excursion may begin or go on, to where it is after 1..memory steps; the last two
+        columns are arrival at the target and return to the source.
     """
     kind = np.zeros(n_states + 1, np.int64)  # 0 on the way, 1 source, 2 target; the last for unassigned frames
     kind[source], kind[target], kind[-1] = 1, 2, 3
-    width = n_states + 2  # columns of the counts: states, then the two absorbing ones
-    counts = np.zeros((memory, n_states, width))
-    for raw in dtrajs:
+    width = n_states + 2
+    size = n_states * width
+    counts = np.zeros((n_groups, memory, size))
+    for i, raw in enumerate(dtrajs):
         x = np.where(np.asarray(raw, np.int64) < 0, n_states, np.asarray(raw, np.int64))
         begins = np.flatnonzero(kind[x] < 2)
         current = x[begins]
-        first = current.copy()
+        cell = current * width
+        if spans is not None and group is not None:  # the group comes first in the index of a cell
+            first, number = (int(v) for v in spans[i])
+            cell = cell + size * group[first + begins * number // len(x)]
         for n in range(memory):
             inside = begins + (n + 1) * stride < len(x)  # the absorbed leave the data with the others: no bias
-            begins, current, first = begins[inside], current[inside], first[inside]
+            begins, current, cell = begins[inside], current[inside], cell[inside]
             if not len(begins):
                 break
             new = x[begins + (n + 1) * stride]
+            gone = (current >= n_states) & (n > 0)
             arrived = np.where(kind[new] == 2, n_states, np.where(kind[new] == 1, n_states + 1, new))
-            gone = np.zeros(len(new), bool) if n == 0 else current >= n_states
             current = np.where(gone, current, arrived)
-            known = current != -1
-            if (kind[new] == 3).any():  # an unassigned frame: nothing is known of this excursion from here on
-                known = gone | (kind[new] != 3)
-                begins, current, first = begins[known], current[known], first[known]
-            counts[n] += np.bincount(first * width + current, minlength=n_states * width).reshape(n_states, width)
-    totals = counts.sum(axis=2)
-    states = np.flatnonzero((totals[0] > 0) & (kind[:-1] < 2))
-    k = len(states)
-    columns = np.append(states, [n_states, n_states + 1])
-    out = np.zeros((memory, k + 2, k + 2))
-    out[:, [k, k + 1], [k, k + 1]] = 1.0
-    inner = counts[:, states][:, :, columns]
-    # States entered at the very end of the data only have no row of their own: they count as absorbed nowhere.
-    rows = inner.sum(axis=2, keepdims=True)
-    out[:, :k] = inner / np.where(rows > 0, rows, 1.0)
-    for n in range(1, memory):
-        empty = np.flatnonzero(rows[n, :, 0] == 0)
-        out[n, empty] = out[0, empty] @ out[n - 1]
-    # A source state is where an excursion begins, never where it goes on: its own column stays empty by construction.
-    return out, totals[0, states], states.astype(np.int64)
+            known = gone | (kind[new] != 3)
+            if not known.all():
+                begins, current, cell = begins[known], current[known], cell[known]
+            counts[:, n] += np.bincount(cell + current, minlength=n_groups * size).reshape(n_groups, size)
+    return counts.reshape(n_groups, memory, n_states, width)
 
 
-def excursion_mfpt(
-    dtrajs: list[NDArray[np.integer]], source: IntArray, target: IntArray, n_states: int, stride: int, memory: int
-) -> float:
-    """Return the mean first passage time in frames with memory, NaN where no passage can be told.
+def mfpt_of_excursions(counts: FloatArray, source: IntArray, target: IntArray, stride: int) -> float:
+    """Return the mean first passage time in frames of excursion counts (memory, n, n + 2), NaN where there is none.
 
     For any stationary process, seen every `stride` frames, the mean time from the first visit to the source after the
     target to the next visit to the target is the share of time in which the source came last over the rate of
@@ -224,9 +243,22 @@ def excursion_mfpt(
     Both sums run over excursions; those longer than the memory are carried on by transfer tensors, summed in closed
     form: sum_n T(n) = (1 - sum_m K(m))^-1. The long waiting in the source is never propagated.
     """
-    matrices, weights, states = excursion_matrices(dtrajs, source, target, n_states, stride, memory)
+    memory, n = counts.shape[:2]
+    totals = counts.sum(axis=2)
+    free = np.ones(n, bool)
+    free[target] = False
+    # A state entered at the very end of the data only has no row, and what reaches it is never counted as an arrival.
+    states = np.flatnonzero((totals[0] > 0) & free)
     k = len(states)
-    start = np.where(np.isin(states, source), weights, 0.0)
+    inner = counts[:, states][:, :, np.append(states, [n, n + 1])]
+    rows = inner.sum(axis=2, keepdims=True)
+    matrices = np.zeros((memory, k + 2, k + 2))
+    matrices[:, [k, k + 1], [k, k + 1]] = 1.0
+    matrices[:, :k] = inner / np.where(rows > 0, rows, 1.0)
+    for step in range(1, memory):
+        empty = np.flatnonzero(rows[step, :, 0] == 0)
+        matrices[step, empty] = matrices[0, empty] @ matrices[step - 1]
+    start = np.where(np.isin(states, source), totals[0, states], 0.0)
     if start.sum() == 0:
         return float("nan")
     total = transfer_tensors(matrices).sum(axis=0)
@@ -236,3 +268,11 @@ def excursion_mfpt(
         return float("nan")
     arrivals = float(occupation @ total[:k, k])
     return float(stride * occupation.sum() / arrivals) if arrivals > 0 else float("nan")
+
+
+def excursion_mfpt(
+    dtrajs: list[NDArray[np.integer]], source: IntArray, target: IntArray, n_states: int, stride: int, memory: int
+) -> float:
+    """Return the mean first passage time in frames with a memory of some strides; see `mfpt_of_excursions`."""
+    counts = excursion_counts(dtrajs, source, target, n_states, stride, memory)[0]
+    return mfpt_of_excursions(counts, source, target, stride)

@@ -15,12 +15,23 @@ from nanomd.report.html import CSS, flatten, group_html, key, paragraphs, speed_
 from nanomd.report.landscape import plot_free_energy
 from nanomd.report.numbers import CellText, count_passes, format_count, format_number, format_row
 from nanomd.report.plots_kinetics import plot_chapman_kolmogorov, plot_mfpt, plot_residence, plot_timescales
+from nanomd.report.plots_paths import plot_transition_paths
 from nanomd.report.plots_populations import plot_populations
 from nanomd.report.plots_training import plot_training
 from nanomd.report.style import SourceStyle, source_styles
 
 _MARKS = {True: ("pass", "✓ pass"), False: ("fail", "✗ fail"), None: ("none", "– not judged")}
-_KEYS = ("free_energy", "populations", "timescales", "mfpt", "chapman_kolmogorov", "residence", "training", "extra")
+_KEYS = (
+    "free_energy",
+    "populations",
+    "timescales",
+    "mfpt",
+    "chapman_kolmogorov",
+    "residence",
+    "transition_paths",
+    "training",
+    "extra",
+)
 
 
 def write_report(
@@ -93,7 +104,14 @@ def _groups(
     extra_figures: Sequence[ReportFigure],
 ) -> list[Group]:
     groups = [plot_free_energy(landscape, result)] if landscape else []
-    for plot in (plot_populations, plot_timescales, plot_mfpt, plot_chapman_kolmogorov, plot_residence):
+    for plot in (
+        plot_populations,
+        plot_timescales,
+        plot_mfpt,
+        plot_chapman_kolmogorov,
+        plot_residence,
+        plot_transition_paths,
+    ):
         groups.append(plot(result, styles))
     for i, extra in enumerate(extra_figures, 1):
         group = Group(f"extra_{i}", extra.title, extra.caption)
