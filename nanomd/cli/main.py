@@ -12,11 +12,11 @@ from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
 from nanomd import __version__
-from nanomd.cli import bench, demo, doctor, generate, report, simulate, structures, tokenize, train, validate
+from nanomd.cli import bench, demo, doctor, generate, interpret, report, simulate, structures, tokenize, train, validate
 from nanomd.cli.common import apply_config
 from nanomd.errors import NanomdError
 
-_COMMANDS = (simulate, tokenize, train, generate, validate, report, structures, bench, doctor, demo)
+_COMMANDS = (simulate, tokenize, train, generate, interpret, validate, report, structures, bench, doctor, demo)
 _EPILOG = """\
 a study, step by step, in one run folder:
   nanomd tokenize --run my_run --top protein.pdb --states 100 --frame-interval "0.2 ns" traj_*.xtc

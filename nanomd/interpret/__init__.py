@@ -23,7 +23,19 @@ _PUBLIC = {
     "memory_length": "memory",
 }
 
-__all__ = list(_PUBLIC)  # noqa: PLE0605  # the keys are strings
+__all__ = [
+    "AttentionByLag",
+    "CausalTracing",
+    "Interpretation",
+    "KineticDistances",
+    "MemoryLength",
+    "attention_by_lag",
+    "attention_maps",
+    "causal_tracing",
+    "interpret_model",
+    "kinetic_distances",
+    "memory_length",
+]
 
 if TYPE_CHECKING:
     from nanomd.interpret.attention import attention_by_lag, attention_maps

@@ -113,6 +113,6 @@ def attention_by_lag(
         n_queries=len(query),
         window_length=length,
         confidence=confidence,
-        maps=np.round(maps.astype(np.float64), 5),
+        maps=np.asarray(maps, np.float64).round(5),
         map_labels=model.state_map.symbols[shown].astype(np.int64),
     )

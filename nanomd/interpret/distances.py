@@ -1,7 +1,7 @@
 r"""Distances between states as the model has learnt them, beside the kinetic distances of a Markov model.
 
-With the right eigenvectors psi_k of a reversible Markov model at lag tau, normalised in the stationary distribution, its
-eigenvalues lambda_k and timescales t_k,
+With the right eigenvectors psi_k of a reversible Markov model at lag tau, normalised in the stationary distribution,
+its eigenvalues lambda_k and timescales t_k,
 
 .. math::
 
@@ -40,9 +40,9 @@ def kinetic_distances(
     model: GPTModel,
     dtrajs: DtrajsLike,
     *,
-    lagtime: int = 1,
+    lagtime: int = 10,
     of: Of = "embedding",
-    metric: Metric = "euclidean",
+    metric: Metric = "cosine",
     n_permutations: int = 500,
     confidence: float = 0.95,
     seed: int = 0,
@@ -59,7 +59,8 @@ def kinetic_distances(
     of : str
         ``"embedding"``, the input vectors of the states, or ``"head"``, the output vectors.
     metric : str
-        ``"euclidean"``, or ``"cosine"``: 1 - cosine of the angle, about the mean state.
+        ``"cosine"``, 1 - cosine of the angle about the mean state, or ``"euclidean"``. The length of a vector depends
+        on how often its state was seen, and the first LayerNorm takes it away.
     n_permutations : int
         Random relabellings of the states behind the p-values.
     confidence : float

@@ -110,9 +110,7 @@ def _shortest(contexts: NDArray[np.int64], loss: NDArray[np.float64], tolerance:
     return int(contexts[good[0]]) if len(good) else int(contexts[-1])
 
 
-def _markov(
-    model: GPTModel, training: DtrajsLike | None, windows: NDArray[np.int64], confidence: float
-) -> Interval:
+def _markov(model: GPTModel, training: DtrajsLike | None, windows: NDArray[np.int64], confidence: float) -> Interval:
     if training is None:
         return Interval(*(np.array(np.nan) for _ in range(3)))
     from nanomd.windows import transition_counts

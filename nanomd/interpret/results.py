@@ -21,12 +21,12 @@ IntArray = NDArray[np.int64]
 FORMAT, FORMAT_VERSION = "nanomd-interpretation", 1
 
 
+@dataclass(frozen=True, slots=True)
 class _Saved:
     """JSON in and out; NaN is null."""
 
     def save(self, path: str | Path) -> None:
         """Write a JSON file."""
-        assert dataclasses.is_dataclass(self)
         head = {"format": FORMAT, "format_version": FORMAT_VERSION, "kind": type(self).__name__}
         value = {**head, **{f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}}
         Path(path).write_text(json.dumps(value, allow_nan=False) + "\n", encoding="utf-8")
@@ -40,7 +40,6 @@ class _Saved:
         InputError
             If the file is no such result.
         """
-        assert dataclasses.is_dataclass(cls)
         try:
             value = json.loads(Path(path).read_text(encoding="utf-8"))
             head = (value["format"], value["format_version"], value["kind"])

@@ -8,9 +8,9 @@ For a window of T frames, p is the model's probability of the state that was obs
 - *restored*: corrupted likewise, but the output of one part, in one layer, at one frame is set to what it was in the
   clean pass; p_restored(part, layer, lag).
 
-The indirect effect is p_restored - p_corrupted, and its mean over windows and draws of the noise is the average indirect
-effect: how much of the prediction that one place alone brings back. Beside it stands the effect of corrupting one frame
-only, p_clean - p_corrupted(lag): how much the prediction misses without that frame.
+The indirect effect is p_restored - p_corrupted, and its mean over windows and draws of the noise is the average
+indirect effect: how much of the prediction that one place alone brings back. Beside it stands the effect of corrupting
+one frame only, p_clean - p_corrupted(lag): how much the prediction misses without that frame.
 
 A Markov head is a second embedding of the present state, which goes straight to the logits. Where the present frame is
 corrupted its row is corrupted too, with noise of the same multiple of that table's own standard deviation, or the state
@@ -177,11 +177,11 @@ def causal_tracing(
             p = tracer.probability(record.residual[-1], table)
             fall[rows, draw] = tracer.p_clean - p
             for part, layer in _places(L):
-                final = part == "residual" and layer == L or part != "residual" and layer == L - 1
+                final = layer == (L if part == "residual" else L - 1)
                 for column, lag in enumerate(restored.tolist()):
                     if not final or lag == 0:  # nothing reads an earlier frame any more: its effect is exactly zero
                         effects[part, layer][rows, column] += tracer.restored(record, table, part, layer, lag) - p
-            for column, lag in enumerate(restored.tolist()):
+            for column in range(k):
                 alone, row = tracer.corrupt(drawn, restored[column : column + 1])
                 single[rows, column] += tracer.p_clean - tracer.probability(alone.residual[-1], row)
             markov[rows] += tracer.probability(record.residual[-1], tracer.markov) - p
