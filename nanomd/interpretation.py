@@ -112,9 +112,10 @@ def summary(result: Interpretation, interval: FrameInterval) -> str:
     """Return the numbers in a few lines."""
     memory, tracing, attention, distances = result.memory, result.tracing, result.attention, result.distances
     between = "" if memory.low == memory.high else f" (interval {memory.low} to {memory.high})"
+    in_time = "" if interval.unit == "frame" else f", {interval.describe(memory.frames)}"
     best = float(memory.log_likelihood.value.max())
     lines = [
-        f"memory: {memory.frames} frames{between}, {interval.describe(memory.frames)}: the shortest context within "
+        f"memory: {memory.frames} frame{'s' if memory.frames > 1 else ''}{between}{in_time}: the shortest context within "
         f"{memory.tolerance:g} nats per frame of the best, {best:.4f}"
     ]
     if np.isfinite(memory.markov.value):

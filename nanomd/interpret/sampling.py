@@ -99,4 +99,6 @@ def spread_integers(first: int, last: int) -> NDArray[np.int64]:
     out = list(range(first, min(first + 8, last + 1)))
     while out[-1] < last:
         out.append(min(last, max(out[-1] + 1, round(1.25 * out[-1]))))
+    if len(out) > 8 and out[-1] < 1.12 * out[-2]:
+        del out[-2]
     return np.array(out, np.int64)

@@ -13,14 +13,17 @@ from nanomd.report.style import (
     BLUE,
     DARK,
     FAINT,
+    GREEN,
     MUTED,
+    ORANGE,
+    PURPLE,
     SCREEN_DPI,
+    SKY,
     VERMILLION,
     SourceStyle,
     add_legend,
     look,
     new_figure,
-    source_styles,
 )
 from nanomd.units import FrameInterval
 
@@ -44,13 +47,15 @@ def interpretation_groups(result: Interpretation, interval: FrameInterval) -> li
 
 def plot_memory(memory: MemoryLength, interval: FrameInterval) -> Group:
     """Draw the likelihood of the next state, and what is missing to the best, against context length."""
-    between = f", interval {memory.low} to {memory.high}" if memory.low != memory.high else ""
+    notes = [interval.describe(memory.frames)] if interval.unit != "frame" else []
+    notes += [f"interval {memory.low} to {memory.high}"] if memory.low != memory.high else []
+    between = f" ({', '.join(notes)})" if notes else ""
     group = Group(
         "memory",
         "How much memory the dynamics has",
         f"Log-likelihood of the next state when the model sees only the last frames, on {memory.n_windows} targets; "
-        f"bands are {100 * memory.confidence:g} % intervals. The memory length is {memory.frames} frames "
-        f"({interval.describe(memory.frames)}{between}): the shortest context that is within {memory.tolerance:g} nats "
+        f"bands are {100 * memory.confidence:g} % intervals. The memory length is {memory.frames} "
+        f"frame{'s' if memory.frames > 1 else ''}{between}: the shortest context that is within {memory.tolerance:g} nats "
         "per frame of the best. It says what this model makes use of: more than it shows may be in the dynamics, and a "
         "short context is unfamiliar to a model that was trained on long ones, so that the lag-1 Markov model may "
         "do better on one frame.",
@@ -112,18 +117,21 @@ def plot_attention(attention: AttentionByLag) -> Group:
         f"{100 * attention.confidence:g} % intervals. The weights of a head add up to 1, so a head without a task "
         "still looks somewhere: attention shows what a head may use, the tracing below what the prediction rests on.",
     )
-    styles = list(source_styles([f"head {h + 1}" for h in range(heads)], "").values())
     far = n_lags > _LINEAR_LAGS
     x = attention.lags.astype(float) + (1.0 if far else 0.0)
-    top = float(np.nanmax(np.nan_to_num(attention.mean.high, nan=0.0)))
     for layer in range(min(layers, MAX_LAYERS)):
         with look():
             figure, axes = new_figure(440, 310)
             axes.set_title(f"Layer {layer + 1}")
             for head in range(heads):
-                band(axes, x, attention.mean[layer, head], styles[head], f"head {head + 1}", 0.18)
-            axes.set(ylabel="mean weight", ylim=(-0.02 * top, 1.05 * max(top, float(attention.mean.value.max()))))
-            axes.set_xlabel("lag (frames)")
+                mean, style = attention.mean[layer, head], _head_style(head)
+                axes.plot(
+                    x, mean.value, color=style.color, linestyle=style.dashes, marker=style.marker, markersize=4.5,
+                    markevery=0.08 if far else 1, label=f"head {head + 1}",
+                )  # fmt: skip
+                axes.fill_between(x, mean.low, mean.high, color=style.color, alpha=0.18, linewidth=0)
+            axes.set(xlabel="lag (frames)", ylabel="mean weight")
+            axes.set_ylim(bottom=0)
             if far:
                 _lag_axis(axes, n_lags)
             elif n_lags <= 8:
@@ -133,6 +141,13 @@ def plot_attention(attention: AttentionByLag) -> Group:
     if layers > MAX_LAYERS:
         group.notes.append(f"The first {MAX_LAYERS} of {layers} layers are shown.")
     return group
+
+
+def _head_style(head: int) -> SourceStyle:
+    """Return colour and marker of a head; from the ninth on colours come again, dashed."""
+    palette = [BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, DARK, MUTED]
+    turn, place = divmod(head, len(palette))
+    return SourceStyle(palette[place], "so^vDPX<"[place], "-" if not turn else (0, (2 * turn + 1, 2)))
 
 
 def _lag_axis(axes: Axes, n_lags: int) -> None:
@@ -154,8 +169,8 @@ def plot_tracing(tracing: CausalTracing) -> Group:
         f"{tracing.n_windows} windows {which}of {tracing.window_length} frames. With Gaussian noise of "
         f"{tracing.noise:g} standard deviations on the embeddings of {len(tracing.corrupted_lags)} frames it is "
         f"{float(tracing.corrupted.value):.3f} ({tracing.n_draws} draws each; {tracing.draw_std:.2g} between draws). "
-        "Left: what is lost when one frame alone is corrupted, and what one restored embedding alone brings back. "
-        "Right: the average indirect effect, what is brought back when one part, in one layer, at one frame, is set "
+        "First: what is lost when one frame alone is corrupted, and what one restored embedding alone brings back. "
+        "Second: the average indirect effect, what is brought back when one part, in one layer, at one frame, is set "
         "to its value in the intact pass.",
     )
     far = len(tracing.lags) and tracing.lags[-1] >= _LINEAR_LAGS
@@ -165,7 +180,7 @@ def plot_tracing(tracing: CausalTracing) -> Group:
         axes.set_title("Single frames")
         axes.axhline(0, color=MUTED, linewidth=0.8, zorder=1)
         band(axes, x, tracing.single, SourceStyle(VERMILLION, "^"), "lost: this frame corrupted", 0.18)
-        band(axes, x, tracing.residual[0], SourceStyle(BLUE, "s"), "restored: this embedding", 0.18)
+        band(axes, x, tracing.residual[0], SourceStyle(BLUE, "s", (0, (6, 2))), "restored: this embedding", 0.18)
         axes.set(xlabel="lag (frames)", ylabel="probability of the next state")
         if far:
             _lag_axis(axes, int(tracing.lags[-1]) + 1)
@@ -191,9 +206,9 @@ def _plot_parts(group: Group, tracing: CausalTracing) -> None:
     limit = float(np.nanmax(np.abs(values))) or 1.0
     n_rows, n_columns = values.shape
     with look():
-        figure, axes = new_figure(max(400, min(720, 190 + 34 * n_columns)), 90 + 24 * n_rows)
+        figure, axes = new_figure(max(400, min(720, 210 + 34 * n_columns)), 90 + 24 * n_rows)
         width, height = (float(size) * SCREEN_DPI for size in figure.get_size_inches())
-        figure.subplots_adjust(left=118 / width, right=1 - 62 / width)
+        figure.subplots_adjust(left=118 / width, right=1 - 82 / width)
         axes.set_title("Average indirect effect")
         axes.grid(visible=False)
         image = axes.imshow(values, aspect="auto", cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
@@ -202,11 +217,11 @@ def _plot_parts(group: Group, tracing: CausalTracing) -> None:
         axes.set_xticks(range(0, n_columns, step), [str(lag) for lag in tracing.lags[::step]])
         axes.tick_params(length=0)
         axes.set_xlabel("lag of the restored frame")
-        bar = figure.add_axes((1 - 50 / width, 52 / height, 9 / width, 1 - 82 / height))
+        bar = figure.add_axes((1 - 68 / width, 52 / height, 9 / width, 1 - 82 / height))
         figure.colorbar(image, cax=bar)
         bar.tick_params(labelsize=8)
         bar.grid(visible=False)
-        if n_columns <= 12:
+        if n_columns <= 20:
             for i, j in np.argwhere(np.abs(values) >= 0.005):
                 color = "white" if abs(values[i, j]) > 0.6 * limit else DARK
                 axes.text(j, i, f"{values[i, j]:.2f}", ha="center", va="center", fontsize=7.5, color=color)
