@@ -115,8 +115,8 @@ def summary(result: Interpretation, interval: FrameInterval) -> str:
     in_time = "" if interval.unit == "frame" else f", {interval.describe(memory.frames)}"
     best = float(memory.log_likelihood.value.max())
     lines = [
-        f"memory: {memory.frames} frame{'s' if memory.frames > 1 else ''}{between}{in_time}: the shortest context within "
-        f"{memory.tolerance:g} nats per frame of the best, {best:.4f}"
+        f"memory: {memory.frames} frame{'s' if memory.frames > 1 else ''}{between}{in_time}: the shortest context "
+        f"within {memory.tolerance:g} nats per frame of the best, {best:.4f}"
     ]
     if np.isfinite(memory.markov.value):
         lines.append(f"  a lag-1 Markov model scores {float(memory.markov.value):.4f} on the same frames")

@@ -55,8 +55,8 @@ def plot_memory(memory: MemoryLength, interval: FrameInterval) -> Group:
         "How much memory the dynamics has",
         f"Log-likelihood of the next state when the model sees only the last frames, on {memory.n_windows} targets; "
         f"bands are {100 * memory.confidence:g} % intervals. The memory length is {memory.frames} "
-        f"frame{'s' if memory.frames > 1 else ''}{between}: the shortest context that is within {memory.tolerance:g} nats "
-        "per frame of the best. It says what this model makes use of: more than it shows may be in the dynamics, and a "
+        f"frame{'s' if memory.frames > 1 else ''}{between}: the shortest context within {memory.tolerance:g} nats per "
+        "frame of the best. It says what this model makes use of: more than it shows may be in the dynamics, and a "
         "short context is unfamiliar to a model that was trained on long ones, so that the lag-1 Markov model may "
         "do better on one frame.",
     )
