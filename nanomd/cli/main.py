@@ -22,6 +22,7 @@ a study, step by step, in one run folder:
   nanomd tokenize --run my_run --top protein.pdb --states 100 --frame-interval "0.2 ns" traj_*.xtc
   nanomd train    --run my_run --preset small
   nanomd generate --run my_run --n-steps 1000000 --n-trajs 16
+  nanomd interpret --run my_run
   nanomd validate --run my_run
   nanomd report   --run my_run
 or all of it on a model system, in two minutes:

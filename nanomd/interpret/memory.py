@@ -84,7 +84,7 @@ def memory_length(
         tolerance=tolerance,
         frames=_shortest(chosen, loss.value, tolerance),
         low=_shortest(chosen, loss.low, tolerance),
-        high=_shortest(chosen, loss.high, tolerance),
+        high=_shortest(chosen, np.nan_to_num(loss.high, nan=np.inf), tolerance),
         markov=_markov(model, training, windows, confidence),
         n_windows=len(windows),
         confidence=confidence,
@@ -105,7 +105,7 @@ def _scores(module: NanoGPT, windows: NDArray[np.int64]) -> NDArray[np.float64]:
 
 
 def _shortest(contexts: NDArray[np.int64], loss: NDArray[np.float64], tolerance: float) -> int:
-    """Return the shortest context with a loss of at most the tolerance; NaN (no interval) counts as none."""
+    """Return the shortest context with a loss of at most the tolerance; NaN, no lower end, counts as none."""
     good = np.flatnonzero(~(loss > tolerance))
     return int(contexts[good[0]]) if len(good) else int(contexts[-1])
 
