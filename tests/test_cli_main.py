@@ -12,7 +12,10 @@ import pytest
 
 from nanomd.cli.main import build_parser, main
 
-COMMANDS = ["simulate", "tokenize", "train", "generate", "validate", "report", "structures", "bench", "doctor", "demo"]
+COMMANDS = [
+    "simulate", "tokenize", "train", "generate", "interpret", "validate", "report", "structures", "bench", "doctor",
+    "demo",
+]  # fmt: skip
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:

@@ -18,6 +18,7 @@ from nanomd.cli import (
     doctor,
     experiment,
     generate,
+    interpret,
     report,
     simulate,
     structures,
@@ -28,12 +29,26 @@ from nanomd.cli import (
 from nanomd.cli.common import apply_config
 from nanomd.errors import NanomdError
 
-_COMMANDS = (simulate, tokenize, train, generate, validate, report, structures, bench, doctor, demo, experiment)
+_COMMANDS = (
+    simulate,
+    tokenize,
+    train,
+    generate,
+    interpret,
+    validate,
+    report,
+    structures,
+    bench,
+    doctor,
+    demo,
+    experiment,
+)
 _EPILOG = """\
 a study, step by step, in one run folder:
   nanomd tokenize --run my_run --top protein.pdb --states 100 --frame-interval "0.2 ns" traj_*.xtc
   nanomd train    --run my_run --preset small
   nanomd generate --run my_run --n-steps 1000000 --n-trajs 16
+  nanomd interpret --run my_run
   nanomd validate --run my_run
   nanomd report   --run my_run
 or all of it on a model system, in two minutes:
