@@ -9,7 +9,9 @@ from pathlib import Path
 from nanomd.errors import InputError
 
 
-def data_folder(name: str, needed: Sequence[str], data_dir: str | Path | None, source: str) -> Path:
+def data_folder(
+    name: str, needed: Sequence[str], data_dir: str | Path | None, source: str, instead: Sequence[str] = ()
+) -> Path:
     """Find the folder of a system's reference trajectories.
 
     Parameters
@@ -23,6 +25,8 @@ def data_folder(name: str, needed: Sequence[str], data_dir: str | Path | None, s
         beside the working folder or the repository.
     source : str
         What the files are and where such data come from, for the error message.
+    instead : sequence of str
+        Files that do as well.
 
     Raises
     ------
@@ -37,9 +41,11 @@ def data_folder(name: str, needed: Sequence[str], data_dir: str | Path | None, s
         roots = [Path.cwd().parent / "shared" / "data", Path(__file__).parents[2].parent / "shared" / "data"]
     for root in roots:
         for folder in (root / name, root):
-            if all((folder / file).is_file() for file in needed):
-                return folder
+            for names in (needed, instead):
+                if names and all((folder / file).is_file() for file in names):
+                    return folder
+    wanted = ", ".join(needed) + (f"; or {', '.join(instead)}" if instead else "")
     raise InputError(
-        f"no {name} data ({', '.join(needed)}) in {' or '.join(map(str, roots))}; "
+        f"no {name} data ({wanted}) in {' or '.join(map(str, roots))}; "
         f"give the folder, or set NANOMD_DATA. {source}"
     )
