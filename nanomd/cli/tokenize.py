@@ -34,6 +34,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--states", type=int, default=None, help="number of microstates (k-means)")
     parser.add_argument("--stride", type=int, default=1, help="use every stride-th frame (default: %(default)s)")
     parser.add_argument(
+        "--join-folders",
+        action="store_true",
+        help="the files of one folder, in natural order, are consecutive parts of one trajectory",
+    )
+    parser.add_argument(
         "--scheme",
         choices=["cores", "x-bins", "kmeans"],
         default="x-bins",
@@ -60,6 +65,7 @@ def run(options: argparse.Namespace) -> int:
         n_components=options.n_components,
         n_states=options.states,
         stride=options.stride,
+        join_folders=options.join_folders,
         scheme=options.scheme,
         frame_interval=options.frame_interval,
         seed=options.seed,

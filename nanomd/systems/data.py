@@ -46,6 +46,5 @@ def data_folder(
                     return folder
     wanted = ", ".join(needed) + (f"; or {', '.join(instead)}" if instead else "")
     raise InputError(
-        f"no {name} data ({wanted}) in {' or '.join(map(str, roots))}; "
-        f"give the folder, or set NANOMD_DATA. {source}"
+        f"no {name} data ({wanted}) in {' or '.join(map(str, roots))}; give the folder, or set NANOMD_DATA. {source}"
     )

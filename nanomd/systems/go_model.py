@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from importlib import resources
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,7 @@ class GoModel:
             topology.add_atom("CA", carbon, topology.add_residue(name, chain, resSeq=number))
             for name, number in self.residues
         ]
-        for one, other in zip(atoms[:-1], atoms[1:], strict=True):
+        for one, other in pairwise(atoms):
             topology.add_bond(one, other)
         return topology
 

@@ -71,8 +71,8 @@ def alanine_dipeptide(phi: float = -80.0, psi: float = 80.0) -> tuple[Any, NDArr
         turn = chosen[twist] if isinstance(twist, str) else twist
         # The first three atoms have no such partners; virtual ones put them into the plane z = 0.
         a = placed.get(bond, np.zeros(3))
-        b = placed.get(angle, a + [1.0, 0.0, 0.0])
-        c = placed.get(torsion, b + [0.0, 1.0, 0.0])
+        b = placed.get(angle, a + np.array([1.0, 0.0, 0.0]))
+        c = placed.get(torsion, b + np.array([0.0, 1.0, 0.0]))
         placed[f"{residue}:{name}"] = place(a, length, b, degrees, c, turn) if bond else np.zeros(3)
 
     topology = mdtraj.Topology()

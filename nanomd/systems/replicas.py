@@ -12,29 +12,25 @@ A small molecule cannot keep several cores busy, so replicas run beside each oth
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
-import signal
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
 from nanomd.config import check_choice, check_range
-from nanomd.errors import BackendUnavailableError, CancelledError, InputError, StoreError
-from nanomd.progress import Progress, progress_bar, skip
+from nanomd.errors import BackendUnavailableError, InputError, StoreError
+from nanomd.progress import progress_bar, skip
 from nanomd.run_folder import RunFolder, environment, write_atomic
-from nanomd.systems.replica_worker import Dynamics, Molecule, Replica, import_openmm, properties, run_replica
+from nanomd.systems.replica_pool import run_replicas
+from nanomd.systems.replica_worker import Dynamics, Molecule, Replica, import_openmm, properties
 from nanomd.units import FrameInterval
 
 Platform = Literal["auto", "Reference", "CPU", "CUDA", "OpenCL"]
 RECORD = "simulation.json"
 _PER_PS = {"fs": 1e-3, "ps": 1.0, "ns": 1e3, "us": 1e6, "µs": 1e6}
-_POLL_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -136,9 +132,7 @@ def _refusal(mm: Any, platform: str) -> str | None:
     system = mm.System()
     system.addParticle(1.0)
     try:
-        mm.Context(
-            system, mm.VerletIntegrator(0.001), mm.Platform.getPlatformByName(platform), properties(platform, 0)
-        )
+        mm.Context(system, mm.VerletIntegrator(0.001), mm.Platform.getPlatformByName(platform), properties(platform, 0))
     except mm.OpenMMException as error:
         return " ".join(str(error).split())[:200]
     return None
@@ -226,7 +220,7 @@ def simulate(
         try:
             skip(bar, n_frames * n_trajs - missing)
             bar.note(f"{n_workers} process{'es' if n_workers > 1 else ''}")
-            busy = _run_all(replicas, molecule, dynamics, n_workers, bar)
+            busy = run_replicas(replicas, molecule, dynamics, n_workers, bar)
         finally:
             bar.close()
         seconds = time.perf_counter() - start
@@ -327,58 +321,3 @@ def _write_topology(molecule: Molecule, path: Path) -> None:
     part = path.with_name(f".{path.stem}.part.pdb")
     mdtraj.Trajectory(molecule.positions[None], molecule.topology()).save_pdb(str(part))
     part.replace(path)
-
-
-# --- processes -------------------------------------------------------------------------------------------------------
-_shared: tuple[Any, Any] | None = None  # of a worker process: queue of frames done, event to stop
-
-
-def _enter(queue: Any, stop: Any) -> None:
-    """Prepare a worker process."""
-    global _shared
-    _shared = (queue, stop)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the parent decides
-
-
-def _work(replica: Replica, molecule: Molecule, dynamics: Dynamics) -> float:
-    assert _shared is not None
-    queue, stop = _shared
-    parent = multiprocessing.parent_process()
-
-    def stopped() -> bool:
-        # A parent that was killed cannot ask its children to stop.
-        return stop.is_set() or (parent is not None and not parent.is_alive())
-
-    return run_replica(replica, molecule, dynamics, queue.put, stopped)
-
-
-def _run_all(
-    replicas: list[Replica], molecule: Molecule, dynamics: Dynamics, n_workers: int, bar: Progress
-) -> float:
-    """Simulate all replicas and return the seconds spent on frames, summed over processes."""
-    if n_workers == 1:
-        return sum(run_replica(replica, molecule, dynamics, bar.update, lambda: False) for replica in replicas)
-    context = multiprocessing.get_context("spawn")  # a fork would inherit threads and locks of the parent
-    queue, stop = context.Queue(), context.Event()
-    with ProcessPoolExecutor(n_workers, mp_context=context, initializer=_enter, initargs=(queue, stop)) as pool:
-        try:
-            waiting: set[Future[float]] = {pool.submit(_work, item, molecule, dynamics) for item in replicas}
-            busy = 0.0
-            while waiting:
-                done, waiting = wait(waiting, _POLL_SECONDS, FIRST_COMPLETED)
-                while not queue.empty():
-                    bar.update(queue.get())
-                busy += sum(future.result() for future in done)
-            while not queue.empty():
-                bar.update(queue.get())
-        except BrokenProcessPool:
-            raise StoreError(
-                "a simulating process died; go on with --resume. If this came at once from a script, guard its main "
-                "part with `if __name__ == '__main__':`, since it starts processes"
-            ) from None
-        except CancelledError:
-            raise StoreError("a simulating process lost its parent") from None
-        finally:
-            stop.set()
-            pool.shutdown(wait=True, cancel_futures=True)
-    return busy

@@ -1,8 +1,8 @@
 """A structure-based (Go) model of the Pin1 WW domain near its folding midpoint: a small protein that folds often.
 
 34 C-alpha beads (PDB 1PIN, residues 6-39), 61 native contacts, four independent runs of 31250 frames, one frame per
-0.75 ps of model time. A stand-in for the Fip35 WW domain, to which the same pipeline applies. `simulate` makes such runs
-with OpenMM; the model itself is in `nanomd.systems.go_model`.
+0.75 ps of model time. A stand-in for the Fip35 WW domain, to which the same pipeline applies. `simulate` makes such
+runs with OpenMM; the model itself is in `nanomd.systems.go_model`.
 """
 
 from __future__ import annotations
@@ -97,8 +97,8 @@ def simulate(
     frame_interval : str
         A whole number of time steps.
     equilibration : float
-        ps before each run, thrown away. Runs start folded; the default is several folding times, so that the first frame
-        is a fair draw.
+        ps before each run, thrown away. Runs start folded; the default is several folding times, so that the first
+        frame is a fair draw.
     data_dir : path, optional
         A folder with ww_go.pdb and contacts.csv, of this protein or of another one; by default the native structure in
         the package.
