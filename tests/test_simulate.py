@@ -301,6 +301,10 @@ def test_the_ww_domain_from_nothing_to_tokens(openmm, tmp_path, capsys):
     with pytest.raises(StoreError, match=r"another simulation: seed \(0 -> 1\)"):
         ww_domain.simulate(tmp_path / "a", **options, seed=1)
     done.trajectories[1].unlink()
+    record["finished"] = False
+    (tmp_path / "a/simulation.json").write_text(json.dumps(record))  # as an interrupted simulation leaves it
+    with pytest.raises(InputError, match="not finished"):
+        ww_domain.files(tmp_path / "a")
     with pytest.raises(StoreError, match="unfinished"):
         ww_domain.simulate(tmp_path / "a", **options)
     assert ww_domain.simulate(tmp_path / "a", **options, resume=True).seconds > 0

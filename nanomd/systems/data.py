@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,7 +32,7 @@ def data_folder(
     Raises
     ------
     InputError
-        If the files are nowhere, with what they are and where they come from.
+        If the files are nowhere, with what they are and where they come from; or of a simulation that is not finished.
     """
     if data_dir is not None:
         roots = [Path(data_dir).expanduser()]
@@ -43,8 +44,22 @@ def data_folder(
         for folder in (root / name, root):
             for names in (needed, instead):
                 if names and all((folder / file).is_file() for file in names):
+                    _check_finished(folder)
                     return folder
     wanted = ", ".join(needed) + (f"; or {', '.join(instead)}" if instead else "")
     raise InputError(
         f"no {name} data ({wanted}) in {' or '.join(map(str, roots))}; give the folder, or set NANOMD_DATA. {source}"
     )
+
+
+def _check_finished(folder: Path) -> None:
+    """Refuse what an interrupted simulation left: some of its trajectories are missing."""
+    record = folder / "simulation.json"
+    if not record.is_file():
+        return
+    try:
+        finished = bool(json.loads(record.read_text(encoding="utf-8"))["finished"])
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"{record} is damaged; simulate into another folder") from None
+    if not finished:
+        raise InputError(f"the simulation in {folder} is not finished; go on with `nanomd simulate ... --resume`")
