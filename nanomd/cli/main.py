@@ -113,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return result
     except KeyboardInterrupt:
-        return _interrupted(options.command, str(getattr(options, "run", "")), getattr(options, "shard", None))
+        return _interrupted(options)
     except BrokenPipeError:
         # The reader of our output has gone, as in `nanomd doctor | head -1`. Python would complain once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -133,11 +133,14 @@ def _fail(message: str) -> int:
     return 2
 
 
-def _interrupted(command: str, run: str, shard: str | None) -> int:
-    resume = " --resume" if command in {"train", "generate"} else ""
-    again = f"nanomd {command}{f' --run {run}' if run else ''}{f' --shard {shard}' if shard else ''}{resume}"
+def _interrupted(options: argparse.Namespace) -> int:
+    command, run, shard = options.command, str(getattr(options, "run", "")), getattr(options, "shard", None)
+    molecule = command == "simulate" and options.system != "four-state"
+    resume = " --resume" if command in {"train", "generate"} or molecule else ""
+    where = f" --out {options.out}" if molecule and options.out else f" --run {run}" if run else ""
+    again = f"nanomd {command}{f' {options.system}' if molecule else ''}{where}{f' --shard {shard}' if shard else ''}"
     kept = "what is complete is kept" if resume else "finished steps are kept"
-    print(f"\nnanomd: interrupted; {kept}. Go on with `{again}` and the same options.", file=sys.stderr)
+    print(f"\nnanomd: interrupted; {kept}. Go on with `{again}{resume}` and the same options.", file=sys.stderr)
     return 130
 
 
