@@ -1,6 +1,7 @@
 """Attention in Triton: which kernel and tile a problem gets, and the launches.
 
-The formulae are in `nanomd.kernels.attention`, the kernels in `triton_attention_forward` and `_backward`.
+The formulae are in `nanomd.kernels.attention`, the kernels in `triton_attention_forward` and `_backward`. The launches
+are operators of PyTorch, so that torch.compile takes them whole, without tracing into them or breaking its graph.
 """
 
 from __future__ import annotations
@@ -103,46 +104,77 @@ def _like(x: Tensor) -> Tensor:
     return torch.empty((batch, length, heads, d_head), dtype=x.dtype, device=x.device).transpose(1, 2)
 
 
-class _Attention(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, q: Tensor, k: Tensor, v: Tensor, cos: Tensor | None, sin: Tensor | None, window: int
-    ) -> Tensor:
-        q, k, v = _rows_contiguous(q), _rows_contiguous(k), _rows_contiguous(v)
-        batch, n_head, length, d_head = q.shape
-        o = _like(q)
-        stats = torch.empty((batch, n_head, 2, length), dtype=torch.float32, device=q.device)  # m and r
-        launch = plan_forward(q.dtype, d_head, length)
-        tables = (q, q) if cos is None else (cos, sin)  # unused without rotation, but a pointer is needed
-        group = n_head // k.shape[1]
-        launch.kernel[(triton.cdiv(length, launch.block) * batch * n_head,)](
-            q, k, v, *tables, o, stats, *_head_strides(q), *_head_strides(k), *_head_strides(v),
-            length, n_head, window, d_head**-0.5 * LOG2E,
-            **launch.constants(group, d_head, cos is not None),
-            num_warps=launch.num_warps, num_stages=launch.num_stages,
-        )  # fmt: skip
-        ctx.save_for_backward(q, k, v, cos, sin, o, stats)
-        ctx.window = window
-        return o
+@torch.library.custom_op("nanomd::attention", mutates_args=())
+def _attend(
+    q: Tensor, k: Tensor, v: Tensor, cos: Tensor | None, sin: Tensor | None, window: int
+) -> tuple[Tensor, Tensor]:
+    """Compute o and stats (B, n_head, 2, T): m and r of the forward kernel."""
+    batch, n_head, length, d_head = q.shape
+    o, stats = _empty_outputs(q, k, v, cos, sin, window)
+    launch = plan_forward(q.dtype, d_head, length)
+    launch.kernel[(triton.cdiv(length, launch.block) * batch * n_head,)](
+        q, k, v, *_tables(cos, sin, q), o, stats, *_head_strides(q), *_head_strides(k), *_head_strides(v),
+        length, n_head, window, d_head**-0.5 * LOG2E,
+        **launch.constants(n_head // k.shape[1], d_head, cos is not None),
+        num_warps=launch.num_warps, num_stages=launch.num_stages,
+    )  # fmt: skip
+    return o, stats
 
-    @staticmethod
-    def backward(ctx: Any, do: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, cos, sin, o, stats = ctx.saved_tensors
-        do = _rows_contiguous(do)
-        batch, n_head, length, d_head = q.shape
-        n_kv_head = k.shape[1]
-        dq, dk, dv = _like(q), _like(k), _like(v)
-        launch = plan_backward(q.dtype, d_head, length, ctx.window, n_head // n_kv_head)
-        n_tiles = triton.cdiv(length, launch.block) if launch.route == "tiles" else 1
-        tables = (q, q) if cos is None else (cos, sin)
-        launch.kernel[(n_tiles * batch * n_kv_head,)](
-            q, k, v, *tables, o, stats, do, dq, dk, dv,
-            *_head_strides(q), *_head_strides(k), *_head_strides(v), *_head_strides(do),
-            length, n_head, ctx.window, d_head**-0.5 * LOG2E, d_head**-0.5,
-            **launch.constants(n_head // n_kv_head, d_head, cos is not None),
-            num_warps=launch.num_warps, num_stages=launch.num_stages,
-        )  # fmt: skip
-        return dq, dk, dv, None, None, None
+
+@_attend.register_fake
+def _empty_outputs(
+    q: Tensor, k: Tensor, v: Tensor, cos: Tensor | None, sin: Tensor | None, window: int
+) -> tuple[Tensor, Tensor]:
+    batch, n_head, length, _ = q.shape
+    return _like(q), q.new_empty((batch, n_head, 2, length), dtype=torch.float32)
+
+
+@torch.library.custom_op("nanomd::attention_backward", mutates_args=())
+def _gradients(
+    do: Tensor, q: Tensor, k: Tensor, v: Tensor, cos: Tensor | None, sin: Tensor | None,
+    o: Tensor, stats: Tensor, window: int,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Compute dq, dk and dv."""
+    do = _rows_contiguous(do)
+    batch, n_head, length, d_head = q.shape
+    n_kv_head = k.shape[1]
+    dq, dk, dv = _like(q), _like(k), _like(v)
+    launch = plan_backward(q.dtype, d_head, length, window, n_head // n_kv_head)
+    n_tiles = triton.cdiv(length, launch.block) if launch.route == "tiles" else 1
+    launch.kernel[(n_tiles * batch * n_kv_head,)](
+        q, k, v, *_tables(cos, sin, q), o, stats, do, dq, dk, dv,
+        *_head_strides(q), *_head_strides(k), *_head_strides(v), *_head_strides(do),
+        length, n_head, window, d_head**-0.5 * LOG2E, d_head**-0.5,
+        **launch.constants(n_head // n_kv_head, d_head, cos is not None),
+        num_warps=launch.num_warps, num_stages=launch.num_stages,
+    )  # fmt: skip
+    return dq, dk, dv
+
+
+@_gradients.register_fake
+def _empty_gradients(
+    do: Tensor, q: Tensor, k: Tensor, v: Tensor, cos: Tensor | None, sin: Tensor | None,
+    o: Tensor, stats: Tensor, window: int,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    return _like(q), _like(k), _like(v)
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    *tensors, ctx.window = inputs
+    ctx.save_for_backward(*tensors, *output)
+    ctx.mark_non_differentiable(output[1])
+
+
+def _differentiate(ctx: Any, do: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
+    return *_gradients(do, *ctx.saved_tensors, ctx.window), None, None, None
+
+
+_attend.register_autograd(_differentiate, setup_context=_keep)
+
+
+def _tables(cos: Tensor | None, sin: Tensor | None, q: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the rotary tables, or without rotation any pointer at all."""
+    return (q, q) if cos is None or sin is None else (cos, sin)
 
 
 def attention(
@@ -153,4 +185,6 @@ def attention(
         return torch.empty_like(q)
     if cos is not None and sin is not None:
         cos, sin = cos.float().contiguous(), sin.float().contiguous()
-    return _Attention.apply(q, k, v, cos, sin, min(window, q.shape[2]))
+    q, k, v = _rows_contiguous(q), _rows_contiguous(k), _rows_contiguous(v)
+    o: Tensor = _attend(q, k, v, cos, sin, min(window, q.shape[2]))[0]
+    return o
