@@ -110,7 +110,7 @@ def _attend(
 ) -> tuple[Tensor, Tensor]:
     """Compute o and stats (B, n_head, 2, T): m and r of the forward kernel."""
     batch, n_head, length, d_head = q.shape
-    o, stats = _empty_outputs(q, k, v, cos, sin, window)
+    o, stats = _empty_outputs(q)
     launch = plan_forward(q.dtype, d_head, length)
     launch.kernel[(triton.cdiv(length, launch.block) * batch * n_head,)](
         q, k, v, *_tables(cos, sin, q), o, stats, *_head_strides(q), *_head_strides(k), *_head_strides(v),
@@ -122,9 +122,7 @@ def _attend(
 
 
 @_attend.register_fake
-def _empty_outputs(
-    q: Tensor, k: Tensor, v: Tensor, cos: Tensor | None, sin: Tensor | None, window: int
-) -> tuple[Tensor, Tensor]:
+def _empty_outputs(q: Tensor, *_: object) -> tuple[Tensor, Tensor]:
     batch, n_head, length, _ = q.shape
     return _like(q), q.new_empty((batch, n_head, 2, length), dtype=torch.float32)
 
@@ -138,7 +136,7 @@ def _gradients(
     do = _rows_contiguous(do)
     batch, n_head, length, d_head = q.shape
     n_kv_head = k.shape[1]
-    dq, dk, dv = _like(q), _like(k), _like(v)
+    dq, dk, dv = _empty_gradients(do, q, k, v)
     launch = plan_backward(q.dtype, d_head, length, window, n_head // n_kv_head)
     n_tiles = triton.cdiv(length, launch.block) if launch.route == "tiles" else 1
     launch.kernel[(n_tiles * batch * n_kv_head,)](
@@ -152,10 +150,7 @@ def _gradients(
 
 
 @_gradients.register_fake
-def _empty_gradients(
-    do: Tensor, q: Tensor, k: Tensor, v: Tensor, cos: Tensor | None, sin: Tensor | None,
-    o: Tensor, stats: Tensor, window: int,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+def _empty_gradients(_do: Tensor, q: Tensor, k: Tensor, v: Tensor, *_: object) -> tuple[Tensor, Tensor, Tensor]:
     return _like(q), _like(k), _like(v)
 
 

@@ -79,7 +79,7 @@ def plan(n_states: int) -> tuple[int, int]:
 def _loss(logits: Tensor, markov: Tensor | None, targets: Tensor, current: Tensor | None) -> tuple[Tensor, Tensor]:
     """Compute nll and log-sum-exp, (N,) float32."""
     n_rows, n_states = logits.shape
-    nll, lse = _empty_losses(logits, markov, targets, current)
+    nll, lse = _empty_losses(logits)
     rows, block = plan(n_states)
     loss_forward[(triton.cdiv(n_rows, rows),)](
         logits, logits if markov is None else markov, targets, targets if current is None else current, nll, lse,
@@ -90,9 +90,7 @@ def _loss(logits: Tensor, markov: Tensor | None, targets: Tensor, current: Tenso
 
 
 @_loss.register_fake
-def _empty_losses(
-    logits: Tensor, markov: Tensor | None, targets: Tensor, current: Tensor | None
-) -> tuple[Tensor, Tensor]:
+def _empty_losses(logits: Tensor, *_: object) -> tuple[Tensor, Tensor]:
     nll = logits.new_empty(logits.shape[0], dtype=torch.float32)
     return nll, torch.empty_like(nll)
 
@@ -103,7 +101,7 @@ def _gradient(
 ) -> Tensor:
     """Compute the gradient of the logits (N, V); with a table, whose gradient sums many rows of it, in float32."""
     n_rows, n_states = logits.shape
-    dlogits = _empty_gradient(dnll, logits, markov, targets, current, lse)
+    dlogits = _empty_gradient(dnll, logits, markov)
     rows, block = plan(n_states)
     loss_backward[(triton.cdiv(n_rows, rows), triton.cdiv(n_states, block))](
         logits, logits if markov is None else markov, targets, targets if current is None else current,
@@ -114,9 +112,7 @@ def _gradient(
 
 
 @_gradient.register_fake
-def _empty_gradient(
-    dnll: Tensor, logits: Tensor, markov: Tensor | None, targets: Tensor, current: Tensor | None, lse: Tensor
-) -> Tensor:
+def _empty_gradient(_dnll: Tensor, logits: Tensor, markov: Tensor | None, *_: object) -> Tensor:
     return logits.new_empty(logits.shape, dtype=logits.dtype if markov is None else torch.float32)
 
 

@@ -119,10 +119,7 @@ def _mix(
 
 
 @_mix.register_fake
-def _empty_mixed(
-    logits: Tensor, tokens: Tensor, probability: Tensor, step: Tensor, markov: Tensor | None,
-    key: int, first_sequence: int,
-) -> Tensor:  # fmt: skip
+def _empty_mixed(_logits: Tensor, tokens: Tensor, *_: object) -> Tensor:
     return torch.empty_like(tokens)
 
 
