@@ -70,20 +70,19 @@ def plan_backward(dtype: torch.dtype, d_head: int, length: int, window: int, gro
 
 def _plan_long(single: bool, d_head: int, window: int, group: int) -> Launch:
     half = half_columns(d_head)
-    if single:
-        if window <= 33 and group == 1:
-            return Launch(backward, 32, 8 if half > 16 else 4, 1, "walk")
-        # The masks of heads of 8, padded to 16, take registers that four warps do not leave.
-        return Launch(backward, 32, 8 if half > 16 or d_head == 8 else 4, 1, "tiles")
-    if window <= 33 and half > 16 and group == 1:
-        return Launch(backward, 32, 4, 1, "walk")
-    if window <= 65 and half <= 16 and group == 1:
-        return Launch(backward, 64, 4, 1, "walk")
-    if window <= 129 and half == 8 and group == 1:
-        return Launch(backward, 128, 8, 1, "walk")
-    # Heads of 40 to 56 are padded to 64, and the masks of the padding take registers that tiles of 64 do not leave.
-    padded = half > 16 and d_head < 2 * half
-    return Launch(backward, 32 if padded else 64, 8 if half > 16 else 4, 1, "tiles")
+    wide, padded = half > 16, d_head < 2 * half
+    if group == 1:
+        if single and window <= 33:
+            return Launch(backward, 32, 8 if wide else 4, 1, "walk")
+        if not single and window <= 33 and wide:
+            return Launch(backward, 32, 4, 1, "walk")
+        if not single and window <= 65 and not wide:
+            return Launch(backward, 64, 4, 1, "walk")
+        if not single and window <= 129 and half == 8:
+            return Launch(backward, 128, 8, 1, "walk")
+    # The masks of padded heads take registers: 8, 24, 40 to 56, of which the wide ones leave none for tiles of 64.
+    block = 32 if single or (wide and padded) else 64
+    return Launch(backward, block, 8 if wide or padded else 4, 1, "tiles")
 
 
 def _tile(length: int) -> int:

@@ -11,6 +11,11 @@ from nanomd.kernels.reference.attention import attention as formula
 from nanomd.kernels.reference.attention import rotate
 
 NAMES = ("o", "dq", "dk", "dv")
+# Over 224 problems in float32 and float16, windows beyond one, the average error was at most 1.27 times PyTorch's (dq).
+# The largest of a tensor was up to 2.6 times PyTorch's largest where the averages were equal to 1 %: luck. In roundings
+# of its terms no element was off by more than 1.33, and by more than 1.63 in PyTorch: terms add up, but signs differ.
+WORST = 2.5
+LEAST = 0.5
 
 
 @dataclass(frozen=True)
@@ -99,7 +104,7 @@ def assert_as_good_as_pytorch(implementation, problem, dtype, device="cpu", fact
     """Error against float64: on average at most `factor` times PyTorch's, and nowhere more than its terms can make.
 
     The average is the root mean square over all elements, beside that of the formula in PyTorch in the same type. Where
-    PyTorch happens to be exact, as for the zero gradients of a window of one, LEAST roundings of the terms are allowed.
+    PyTorch is exact, as in the zero gradients of a window of one, it may be LEAST roundings of the terms.
 
     The largest error is not compared with PyTorch's: the largest of some thousand is one element's luck, good or bad.
     Every element by itself is instead held to WORST times the first-order bound of `rounding_scales`.
@@ -113,7 +118,7 @@ def assert_as_good_as_pytorch(implementation, problem, dtype, device="cpu", fact
     ):
         assert torch.isfinite(mine).all(), f"{name} is not finite for {problem}"
         error = root_mean_square(mine - exact)
-        bound = max(factor * root_mean_square(theirs - exact), LEAST * unit * root_mean_square(scale))
+        bound = factor * root_mean_square(theirs - exact) or LEAST * unit * root_mean_square(scale)
         assert error <= bound, f"{name}: root mean square error {error:.2e} exceeds {bound:.2e} for {problem}"
         worst = float(((mine - exact).abs() / (unit * scale)).max())
         assert worst <= WORST, f"{name}: an error of {worst:.2f} > {WORST} roundings of its terms for {problem}"
