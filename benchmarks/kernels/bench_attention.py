@@ -66,7 +66,7 @@ def problem(shape, dtype, device, seed=0):
 def step(run, q, k, v, do, rest):
     leaves = [x.detach().requires_grad_() for x in (q, k, v)]
     o = run(*leaves, **rest)
-    return [o, *torch.autograd.grad(o, leaves, do)]
+    return [o.detach(), *torch.autograd.grad(o, leaves, do)]
 
 
 def verify(shape, dtype, runs, device="cuda") -> dict[str, float]:

@@ -43,7 +43,7 @@ def step(run, logits, targets, current, table, weight):
     leaves = [x.detach().requires_grad_() for x in (logits, table) if x is not None]
     rest = {} if table is None else {"current": current, "markov": leaves[1]}
     nll = run(leaves[0], targets, **rest)
-    return [nll, *torch.autograd.grad(nll, leaves, weight.to(nll.dtype))]
+    return [nll.detach(), *torch.autograd.grad(nll, leaves, weight.to(nll.dtype))]
 
 
 def rivals(compiled=True) -> dict:
