@@ -51,6 +51,11 @@ print('done')"
   fi
 fi
 
+# --- The training kernels: each proves itself, then is timed beside PyTorch eager and compiled.
+for op in attention cross_entropy sample_mix; do
+  step $op "$PYTHON" benchmarks/kernels/bench_$op.py --out "$OUT" $QUICK
+done
+
 step rollout "$PYTHON" benchmarks/bench_rollout.py $QUICK
 step training "$PYTHON" benchmarks/bench_train.py $QUICK
 
