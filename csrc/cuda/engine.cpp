@@ -71,7 +71,12 @@ class TiledEngine final : public CudaEngine {
     const std::uint64_t replay = replay_length(options.mode, options.hop_keep, options.n_before + options.n_history);
     check(replay <= options.n_history, "the history must hold the last ", replay, " tokens, got ", options.n_history);
     check_tokens(options.history, options.n_history * static_cast<std::size_t>(options.n_trajs), shape_.n_states);
-    check_memory(memory_plan(options.mode, options.n_trajs), options.n_trajs);
+    const ObservablesSpec* observed = options.observables == nullptr ? nullptr : &options.observables->spec();
+    check(observed == nullptr || (observed->n_states == shape_.n_states &&
+                                  options.observables->n_trajs() == static_cast<std::size_t>(options.n_trajs)),
+          "the observables must be of the model's ", shape_.n_states, " states and of ", options.n_trajs,
+          " trajectories");
+    check_memory(memory_plan(options.mode, options.n_trajs, observed), options.n_trajs);
     return std::make_unique<TiledSession>(uploaded(options.n_trajs), replay, options);
   }
 
@@ -81,8 +86,8 @@ class TiledEngine final : public CudaEngine {
     return tiled_log_probs(*uploaded(options.n_sequences), options, out, progress);
   }
 
-  CudaMemoryPlan memory_plan(Mode mode, int n_trajs) const override {
-    const SessionBytes bytes = session_bytes(choose(n_trajs), mode, n_trajs);
+  CudaMemoryPlan memory_plan(Mode mode, int n_trajs, const ObservablesSpec* observed) const override {
+    const SessionBytes bytes = session_bytes(choose(n_trajs), mode, n_trajs, observed);
     CudaMemoryPlan plan;
     plan.weights = weights_->bytes();
     plan.per_trajectory = bytes.per_trajectory;
@@ -95,7 +100,7 @@ class TiledEngine final : public CudaEngine {
     while (low + 1 < high) {
       const std::size_t n = (low + high) / 2;
       const SessionBytes of_n =
-          session_bytes(choose(n_trajs), mode, static_cast<int>(std::min<std::size_t>(n, 1 << 30)));
+          session_bytes(choose(n_trajs), mode, static_cast<int>(std::min<std::size_t>(n, 1 << 30)), observed);
       (of_n.fixed + of_n.per_trajectory * n <= usable ? low : high) = n;
     }
     plan.largest_n_trajs = low;
