@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "nanomd/check.h"
+#include "nanomd/engine_checks.h"
 
 namespace nanomd::cuda {
 
@@ -11,10 +12,6 @@ namespace {
 // A launch as long as this hides its start-up and the copies, and still answers Ctrl-C promptly.
 constexpr double kSecondsPerLaunch = 0.05;
 }  // namespace
-
-std::uint64_t history_columns(const ModelShape& shape, Mode mode) {
-  return static_cast<std::uint64_t>(mode == Mode::kRing ? shape.receptive_field() : shape.context_length);
-}
 
 int output_columns(int n_trajs, std::size_t element_bytes) {
   const std::size_t columns = kOutputBytes / (static_cast<std::size_t>(n_trajs) * element_bytes);
@@ -25,7 +22,7 @@ SessionBytes session_bytes(const Layout& layout, Mode mode, int n_trajs, const O
   SessionBytes bytes;
   const std::size_t columns = static_cast<std::size_t>(output_columns(n_trajs, 2));
   bytes.per_trajectory =
-      layout.cache_bytes() + history_columns(layout.shape, mode) * 2 + sizeof(std::uint64_t) + kSlots * columns * 2;
+      layout.cache_bytes() + mode_history(layout.shape, mode) * 2 + sizeof(std::uint64_t) + kSlots * columns * 2;
   if (!layout.shared.logits_in_shared)
     bytes.per_trajectory += static_cast<std::size_t>(layout.shared.logit_stride) * sizeof(float);
   bytes.fixed = kSlots * kMaxEntries * sizeof(StepEntry) + kMaxEntries * sizeof(float) * layout.d_head;
@@ -108,7 +105,7 @@ TiledSession::TiledSession(std::shared_ptr<const Uploaded> uploaded, std::uint64
                            const SessionOptions& options)
     : uploaded_(std::move(uploaded)),
       n_trajs_(options.n_trajs),
-      columns_(history_columns(uploaded_->layout.shape, options.mode)),
+      columns_(mode_history(uploaded_->layout.shape, options.mode)),
       step_(options.first_step),
       end_(options.n_before + options.n_history),
       recorded_(std::min<std::uint64_t>(options.n_history, columns_)),

@@ -26,7 +26,6 @@ struct Uploaded {
 struct SessionBytes {
   std::size_t per_trajectory = 0, fixed = 0;
 };
-std::uint64_t history_columns(const ModelShape& shape, Mode mode);
 int output_columns(int n_trajs, std::size_t element_bytes);
 // observed: what the session accumulates, or null.
 SessionBytes session_bytes(const Layout& layout, Mode mode, int n_trajs, const ObservablesSpec* observed);
