@@ -157,6 +157,26 @@ def test_a_known_chain():
     assert abs(jumps - expected) < 5 * np.sqrt(expected)
 
 
+@pytest.mark.parametrize("n", [1, 300])
+@pytest.mark.parametrize("pieces", [(3000,), (1, 999, 2000)])
+def test_observables_equal_counting_the_tokens(n, pieces):
+    config = SHAPES["xs"]
+    cuda, _ = engines(config)
+    sets = tuple(k % 4 - 1 for k in range(config.n_states))
+    spec = _native.ObservablesSpec(config.n_states, (1, 5, 700), 3, sets, (0, 1, 2, 3, 10, 100))
+    index = np.arange(n, dtype=np.uint64)
+    writer, expected = _native.NativeObservables(spec, n), _native.NativeObservables(spec, n)
+    session = cuda.open((index % config.n_states).astype(np.uint16)[:, None], index, mode="ring", observables=writer)
+    assert session.observes
+    for steps in pieces:
+        tokens = np.empty((n, steps), np.uint8)
+        session.advance(steps, tokens)
+        expected.add(tokens)
+    session.collect(writer)
+    for part in ("totals", "counters", "recent"):
+        assert np.array_equal(getattr(writer, part)(), getattr(expected, part)())
+
+
 def test_memory_is_refused_before_it_is_taken():
     from nanomd.errors import InputError
 

@@ -20,6 +20,7 @@ struct StepEntry {
   std::int32_t source;                     // column of the history that holds the token
   std::int32_t target;                     // column that takes the drawn state
   std::int32_t column;                     // of the output, or -1
+  std::int32_t trail;                      // row of the trail, or -1
   Want want;
 };
 
@@ -35,6 +36,7 @@ struct Arguments {
   void* out = nullptr;                        // [n_trajs][out_stride], elements of item_size bytes
   float* log_probs = nullptr;                 // [n_trajs][out_stride][n_states]
   float* logits = nullptr;                    // [n_tiles][T][logit_stride], where they do not fit in shared memory
+  std::uint16_t* trail = nullptr;             // [rows][n_trajs], every token drawn, for the observables
   std::uint32_t* status = nullptr;            // bit 0: probabilities that are not finite
   std::uint64_t out_stride = 0;
   std::uint64_t seed = 0;

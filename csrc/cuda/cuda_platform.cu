@@ -98,6 +98,12 @@ class CudaQueue final : public Queue {
     require(cudaLaunchKernelEx(&config, kernel, arguments), "launch of the rollout kernel");
   }
 
+  void observe(const ObserveArguments& arguments) override {
+    const UseDevice use(device_);
+    launch_observe(arguments, work_);
+    require(cudaGetLastError(), "launch of the observables' kernels");
+  }
+
   void download(int slot, void* pinned, const void* device, std::size_t bytes) override {
     const UseDevice use(device_);
     require(cudaEventRecord(worked_, work_), "cudaEventRecord");

@@ -1,28 +1,16 @@
 // The tiled engine over any platform: checks, choice of tile and ranks, memory planned before it is taken.
 #include <algorithm>
-#include <cmath>
 
 #include "engine_common.h"
 #include "nanomd/check.h"
 #include "nanomd/cuda_engine.h"
+#include "nanomd/engine_checks.h"
 #include "pack.h"
 #include "session.h"
 
 namespace nanomd::cuda {
 
 namespace {
-
-void check_mode(const ModelShape& shape, Mode mode, int hop_keep) {
-  check(mode != Mode::kRing || !shape.learned_position,
-        "mode ring needs rotary positions, but this model has learned ones; use hop or crop");
-  check(mode != Mode::kHop || (hop_keep >= 1 && hop_keep < shape.context_length), "hop_keep must be in [1, ",
-        shape.context_length - 1, "] (below the context length), got ", hop_keep);
-}
-
-void check_tokens(const std::uint16_t* tokens, std::size_t n, int n_states) {
-  for (std::size_t i = 0; i < n; ++i)
-    check(tokens[i] < n_states, "tokens must be in [0, ", n_states - 1, "], got ", tokens[i]);
-}
 
 // Most blocks that one multiprocessor runs at once, by registers.
 constexpr int kBlocksPerMultiprocessor = 2;
@@ -56,33 +44,27 @@ class TiledEngine final : public CudaEngine {
   std::size_t bytes_per_trajectory() const override { return choose(1).cache_bytes(); }
 
   std::uint64_t replay_length(Mode mode, int hop_keep, std::uint64_t n_tokens) const override {
-    const std::int64_t n = static_cast<std::int64_t>(n_tokens), W = shape_.context_length;
-    if (mode == Mode::kRing)
-      return std::min<std::uint64_t>(n_tokens, static_cast<std::uint64_t>(shape_.receptive_field()));
-    return static_cast<std::uint64_t>(mode == Mode::kHop ? hop_window(n, W, hop_keep) : crop_window(n, W));
+    return mode_replay(shape_, mode, hop_keep, n_tokens);
   }
 
   std::unique_ptr<Session> open(const SessionOptions& options) const override {
-    check_mode(shape_, options.mode, options.hop_keep);
-    check(options.n_trajs >= 1, "n_trajs must be at least 1, got ", options.n_trajs);
-    check(options.temperature > 0 && std::isfinite(options.temperature), "sampling_temperature must be positive, got ",
-          options.temperature);
-    check(options.n_history >= 1, "a rollout starts from at least one state");
-    const std::uint64_t replay = replay_length(options.mode, options.hop_keep, options.n_before + options.n_history);
-    check(replay <= options.n_history, "the history must hold the last ", replay, " tokens, got ", options.n_history);
-    check_tokens(options.history, options.n_history * static_cast<std::size_t>(options.n_trajs), shape_.n_states);
-    check_memory(memory_plan(options.mode, options.n_trajs), options.n_trajs);
+    const std::uint64_t replay = check_session(shape_, options);
+    const ObservablesSpec* observed = options.observables == nullptr ? nullptr : &options.observables->spec();
+    check(observed == nullptr || (observed->n_states == shape_.n_states &&
+                                  options.observables->n_trajs() == static_cast<std::size_t>(options.n_trajs)),
+          "the observables must be of the model's ", shape_.n_states, " states and of ", options.n_trajs,
+          " trajectories");
+    check_memory(memory_plan(options.mode, options.n_trajs, observed), options.n_trajs);
     return std::make_unique<TiledSession>(uploaded(options.n_trajs), replay, options);
   }
 
   bool log_probs(const LogProbOptions& options, float* out, const ProgressCallback& progress) const override {
-    check_mode(shape_, options.mode, options.hop_keep);
-    check_tokens(options.tokens, options.n_tokens * static_cast<std::size_t>(options.n_sequences), shape_.n_states);
+    check_sequences(shape_, options);
     return tiled_log_probs(*uploaded(options.n_sequences), options, out, progress);
   }
 
-  CudaMemoryPlan memory_plan(Mode mode, int n_trajs) const override {
-    const SessionBytes bytes = session_bytes(choose(n_trajs), mode, n_trajs);
+  CudaMemoryPlan memory_plan(Mode mode, int n_trajs, const ObservablesSpec* observed) const override {
+    const SessionBytes bytes = session_bytes(choose(n_trajs), mode, n_trajs, observed);
     CudaMemoryPlan plan;
     plan.weights = weights_->bytes();
     plan.per_trajectory = bytes.per_trajectory;
@@ -95,7 +77,7 @@ class TiledEngine final : public CudaEngine {
     while (low + 1 < high) {
       const std::size_t n = (low + high) / 2;
       const SessionBytes of_n =
-          session_bytes(choose(n_trajs), mode, static_cast<int>(std::min<std::size_t>(n, 1 << 30)));
+          session_bytes(choose(n_trajs), mode, static_cast<int>(std::min<std::size_t>(n, 1 << 30)), observed);
       (of_n.fixed + of_n.per_trajectory * n <= usable ? low : high) = n;
     }
     plan.largest_n_trajs = low;

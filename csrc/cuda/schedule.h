@@ -59,7 +59,7 @@ class Schedule {
     entry.end = slot + 1;
     entry.source = static_cast<std::int32_t>(position % columns_);
     entry.target = static_cast<std::int32_t>((position + 1) % columns_);
-    entry.column = -1;
+    entry.column = entry.trail = -1;
     entry.want = Want::kNothing;
     return entry;
   }

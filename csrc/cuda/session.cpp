@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "nanomd/check.h"
+#include "nanomd/engine_checks.h"
 
 namespace nanomd::cuda {
 
@@ -12,23 +13,23 @@ namespace {
 constexpr double kSecondsPerLaunch = 0.05;
 }  // namespace
 
-std::uint64_t history_columns(const ModelShape& shape, Mode mode) {
-  return static_cast<std::uint64_t>(mode == Mode::kRing ? shape.receptive_field() : shape.context_length);
-}
-
 int output_columns(int n_trajs, std::size_t element_bytes) {
   const std::size_t columns = kOutputBytes / (static_cast<std::size_t>(n_trajs) * element_bytes);
   return static_cast<int>(std::clamp<std::size_t>(columns, 1, kMaxEntries));
 }
 
-SessionBytes session_bytes(const Layout& layout, Mode mode, int n_trajs) {
+SessionBytes session_bytes(const Layout& layout, Mode mode, int n_trajs, const ObservablesSpec* observed) {
   SessionBytes bytes;
   const std::size_t columns = static_cast<std::size_t>(output_columns(n_trajs, 2));
   bytes.per_trajectory =
-      layout.cache_bytes() + history_columns(layout.shape, mode) * 2 + sizeof(std::uint64_t) + kSlots * columns * 2;
+      layout.cache_bytes() + mode_history(layout.shape, mode) * 2 + sizeof(std::uint64_t) + kSlots * columns * 2;
   if (!layout.shared.logits_in_shared)
     bytes.per_trajectory += static_cast<std::size_t>(layout.shared.logit_stride) * sizeof(float);
   bytes.fixed = kSlots * kMaxEntries * sizeof(StepEntry) + kMaxEntries * sizeof(float) * layout.d_head;
+  if (observed != nullptr) {
+    bytes.per_trajectory += DeviceObservables::trajectory_bytes(*observed, output_columns(n_trajs, 2));
+    bytes.fixed += DeviceObservables::table_bytes(*observed);
+  }
   return bytes;
 }
 
@@ -104,7 +105,7 @@ TiledSession::TiledSession(std::shared_ptr<const Uploaded> uploaded, std::uint64
                            const SessionOptions& options)
     : uploaded_(std::move(uploaded)),
       n_trajs_(options.n_trajs),
-      columns_(history_columns(uploaded_->layout.shape, options.mode)),
+      columns_(mode_history(uploaded_->layout.shape, options.mode)),
       step_(options.first_step),
       end_(options.n_before + options.n_history),
       recorded_(std::min<std::uint64_t>(options.n_history, columns_)),
@@ -120,6 +121,12 @@ TiledSession::TiledSession(std::shared_ptr<const Uploaded> uploaded, std::uint64
                                n * sizeof(std::uint64_t));
   runner_.arguments.seed = options.seed;
   runner_.arguments.inverse_temperature = static_cast<float>(1.0 / options.temperature);
+
+  if (options.observables != nullptr) {
+    observables_ =
+        std::make_unique<DeviceObservables>(uploaded_->platform, *options.observables, output_columns(n_trajs_, 2));
+    runner_.arguments.trail = observables_->trail();
+  }
 
   // Fill the caches with all but the last token, which the first step feeds.
   schedule_.start(end_ - replay);
@@ -146,7 +153,9 @@ TiledSession::Pending TiledSession::submit(int slot, std::uint64_t n_steps, cons
          (pending.n_steps == 0 || static_cast<double>(entries_.size()) < entries_per_launch_)) {
     const bool keep = stored && step_ % sink.stride == 0;
     if (keep && pending.columns == largest) break;
+    if (observables_ && pending.n_steps == static_cast<std::uint64_t>(output_columns(n_trajs_, 2))) break;
     schedule_.feed(Want::kSample, step_, keep ? pending.columns++ : -1, entries_);
+    if (observables_) entries_.back().trail = observables_->row(static_cast<std::int64_t>(pending.n_steps));
     ++step_;
     ++end_;
     ++pending.n_steps;
@@ -154,6 +163,7 @@ TiledSession::Pending TiledSession::submit(int slot, std::uint64_t n_steps, cons
   runner_.arguments.item_size = sink.item_size;
   const std::size_t columns = static_cast<std::size_t>(pending.columns);
   runner_.submit(slot, entries_, columns, stored ? columns * n_trajs_ * sink.item_size : 0);
+  if (observables_) observables_->count(runner_.queue(), pending.n_steps);
   return pending;
 }
 

@@ -265,6 +265,9 @@ class RolloutTile {
         const double u = rollout_uniform(arg_.seed, entry.step, exec_.constant(arg_.trajectory + first_ + t));
         const int state = sample_state(logits(t), s_.n_states, u);
         history(t)[entry.target] = static_cast<std::uint16_t>(state);
+        if (alone && entry.trail >= 0)
+          arg_.trail[static_cast<std::size_t>(entry.trail) * arg_.n_trajs + first_ + t] =
+              static_cast<std::uint16_t>(state);
         if (alone && entry.column >= 0) {
           const std::size_t at = static_cast<std::size_t>(first_ + t) * arg_.out_stride + entry.column;
           if (arg_.item_size == 1)

@@ -8,6 +8,7 @@
 #include "nanomd/check.h"
 #include "nanomd/cuda_engine.h"
 #include "nanomd/cuda_half.h"
+#include "nanomd/observables.h"
 #include "random_model.h"
 #include "unit_test.h"
 
@@ -303,6 +304,99 @@ TEST(the_emulator_sees_what_it_should) {
   bool differs = false;
   for (std::uint64_t seed = 1; seed < 6; ++seed) differs = differs || run(seed, race) != run(0, race);
   EXPECT(differs);
+}
+
+namespace {
+
+// The same rollout's observables: counted by the session, or by a writer that is given the tokens.
+ObservablesWriter observed(const RolloutEngine& engine, const RandomModel& model, const Run& run,
+                           const ObservablesSpec& spec, const std::vector<std::uint64_t>& pieces, bool reopen) {
+  const std::size_t n = static_cast<std::size_t>(run.n);
+  std::vector<std::uint16_t> history = model.tokens(n, 5);
+  std::vector<std::uint64_t> index(n);
+  for (std::size_t i = 0; i < n; ++i) index[i] = i;
+  ObservablesWriter writer(spec, n);
+  SessionOptions options;
+  options.mode = run.mode, options.hop_keep = run.keep, options.n_trajs = run.n, options.seed = 11;
+  options.history = history.data(), options.n_history = 1, options.trajectory = index.data();
+  options.observables = &writer;
+  auto session = engine.open(options);
+  std::uint64_t done = 0;
+  for (const std::uint64_t steps : pieces) {
+    std::vector<std::uint16_t> tokens(n * steps);
+    const bool here = session->observes();
+    // A device that observes stores some states, or none; the writer must be given all.
+    TokenSink sink{tokens.data(), steps, 2, here ? 3u : 1u, here ? (done + 2) / 3 : done};
+    EXPECT(session->advance(steps, here && done % 2 == 1 ? TokenSink{} : sink, nullptr));
+    if (here)
+      session->collect(writer);
+    else
+      writer.add({tokens.data(), steps, 2}, steps, 1);
+    done += steps;
+    if (!reopen) continue;
+    std::vector<std::uint16_t> recent(n * session->history_length());
+    session->copy_history(recent.data());
+    history = recent;
+    options.history = history.data(), options.n_history = session->history_length();
+    options.n_before = 1 + done - options.n_history, options.first_step = done;
+    session = engine.open(options);
+  }
+  return writer;
+}
+
+bool equal(const ObservablesWriter& a, const ObservablesWriter& b) {
+  return a.totals() == b.totals() && a.counters() == b.counters() && a.recent() == b.recent();
+}
+
+}  // namespace
+
+TEST(observables_equal_those_of_the_cpu) {
+  const RandomModel ring(make_shape(9, 16, 1, 2, 1, 6, 16)), hop(paper_like(9, 16, 1, 2, 6));
+  ObservablesSpec spec;
+  spec.n_states = 9;
+  spec.lags = {1, 3, 11};
+  spec.n_sets = 3;
+  spec.set_of = {0, 0, 0, -1, 1, 1, -1, 2, -1};
+  spec.edges = {0, 1, 2, 3, 6, 12};
+  Run run;
+  for (const int n : {1, 10}) {
+    run.n = n;
+    for (const bool far : {false, true}) {
+      run.mode = far ? Mode::kHop : Mode::kRing, run.keep = 3;
+      const RandomModel& model = far ? hop : ring;
+      ObservablesWriter expected = observed(*model.cpu(), model, run, spec, {70}, false);
+      for (const CudaOptions& options : {with("float32", 8), with("float32", 8, 2)}) {
+        const auto engine = model.emulated(options);
+        EXPECT(equal(observed(*engine, model, run, spec, {70}, false), expected));
+        EXPECT(equal(observed(*engine, model, run, spec, {1, 7, 40, 22}, false), expected));
+        ObservablesWriter resumed = observed(*engine, model, run, spec, {5, 35, 30}, true);
+        EXPECT(equal(resumed, expected));
+        resumed.finish();
+        ObservablesWriter whole = expected;
+        whole.finish();
+        EXPECT(resumed.totals() == whole.totals());
+        EXPECT(resumed.totals() != expected.totals());  // something was under way
+      }
+    }
+  }
+  // Bare counts, no lags and no sets.
+  ObservablesSpec bare;
+  bare.n_states = 9, bare.set_of.assign(9, -1);
+  run.mode = Mode::kRing;
+  EXPECT(equal(observed(*ring.emulated(with("float32", 8)), ring, run, bare, {9, 4}, false),
+               observed(*ring.cpu(), ring, run, bare, {13}, false)));
+  // Memory: planned, and refused where it is not there.
+  const auto engine = ring.emulated();
+  const CudaMemoryPlan without = engine->memory_plan(Mode::kRing, 10),
+                       plan = engine->memory_plan(Mode::kRing, 10, &spec);
+  EXPECT(plan.per_trajectory > without.per_trajectory && plan.fixed > without.fixed);
+  EXPECT(plan.largest_n_trajs < without.largest_n_trajs);
+  spec.lags = {1 << 24};
+  EXPECT(engine->memory_plan(Mode::kRing, 100, &spec).largest_n_trajs < 100);
+  run.n = 100;
+  EXPECT_THROWS(observed(*engine, ring, run, spec, {1}, false), InputError);
+  EXPECT_THROWS(observed(*engine, ring, run, bare = ObservablesSpec{4, {}, 0, {-1, -1, -1, -1}, {0}}, {1}, false),
+                InputError);
 }
 
 TEST_MAIN()
