@@ -212,6 +212,10 @@ def test_as_a_source_of_a_validation():
     assert short.timescales.value[0, 0] < 0.4 * source.timescales.value[0, 0]
     assert result.mfpt_errors["memory kernel"].factor < 1.2 < result.mfpt_errors["MSM (lag 1)"].low
     assert (source.timescale_overlap > 0.9).all()
+    # Whole passages counted in the pieces would be off by a large factor, and so would forgive any model.
+    assert result.noise_floor.factor < 1.2
+    counted = kinetics.mfpt(pieces, [0], [3], stride=20, timescale=140.0, n_bootstrap=20)[0].value
+    assert counted > 1.5 * CHAIN.mfpt([0], [3], 20)
     with pytest.raises(InputError, match=r"memory_kernel must be in \[1, 49\] frames"):
         kinetics.validate(md, training=pieces, lagtimes=[20], lagtime=20, memory_kernel=60, n_bootstrap=20)
 

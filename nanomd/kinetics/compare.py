@@ -17,7 +17,7 @@ from nanomd.kinetics import deeptime_adapter, estimates, macrostates, markov, pa
 from nanomd.kinetics.bootstrap import Bootstrap
 from nanomd.kinetics.estimates import Sample
 from nanomd.kinetics.inputs import Trajs, check_lagtime, trajectories, usable_length
-from nanomd.kinetics.memory_source import memory_source
+from nanomd.kinetics.memory_source import memory_source, passages_of_pieces
 from nanomd.kinetics.passage_error import mfpt_error
 from nanomd.kinetics.results import Interval, MfptError, SourceKinetics, ValidationResult
 from nanomd.kinetics.sources import Frame, markov_source, trajectory_source
@@ -29,6 +29,7 @@ IntArray = NDArray[np.int64]
 
 _SURVIVAL_POINTS = 60
 TAKEN = ("MD", "GPT", "MSM", "MSM (lag 1)", "memory kernel")
+PIECES = 20.0  # slowest timescales; trajectories shorter than this hold a biased sample of passages
 _CK_STEPS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 
 
@@ -135,11 +136,9 @@ def validate(
         name: source.n_frames / source.n_trajs / slowest for name, source in sources.items() if source.n_trajs > 0
     }
     described = [processes.describe_process(ends, frame.match[1]) for ends in frame.ends]
-    floor = None
-    if training is not None:
-        known = sample(seen, len(inputs) + 1).coarse(frame.macrostate, frame.n_macrostates)
-        times, _, frame.passages[""] = estimates.passage_samples(known, chosen)
-        floor = _passage_error(frame, sources["MD"].mfpt, times, "", confidence)
+    floor = (
+        None if training is None else _noise_floor(sample(seen, len(inputs) + 1), frame, sources["MD"].mfpt, slowest)
+    )
     errors = {
         name: _passage_error(frame, sources["MD"].mfpt, source.mfpt, name, confidence)
         for name, source in sources.items()
@@ -161,6 +160,30 @@ def validate(
         processes=described,
         mfpt_errors=errors,
         noise_floor=floor,
+    )
+
+
+def _noise_floor(trained: Sample, frame: Frame, reference: Interval, slowest: float) -> MfptError | None:
+    """Compare the passage times of the training data with the reference's; None where they are too short to have any.
+
+    Pieces of few slowest timescales are counted by excursions, for whole passages in them are a biased sample.
+    """
+    if trained.n_frames / len(trained.dtrajs) < PIECES * slowest:
+        found = passages_of_pieces(trained, frame)
+        if found is None:
+            return None
+        times, replicates = found
+    else:
+        interval, _, replicates = estimates.passage_samples(
+            trained.coarse(frame.macrostate, frame.n_macrostates), frame.lagtime
+        )
+        times = interval.value
+    return mfpt_error(
+        reference,
+        times,
+        reference_replicates=frame.passages["MD"],
+        other_replicates=replicates,
+        confidence=trained.bootstrap.confidence,
     )
 
 

@@ -22,6 +22,7 @@ IntArray = NDArray[np.int64]
 
 _GROUPS = 20  # blocks are put together, for matrices at many lags take memory
 _REPLICATES = 50
+_PIECE_STRIDES = 10  # memory of excursions, where nothing else says how long
 _MAX_NUMBERS = 10**8  # in the counts of all groups
 _MAX_WORK = 3e11  # operations behind the intervals of propagated quantities
 
@@ -103,6 +104,22 @@ def memory_source(name: str, sample: Sample, frame: Frame, memory: int | None = 
         path_times=frame.path_times,
         path_longer=np.full((m, m, len(frame.path_times)), np.nan),
     )
+
+
+def passages_of_pieces(sample: Sample, frame: Frame) -> tuple[FloatArray, FloatArray] | None:
+    """Return passage times (m, m) of trajectories shorter than a passage, and replicates (w, m, m), in frames.
+
+    Counting whole passages in short pieces is biased: most pieces hold none, and which state came last before a piece
+    is not known. Excursions hardly suffer. None where no piece is longer than the stride.
+    """
+    longest = max(len(x) for x in sample.dtrajs)
+    if longest <= frame.lagtime:
+        return None
+    group, n_groups = _groups(sample)
+    boot = Bootstrap.draw(max(n_groups, 2), _REPLICATES, sample.bootstrap.confidence, 0)
+    memory = min(longest - 1, _PIECE_STRIDES * frame.lagtime)
+    times, spread = _passages(sample, frame, memory, group, n_groups, boot, n_groups > 1)
+    return times, times[None] if spread is None else spread
 
 
 def _bare(value: FloatArray) -> Interval:

@@ -132,15 +132,17 @@ def _interval(
 ) -> tuple[float, float]:
     """Return the ends of the factor's interval.
 
-    Replicates are centred on the estimates. A replicate without a passage of some pair leaves the pair as estimated.
+    Replicates are centred on the estimates, and those of a table with fewer are used again. A replicate without a
+    passage of some pair leaves the pair as estimated.
     """
     from scipy.stats import norm
 
-    number = min(len(x) for x in (spread_a, spread_b) if x is not None)
+    number = max(len(x) for x in (spread_a, spread_b) if x is not None)
     moved = np.tile(off, (number, 1))
+    rows = np.arange(number)
     for sign, spread, centre in ((-1, spread_a, a), (1, spread_b, b)):
         if spread is not None:
-            moved += sign * np.nan_to_num(spread[:number] - centre, nan=0.0)
+            moved += sign * np.nan_to_num(spread[rows % len(spread)] - centre, nan=0.0)
     deviation = float(abs(moved).mean(axis=1).std(ddof=1))
     half = float(norm.ppf(0.5 + 0.5 * confidence)) * deviation
     return float(np.exp(max(error - half, 0.0))), float(np.exp(error + half))
