@@ -59,7 +59,7 @@ def test_attention_points_at_the_frame_before(first, second) -> None:
 
 
 def test_tracing_points_at_the_frames_that_matter(first, second) -> None:
-    two, one = (causal_tracing(model, data, n_windows=60, n_draws=2) for model, data in (second, first))
+    two, one = (causal_tracing(model, data, n_windows=240, n_draws=3) for model, data in (second, first))
     assert two.clean.value - two.corrupted.value > 0.15
     assert sorted(np.argsort(-two.single.value)[:2]) == [0, 1]
     assert (two.single.low[:2] > 0.02).all()

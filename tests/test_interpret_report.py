@@ -36,7 +36,7 @@ def labels(n: int, length: int) -> list[np.ndarray]:
 def small(**changes: object) -> Interpretation:
     model = GPTModel(make_files(seed=1, **changes))
     options = {"distances": {"lagtime": 1}, "tracing": {"n_windows": 4, "n_draws": 1}, "memory": {"n_windows": 30}}
-    return interpret_model(model, labels(4, 80), **options)
+    return interpret_model(model, labels(4, 80), attention={"n_windows": 10, "n_maps": 1}, **options)
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def test_the_command_writes_numbers_pictures_and_provenance(made: Path, capsys: 
     assert found.tracing.n_draws == 2 and found.tracing.n_windows == 4
     for name in ("memory", "memory_2", "attention", "attention_2", "tracing", "tracing_2", "distances"):
         picture = Image.open(made / "interpret" / f"{name}.png")
-        assert len(set(picture.convert("RGB").resize((90, 60)).getdata())) > 10  # not empty
+        assert len(np.unique(np.asarray(picture.convert("L").resize((90, 60))))) > 10  # not empty
     assert (made / "interpret" / "attention_maps.png").exists()
     stage = json.loads((made / "provenance.json").read_text())["stages"]["interpret"]
     assert stage["looked_at"] == "held-out trajectories"
@@ -89,10 +89,14 @@ def test_what_is_about_another_model_is_not_reported(
     assert "does not exist" in capsys.readouterr().err
 
 
-def test_the_report_shows_it_and_a_report_without_it_keeps_no_picture(tmp_path: Path) -> None:
+def test_the_report_shows_it_and_keeps_no_older_picture(tmp_path: Path) -> None:
     result = make_result(names=("a", "b"), n_states=6, extra=False, n_timescales=1)
     found = small(n_layer=2, context_length=24, markov_head=True)
+    old = tmp_path / "png" / "memory_9.png"
+    old.parent.mkdir()
+    old.write_bytes(b"")
     page = write_report(tmp_path, result, title="t", interpretation=found).read_text()
+    assert not old.exists()
     for key, words in (
         ("memory", "How much memory"),
         ("attention", "Attention by lag"),
@@ -101,13 +105,10 @@ def test_the_report_shows_it_and_a_report_without_it_keeps_no_picture(tmp_path: 
     ):
         assert f'<section id="{key}">' in page and words in page
         assert (tmp_path / "png" / f"{key}.png").exists()
-    page = write_report(tmp_path, result, title="t").read_text()
-    assert '<section id="memory">' not in page
-    assert not list((tmp_path / "png").glob("memory*.png"))
 
 
 @pytest.mark.parametrize(
-    "changes", [{"position": "learned"}, {"n_layer": 10, "context_length": 4}, {"d_model": 96, "n_head": 12}]
+    "changes", [{"position": "learned"}, {"n_layer": 9, "context_length": 4}, {"d_model": 96, "n_head": 12}]
 )
 def test_pictures_of_odd_shapes(changes: dict[str, object]) -> None:
     found = small(**changes)

@@ -62,7 +62,7 @@ def plot_memory(memory: MemoryLength, interval: FrameInterval) -> Group:
     )
     x, style = memory.contexts.astype(float), SourceStyle(BLUE, "s")
     with look():
-        figure, axes = new_figure(500, 330)
+        figure, axes = new_figure(460, 330)
         axes.set_title("Likelihood")
         if np.isfinite(memory.markov.value):
             axes.axhline(
