@@ -49,3 +49,18 @@ def test_the_race_draws_by_probability(bench):
     p = np.array([0.7, 0.2, 0.1])
     drawn = sample(torch.log(torch.tensor(p)).expand(20000, 3)).numpy()
     assert np.abs(np.bincount(drawn, minlength=3) / 20000 - p).max() < 0.015
+
+
+def test_rounding_to_eight_bits(bench):
+    import cache_precision as cache
+
+    x = np.random.default_rng(0).normal(size=(50, 16))
+    largest = np.abs(x).max(axis=1, keepdims=True)
+    assert (np.abs(cache.int8(x) - x) <= largest / 254 * (1 + 1e-12)).all()
+    size = np.abs(x) / largest * 448
+    error = np.abs(cache.float8(x) - x) / largest * 448
+    assert (error <= np.maximum(size / 16, 2.0**-10) * (1 + 1e-12)).all()  # half a unit of three bits, or of the least
+    assert (error[size >= 16] / size[size >= 16]).max() > 0.05
+    for function in (cache.int8, cache.float8, cache.float16):
+        exact = function(np.array([[-448.0, 0.0, 224.0 if function is not cache.int8 else 448.0]]))
+        assert np.array_equal(function(exact), exact)
