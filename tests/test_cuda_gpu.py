@@ -40,11 +40,11 @@ def mode_of(config):
     return "ring" if config.position == "rope" else "hop"
 
 
-def rollout(engine, config, n, n_steps, first=0, seed=5):
+def rollout(engine, config, n, n_steps, first=0, seed=5, **options):
     keep = config.context_length // 2 if mode_of(config) == "hop" else 0
     index = np.arange(first, first + n, dtype=np.uint64)
     starts = (index % config.n_states).astype(np.uint16)[:, None]
-    session = engine.open(starts, index, mode=mode_of(config), hop_keep=keep, seed=seed)
+    session = engine.open(starts, index, mode=mode_of(config), hop_keep=keep, seed=seed, **options)
     out = np.full((n, n_steps), 0xFFFF, np.uint16)  # poisoned: every element must be written
     assert session.advance(n_steps, out)
     assert (out < config.n_states).all()
@@ -90,6 +90,23 @@ def test_a_trajectory_does_not_depend_on_its_company(name):
         engine, _ = engines(config, **options)
         assert np.array_equal(rollout(engine, config, 3, n_steps, first=498), many[498:])
         assert np.array_equal(rollout(engine, config, 9, n_steps), many[:9])
+
+
+@pytest.mark.parametrize("name", ["xs", "s-one-kv-head", "paper", "odd"])
+def test_lookahead_changes_no_state(name):
+    config = SHAPES[name]
+    plain = rollout(engines(config, regime="throughput")[0], config, 3, 700)
+    engine = engines(config, regime="latency")[0]
+    assert "states ahead" in engine.describe(3)
+    for lookahead in (-1, 0, 1, 4):
+        assert np.array_equal(rollout(engine, config, 3, 700, lookahead=lookahead), plain)
+    keep = config.context_length // 2 if mode_of(config) == "hop" else 0
+    tokens = np.random.default_rng(3).integers(0, config.n_states, (1, 3 * config.context_length)).astype(np.uint16)
+    known = [
+        engines(config, regime=regime)[0].log_probs(tokens, mode=mode_of(config), hop_keep=keep)
+        for regime in ("throughput", "latency")
+    ]
+    assert np.array_equal(*known)
 
 
 def test_two_runs_are_equal():

@@ -74,7 +74,7 @@ class CudaQueue final : public Queue {
       angle_kernel<<<(n + 127) / 128, 128, 0, work_>>>(arguments);
       require(cudaGetLastError(), "launch of angle_kernel");
     }
-    const bool cluster = layout.ranks > 1 || layout.weights.resident_fragments > 0;
+    const bool cluster = layout.latency;
     const int group = group_constant(layout.shape), tiles = layout.tile / kTileColumns;
     const Kernel kernel = cluster          ? latency_kernel(group, layout.precise)
                           : layout.precise ? throughput_kernel_precise(group)

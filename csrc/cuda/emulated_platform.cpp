@@ -34,7 +34,8 @@ class EmulatedQueue final : public Queue {
         });
       });
       const SharedLayout& m = layout.shared;
-      emulator.check_unwritten({m.act, m.hid, m.logits > m.hid ? m.logits : m.hid, m.resident, m.total_bytes}, m.guard);
+      emulator.check_unwritten({m.act, m.hid, m.logits > m.hid ? m.logits : m.hid, m.drafts, m.resident, m.total_bytes},
+                               m.guard);
     }
   }
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "ahead.h"
 #include "nanomd/check.h"
 #include "nanomd/engine_checks.h"
 
@@ -11,6 +12,7 @@ namespace nanomd::cuda {
 namespace {
 // A launch as long as this hides its start-up and the copies, and still answers Ctrl-C promptly.
 constexpr double kSecondsPerLaunch = 0.05;
+constexpr std::size_t kStatusBytes = 2 * sizeof(std::uint32_t);
 }  // namespace
 
 int output_columns(int n_trajs, std::size_t element_bytes) {
@@ -25,6 +27,7 @@ SessionBytes session_bytes(const Layout& layout, Mode mode, int n_trajs, const O
       layout.cache_bytes() + mode_history(layout.shape, mode) * 2 + sizeof(std::uint64_t) + kSlots * columns * 2;
   if (!layout.shared.logits_in_shared)
     bytes.per_trajectory += static_cast<std::size_t>(layout.shared.logit_stride) * sizeof(float);
+  if (layout.ahead > 0) bytes.per_trajectory += static_cast<std::size_t>(layout.ranks) * layout.draft_bytes;
   bytes.fixed = kSlots * kMaxEntries * sizeof(StepEntry) + kMaxEntries * sizeof(float) * layout.d_head;
   if (observed != nullptr) {
     bytes.per_trajectory += DeviceObservables::trajectory_bytes(*observed, output_columns(n_trajs, 2));
@@ -36,7 +39,8 @@ SessionBytes session_bytes(const Layout& layout, Mode mode, int n_trajs, const O
 Runner::Runner(const Uploaded& uploaded, int n_trajs, std::uint64_t columns, std::size_t out_bytes)
     : platform_(uploaded.platform), n_trajs_(n_trajs), columns_(columns), out_bytes_(out_bytes) {
   const Layout& layout = uploaded.layout;
-  n_tiles_ = (n_trajs + layout.tile - 1) / layout.tile;
+  const int together = layout.trajectories_a_tile();
+  n_tiles_ = (n_trajs + together - 1) / together;
   const std::size_t n = static_cast<std::size_t>(n_trajs);
   cache_ = Buffer(platform_, n * layout.cache_bytes());
   history_ = Buffer(platform_, n * columns * sizeof(std::uint16_t));
@@ -45,16 +49,24 @@ Runner::Runner(const Uploaded& uploaded, int n_trajs, std::uint64_t columns, std
   if (!layout.shared.logits_in_shared)
     logits_ = Buffer(platform_,
                      static_cast<std::size_t>(n_tiles_) * layout.tile * layout.shared.logit_stride * sizeof(float));
-  status_ = Buffer(platform_, sizeof(std::uint32_t));
-  const std::uint32_t zero = 0;
-  platform_->copy_in(status_.as(), &zero, sizeof zero);
+  if (layout.ahead > 0) {
+    const std::size_t tables = n * static_cast<std::size_t>(layout.ranks);
+    drafts_ = Buffer(platform_, tables * layout.draft_bytes);
+    const std::vector<std::uint32_t> unknown(static_cast<std::size_t>(layout.draft_rows), kNoPair);
+    for (std::size_t i = 0; i < tables; ++i)
+      platform_->copy_in(drafts_.as() + i * layout.draft_bytes, unknown.data(), unknown.size() * sizeof(std::uint32_t));
+    arguments.drafts = drafts_.as();
+  }
+  status_ = Buffer(platform_, kStatusBytes);
+  const std::uint32_t zero[2] = {0, 0};
+  platform_->copy_in(status_.as(), zero, kStatusBytes);
   for (int slot = 0; slot < kSlots; ++slot) {
     steps_[slot] = Buffer(platform_, kMaxEntries * sizeof(StepEntry));
     pinned_steps_[slot] = Buffer(platform_, kMaxEntries * sizeof(StepEntry), true);
     out_[slot] = Buffer(platform_, out_bytes);
     pinned_out_[slot] = Buffer(platform_, out_bytes, true);
-    pinned_status_[slot] = Buffer(platform_, sizeof(std::uint32_t), true);
-    *pinned_status_[slot].as<std::uint32_t>() = 0;
+    pinned_status_[slot] = Buffer(platform_, kStatusBytes, true);
+    std::memcpy(pinned_status_[slot].as(), zero, kStatusBytes);
   }
   queue_ = platform_->make_queue();
   arguments.layout = layout;
@@ -81,7 +93,9 @@ void Runner::submit(int slot, const std::vector<StepEntry>& entries, std::uint64
   if (entries.empty() || entries.size() > kMaxEntries || out_bytes > out_bytes_)
     throw std::logic_error("a launch beyond the buffers of its session");
   const std::size_t bytes = entries.size() * sizeof(StepEntry);
-  std::memcpy(pinned_steps_[slot].as(), entries.data(), bytes);
+  auto* steps = pinned_steps_[slot].as<StepEntry>();
+  std::copy(entries.begin(), entries.end(), steps);
+  if (arguments.layout.ahead > 0) mark_runs(steps, entries.size(), arguments.layout.ahead);
   queue_->upload(steps_[slot].as(), pinned_steps_[slot].as(), bytes);
   arguments.steps = steps_[slot].as<StepEntry>();
   arguments.n_steps = static_cast<std::int32_t>(entries.size());
@@ -90,11 +104,12 @@ void Runner::submit(int slot, const std::vector<StepEntry>& entries, std::uint64
   arguments.out_stride = out_stride;
   queue_->launch(arguments, n_tiles_);
   if (out_bytes > 0) queue_->download(slot, pinned_out_[slot].as(), out_[slot].as(), out_bytes);
-  queue_->download(slot, pinned_status_[slot].as(), status_.as(), sizeof(std::uint32_t));
+  queue_->download(slot, pinned_status_[slot].as(), status_.as(), kStatusBytes);
 }
 
 void Runner::wait(int slot) {
   queue_->wait(slot);
+  passes_ = pinned_status_[slot].as<std::uint32_t>()[1];
   check((*pinned_status_[slot].as<std::uint32_t>() & kNotFinite) == 0,
         "the model gave probabilities that are not finite: activations left the range of 16 bits, or the weights are "
         "damaged; "

@@ -42,6 +42,7 @@ class Runner {
   void wait(int slot);  // and throws if the device saw probabilities that are not finite
   const unsigned char* results(int slot) const { return pinned_out_[slot].as(); }
   Queue& queue() { return *queue_; }
+  std::uint32_t passes() const { return passes_; }  // of those waited for; with lookahead only
   Arguments arguments;
   std::size_t out_capacity() const { return out_bytes_; }
 
@@ -50,7 +51,8 @@ class Runner {
   int n_trajs_, n_tiles_;
   std::uint64_t columns_;
   std::size_t out_bytes_;
-  Buffer cache_, history_, trajectory_, angles_, logits_, status_;
+  std::uint32_t passes_ = 0;
+  Buffer cache_, history_, trajectory_, angles_, logits_, drafts_, status_;
   Buffer steps_[kSlots], pinned_steps_[kSlots], out_[kSlots], pinned_out_[kSlots], pinned_status_[kSlots];
   std::unique_ptr<Queue> queue_;  // destroyed first: nothing may run when memory is freed
 };
@@ -61,6 +63,8 @@ class TiledSession final : public Session {
   bool advance(std::uint64_t n_steps, const TokenSink& sink, const ProgressCallback& progress) override;
   std::size_t history_length() const override { return recorded_; }
   void copy_history(std::uint16_t* history) const override;
+  // With lookahead: passes through the model that drew states so far (modulo 2^32), of all trajectories.
+  std::uint32_t passes() const { return runner_.passes(); }
   bool observes() const override { return observables_ != nullptr; }
   void collect(ObservablesWriter& writer) const override { observables_->collect(writer); }
 
