@@ -28,7 +28,7 @@ def _enter(queue: Any, stop: Any) -> None:
 
 
 def _follow_parent() -> None:
-    """End this process with its parent, which cannot ask for it when it is killed; finished segments are on the disk."""
+    """End this process with its parent, which cannot ask for it when killed; finished segments are on the disk."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
