@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
+import threading
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
@@ -22,18 +24,21 @@ def _enter(queue: Any, stop: Any) -> None:
     global _shared
     _shared = (queue, stop)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the parent decides
+    threading.Thread(target=_follow_parent, daemon=True).start()
+
+
+def _follow_parent() -> None:
+    """End this process with its parent, which cannot ask for it when killed; finished segments are on the disk."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _work(replica: Replica, molecule: Molecule, dynamics: Dynamics) -> float:
     assert _shared is not None
     queue, stop = _shared
-    parent = multiprocessing.parent_process()
-
-    def stopped() -> bool:
-        # A parent that was killed cannot ask its children to stop.
-        return stop.is_set() or (parent is not None and not parent.is_alive())
-
-    return run_replica(replica, molecule, dynamics, queue.put, stopped)
+    return run_replica(replica, molecule, dynamics, queue.put, stop.is_set)
 
 
 def run_replicas(
@@ -61,7 +66,7 @@ def run_replicas(
                 "part with `if __name__ == '__main__':`, since it starts processes"
             ) from None
         except CancelledError:
-            raise StoreError("a simulating process lost its parent") from None
+            raise StoreError("the simulation was stopped; go on with --resume") from None
         finally:
             stop.set()
             pool.shutdown(wait=True, cancel_futures=True)
