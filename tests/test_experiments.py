@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 from nanomd import experiments
 from nanomd.cli.main import main
 from nanomd.errors import InputError
-from nanomd.experiments import cases, methods, runner, tables
+from nanomd.experiments import cases, methods, report, runner, tables
 from nanomd.experiments.cases import Case, Data, cut_into_pieces
-from nanomd.experiments.scoring import errors, processes_between
+from nanomd.experiments.scoring import errors
+from nanomd.kinetics.processes import processes_between
+from nanomd.kinetics.results import ValidationResult
 from nanomd.units import FrameInterval
 
 
@@ -202,6 +204,23 @@ def test_kept_trajectories_are_those_that_were_loaded(small_case, tmp_path):
 def test_states_that_a_model_never_saw_are_not_scored():
     scored = methods.known_states([np.array([3, 4, 5])], np.array([3, 5]))
     np.testing.assert_array_equal(scored[0], [3, -1, 5])
+
+
+def test_the_report_judges_a_recorded_model(small_case, tmp_path, monkeypatch):
+    folder = tmp_path / small_case.name
+    for method in ("one_pass", "LSTM"):
+        run_here(small_case, folder, method=method, dataset=0, seed=0)
+    monkeypatch.setattr(report, "N_BOOTSTRAP", 20)
+    page = report.report(small_case, folder, "one_pass")
+    text = page.read_text()
+    assert "A left, B right" in text
+    assert "How much memory" in text
+    result = ValidationResult.load(folder / "report" / "validation.json")
+    assert list(result.sources) == ["MD", "GPT", "training MD", "LSTM", "MSM", "MSM (lag 1)"]
+    np.testing.assert_array_equal(result.macrostate_of_state, [0, 0, 1, 1])
+    np.testing.assert_allclose(result.sources["GPT"].macro_populations.value, 0.5, atol=0.1)
+    with pytest.raises(InputError, match="has no model of 'two_pass_token'"):
+        report.report(small_case, folder, "two_pass_token")
 
 
 def test_what_is_recorded_is_not_repeated(small_case, tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ from known_chain import default_chain
 
 from nanomd import kinetics
 from nanomd.errors import InputError
-from nanomd.kinetics import paths, processes
+from nanomd.kinetics import macrostates, paths, processes, validate
 from nanomd.kinetics.results import Interval
 
 CHAIN = default_chain()
@@ -245,3 +245,31 @@ def test_mfpt_error_is_symmetric_and_scale_free(m, scale, seed):
 def test_bad_input(call, message):
     with pytest.raises(InputError, match=message):
         call()
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        ([0, 0, 1], "each of 4 states"),
+        ([0.0, 0.0, 1.0, 1.0], "whole number"),
+        ([0, 0, 2, 2], "every number from 0"),
+        ([0, 0, 0, -1], "every number from 0"),
+    ],
+)
+def test_macrostates_of_ones_own_are_checked(labels, words):
+    with pytest.raises(InputError, match=words):
+        macrostates.check_macrostates(np.array(labels), 4)
+
+
+def test_macrostates_of_ones_own_are_used():
+    rng = np.random.default_rng(3)
+    walk = np.zeros(20_000, np.int64)
+    for i, u in enumerate(rng.random(len(walk) - 1), 1):
+        side, inner = divmod(int(walk[i - 1]), 2)
+        walk[i] = 2 * (1 - side if inner == 0 and u < 0.02 else side) + int(u > 0.5)
+    wells = np.array([1, 1, 0, 0])
+    result = validate([walk], lagtimes=[1, 5], lagtime=5, macrostate_of_state=wells, n_bootstrap=20)
+    np.testing.assert_array_equal(result.macrostate_of_state, wells)
+    assert len(result.processes) == 1  # one process between two wells
+    with pytest.raises(InputError, match="n_macrostates is 3"):
+        validate([walk], lagtime=5, macrostate_of_state=wells, n_macrostates=3)

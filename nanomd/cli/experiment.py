@@ -24,6 +24,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="seeds of each method (default: %(default)s)")
     parser.add_argument("--datasets", type=int, default=1, metavar="N", help="data sets (default: %(default)s)")
     parser.add_argument("--n-steps", type=int, default=None, help="optimiser steps in place of the system's")
+    parser.add_argument("--report", metavar="METHOD", default=None, help="write report/index.html for this method")
     parser.add_argument("--n-processes", type=int, default=1, help="trainings at a time (default: %(default)s)")
 
 
@@ -45,6 +46,7 @@ def run(options: argparse.Namespace) -> int:
         n_datasets=options.datasets,
         n_steps=options.n_steps,
         n_processes=options.n_processes,
+        report=options.report,
         progress=progress(options),
     )
     if not options.quiet:

@@ -26,6 +26,7 @@ def run(
     n_datasets: int = 1,
     n_steps: int | None = None,
     n_processes: int = 1,
+    report: str | None = None,
     progress: bool | None = None,
 ) -> str:
     """Run an experiment, and return its table in Markdown.
@@ -49,6 +50,8 @@ def run(
         Optimiser steps in place of the case's.
     n_processes : int
         Trainings at a time, each in one thread.
+    report : str, optional
+        Write report/index.html for this method's first model, judged like any rollout.
     progress : bool, optional
         Show a bar; where a person watches by default.
     """
@@ -68,7 +71,12 @@ def run(
     ]
     folder = Path(out) / name
     run_jobs(jobs, folder, data=data, n_processes=n_processes, bar=progress)
-    return summarise(folder)
+    text = summarise(folder)
+    if report is not None:
+        from nanomd.experiments.report import report as write
+
+        text += f"\nreport: {write(case, folder, get_method(report).name, data=data)}\n"
+    return text
 
 
 def summarise(folder: str | Path) -> str:

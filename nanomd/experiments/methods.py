@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from nanomd.config import check_choice
 from nanomd.errors import InputError
 from nanomd.experiments.cases import Case
+
+if TYPE_CHECKING:
+    from nanomd.estimator import GPTModel
 
 IntArray = NDArray[np.int64]
 Kind = Literal["gpt", "paper", "lstm"]
@@ -112,6 +115,10 @@ class Fitted:
     validation_loss : float
         The one by which weights were chosen.
     settings : dict
+    history : list of dict
+        Training metrics.
+    model : GPTModel, optional
+        None for the LSTM.
     """
 
     generate: Callable[[int, int, int], list[IntArray]]
@@ -119,6 +126,7 @@ class Fitted:
     validation_loss: float
     settings: dict[str, Any]
     history: list[dict[str, float]]
+    model: GPTModel | None = None
 
 
 def fit(method: Method, case: Case, training: list[IntArray], seed: int, *, n_steps: int | None = None) -> Fitted:
@@ -173,7 +181,7 @@ def _fit_gpt(options: dict[str, Any], training: list[IntArray], seed: int) -> Fi
         return -model.log_likelihood(known_states(dtrajs, model.state_map.symbols))
 
     loss = model.provenance.get("validation_loss")
-    return Fitted(generate, score, float("nan") if loss is None else float(loss), chosen, model.history)
+    return Fitted(generate, score, float("nan") if loss is None else float(loss), chosen, model.history, model)
 
 
 def _fit_lstm(options: dict[str, Any], training: list[IntArray], seed: int, longest: int) -> Fitted:

@@ -189,6 +189,11 @@ def run_job(job: Job, case: Case, material: Material, folder: Path) -> Path:
         "kinetics": record(source, case.lagtime),
         "seconds": {"train": trained - start, "generate": generated - trained},
     }
+    if fitted.model is not None:
+        fitted.model.save(folder / "models" / path.stem)
+    elif not job.pieces:  # what took minutes to generate is kept for the report
+        (folder / "rollouts").mkdir(exist_ok=True)
+        np.save(folder / "rollouts" / path.stem, np.stack(kept).astype(np.uint16))
     write_json(path, value)
     return path
 

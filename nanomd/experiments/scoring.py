@@ -19,6 +19,7 @@ from nanomd import _native
 from nanomd.experiments.cases import Case, Data
 from nanomd.kinetics import macrostates, markov
 from nanomd.kinetics.estimates import Sample
+from nanomd.kinetics.processes import processes_between
 from nanomd.kinetics.results import Interval, SourceKinetics
 from nanomd.kinetics.sources import Frame, markov_source, trajectory_source
 
@@ -120,31 +121,6 @@ def memory_kernel(judge: Judge, training: list[IntArray]) -> dict[str, Any]:
 def _values(value: FloatArray) -> dict[str, Any]:
     nothing = np.full(value.shape, np.nan)
     return _interval(Interval(value, nothing, nothing))
-
-
-def processes_between(right: FloatArray, stationary: FloatArray, macrostate: IntArray, m: int) -> IntArray:
-    """Return the m - 1 processes, slowest first, that lie most within the span of the macrostates' indicator functions.
-
-    The slowest eigenvectors of molecular dynamics are often traps that were visited once or twice; these are those that
-    move populations between macrostates, whatever their rank.
-
-    Parameters
-    ----------
-    right : ndarray (n, k)
-        Right eigenvectors, slowest first, without the stationary one.
-    stationary : ndarray (n,)
-    macrostate : ndarray (n,)
-        Negative: in none.
-    m : int
-        Number of macrostates.
-    """
-    member = (macrostate[:, None] == np.arange(m)).astype(np.float64)
-    weight = stationary[:, None]
-    share = (weight * member).sum(axis=0)
-    # Indicators are orthogonal: the part of a vector in their span is the sum of its parts along each.
-    along = (right.T @ (weight * member)) ** 2 / np.maximum(share, 1e-300)
-    within = along.sum(axis=1) / np.maximum((weight * right**2).sum(axis=0), 1e-300)
-    return np.sort(np.argsort(-within, kind="stable")[: m - 1])
 
 
 def record(source: SourceKinetics, lagtime: int) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from nanomd import _native
 from nanomd.errors import InputError
@@ -40,6 +40,7 @@ def validate(
     lagtimes: Sequence[int] | None = None,
     lagtime: int | None = None,
     n_macrostates: int | None = None,
+    macrostate_of_state: ArrayLike | None = None,
     frame_interval: FrameInterval | str | None = None,
     training: Any = None,
     others: Mapping[str, Any] | None = None,
@@ -66,6 +67,9 @@ def validate(
         slowest timescales have settled: within 5 % (10 % the others) of their value at the longest reliable lag.
     n_macrostates : int, optional
         By default the largest gap among the timescales; all states where there are at most five.
+    macrostate_of_state : array (n_states,), optional
+        Macrostates of your own, 0..m-1 (negative: none), such as folded and unfolded. Timescales are then those of the
+        processes between them (`nanomd.kinetics.processes.processes_between`). By default PCCA+ finds the macrostates.
     frame_interval : FrameInterval or str, optional
         Time of a frame, such as ``"0.2 ns"``.
     training : list of arrays, optional
@@ -118,7 +122,7 @@ def validate(
     def sample(trajs: Trajs, number: int) -> Sample:
         return Sample.make(trajs, n_states, seed=seed + number, **settings)
 
-    frame = _frame(reference, n_states, lags, chosen, n_macrostates, seen)
+    frame = _frame(reference, n_states, lags, chosen, n_macrostates, seen, macrostate_of_state)
     assert frame.ends is not None
     sources: dict[str, SourceKinetics] = {}
     for number, (name, trajs) in enumerate(inputs.items()):
@@ -259,20 +263,32 @@ def _settled(lags: IntArray, table: FloatArray) -> int | None:
 
 
 def _frame(
-    reference: Trajs, n_states: int, lags: IntArray, lagtime: int, n_macrostates: int | None, seen: Trajs
+    reference: Trajs,
+    n_states: int,
+    lags: IntArray,
+    lagtime: int,
+    n_macrostates: int | None,
+    seen: Trajs,
+    given: ArrayLike | None = None,
 ) -> Frame:
     counts = markov.transition_counts(reference, n_states, lagtime)
     model = markov.estimate_markov_model(counts, lagtime)
     n_active = len(model.active)
     if n_active < 2:
         raise InputError(f"at lagtime {lagtime} the reference has no two connected states; use a shorter lagtime")
-    m = n_macrostates
-    if m is None:
-        m = macrostates.choose_n_macrostates(model.timescales(min(6, n_active - 1)), n_active)
-    visits = _native.count_visits(reference, n_states)[0]
-    macrostate = macrostates.macrostates(model, counts, visits, m)
-    k = min(max(m - 1, 3), n_active - 1)
-    _, right, _ = model.eigen(k)
+    if given is None:
+        m = n_macrostates
+        if m is None:
+            m = macrostates.choose_n_macrostates(model.timescales(min(6, n_active - 1)), n_active)
+        visits = _native.count_visits(reference, n_states)[0]
+        macrostate = macrostates.macrostates(model, counts, visits, m)
+        _, right, _ = model.eigen(min(max(m - 1, 3), n_active - 1))
+    else:
+        macrostate = macrostates.check_macrostates(given, n_states, n_macrostates)
+        m = int(macrostate.max()) + 1
+        _, right, _ = model.eigen(min(4 * m, n_active - 1))
+        right = right[:, processes.processes_between(right, model.stationary, macrostate, m)]
+    k = right.shape[1]
     stays = markov.mean_residence(model.transition, model.stationary, macrostate, m)[0]
     longest = int(np.ceil(5 * np.nanmax(stays))) if np.isfinite(stays).any() else 10
     length = max(len(x) for x in reference)

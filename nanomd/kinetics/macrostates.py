@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from nanomd.errors import InputError
 from nanomd.kinetics import deeptime_adapter
@@ -93,6 +93,26 @@ def cores(model: MarkovModel, macrostate: IntArray, n_macrostates: int) -> IntAr
         if inside.any():
             out[model.active[inside & (strength >= CORE_MEMBERSHIP * strength[inside].max())]] = a
     return out
+
+
+def check_macrostates(given: ArrayLike, n_states: int, n_macrostates: int | None = None) -> IntArray:
+    """Return macrostates (n_states,) that a user gave: whole numbers 0..m-1, each with a state; negative for none."""
+    labels = np.asarray(given)
+    if labels.dtype.kind not in "iu" or labels.shape != (n_states,):
+        raise InputError(
+            f"macrostate_of_state must give a whole number for each of {n_states} states, "
+            f"got {labels.dtype} of shape {labels.shape}"
+        )
+    labels = labels.astype(np.int64)
+    present = np.unique(labels[labels >= 0])
+    if not 2 <= len(present) <= MAX_MACROSTATES or present[-1] != len(present) - 1:
+        raise InputError(
+            f"macrostate_of_state must hold every number from 0 to m - 1, m in [2, {MAX_MACROSTATES}], "
+            f"got {present.tolist()}"
+        )
+    if n_macrostates not in (None, len(present)):
+        raise InputError(f"n_macrostates is {n_macrostates}, but macrostate_of_state has {len(present)}: leave it out")
+    return labels
 
 
 def macrostate_names(n_macrostates: int, populations: FloatArray) -> list[str]:

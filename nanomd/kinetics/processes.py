@@ -152,3 +152,28 @@ def match_timescales(
         times[order >= 0] = markov.eigenvalue_timescales(values[order[order >= 0]], lagtime)
         out[name] = Processes(times, paired_overlap(right, slow, pi), order, process_events(trajs, ends, lagtime))
     return out
+
+
+def processes_between(right: FloatArray, stationary: FloatArray, macrostate: IntArray, m: int) -> IntArray:
+    """Return the m - 1 processes, slowest first, that lie most within the span of the macrostates' indicator functions.
+
+    The slowest eigenvectors of molecular dynamics are often traps that were visited once or twice; these are those that
+    move populations between macrostates, whatever their rank.
+
+    Parameters
+    ----------
+    right : ndarray (n, k)
+        Right eigenvectors, slowest first, without the stationary one.
+    stationary : ndarray (n,)
+    macrostate : ndarray (n,)
+        Negative: in none.
+    m : int
+        Number of macrostates.
+    """
+    member = (macrostate[:, None] == np.arange(m)).astype(np.float64)
+    weight = stationary[:, None]
+    share = (weight * member).sum(axis=0)
+    # Indicators are orthogonal: the part of a vector in their span is the sum of its parts along each.
+    along = (right.T @ (weight * member)) ** 2 / np.maximum(share, 1e-300)
+    within = along.sum(axis=1) / np.maximum((weight * right**2).sum(axis=0), 1e-300)
+    return np.sort(np.argsort(-within, kind="stable")[: m - 1])
