@@ -80,9 +80,9 @@ def _plan_long(single: bool, d_head: int, window: int, group: int) -> Launch:
             return Launch(backward, 64, 4, 1, "walk")
         if not single and window <= 129 and half == 8:
             return Launch(backward, 128, 8, 1, "walk")
-    # The masks of padded heads take registers: wide ones leave none for tiles of 64. Four warps would spill heads of 24
+    # The masks of padded heads take registers. Wide ones leave none for a whole tile. Four warps would spill heads of 24
     # in 16 bits; eight in float32 would too, where the compiler trades registers for more blocks at once.
-    block = 32 if single or (wide and padded) else 64
+    block = (32 if single else 64) // (2 if wide and padded else 1)
     return Launch(backward, block, 8 if wide or (padded and not single) else 4, 1, "tiles")
 
 
