@@ -1,14 +1,18 @@
-"""The training loop: windows on the device, AdamW, validation, checkpoints that resume bit for bit, metrics."""
+"""The training loop: AdamW, validation, checkpoints that resume bit for bit, metrics.
+
+A step itself is `nanomd.training_step`. Under ``torchrun`` every process runs this loop on its slice of the batches
+(`nanomd.distributed`), and the first one validates and writes.
+"""
 
 from __future__ import annotations
 
 import json
 import math
 import os
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +22,25 @@ from torch import Tensor
 
 from nanomd._nvtx import annotate
 from nanomd.config import ModelConfig, TrainConfig
+from nanomd.distributed import World, join
 from nanomd.errors import BackendUnavailableError, InputError, NanomdError, StoreError
 from nanomd.likelihood import mean_log_likelihood
+from nanomd.loss_scale import LOWEST
 from nanomd.model import NanoGPT
 from nanomd.progress import Progress
+from nanomd.training_records import Clock, Pending
 from nanomd.training_state import (
     TrainingState,
     data_digest,
     find_checkpoints,
     load_checkpoint,
     save_checkpoint,
+    start_moments,
     training_identity,
 )
-from nanomd.two_pass import token_mix_probability, training_loss
-from nanomd.windows import STREAM_DROPOUT, STREAM_MIX, WindowSampler, step_seed, transition_counts
+from nanomd.training_step import TrainingStep
+from nanomd.two_pass import token_mix_probability
+from nanomd.windows import WindowSampler, transition_counts
 
 # Targets scored in one validation; more data than this is sampled in evenly spread pieces.
 VALIDATION_TARGETS = 32768
@@ -69,13 +78,15 @@ class TrainingResult:
     best_loss: float
 
 
-def resolve_device(name: str) -> torch.device:
-    """Return the device of a training: ``"auto"`` takes CUDA where there is one."""
+def resolve_device(name: str, world: World | None = None) -> torch.device:
+    """Return the device of a training: ``"auto"`` takes CUDA where there is one, each process its own."""
     if name == "cuda" and not torch.cuda.is_available():
         raise BackendUnavailableError(
             "device 'cuda' is not available: PyTorch finds no CUDA device; use 'auto' or 'cpu'"
         )
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+    if name == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", world.local_rank) if world is not None and world.size > 1 else torch.device("cuda")
 
 
 def resolve_train_length(model: ModelConfig, train: TrainConfig, longest: int) -> int:
@@ -122,14 +133,20 @@ def learning_rate(step: int, config: TrainConfig) -> float:
 
 
 def make_optimiser(model: NanoGPT, config: TrainConfig) -> torch.optim.AdamW:
-    """Return AdamW; weight decay acts on the weights of linear layers, not on biases, norms, embeddings or counts."""
+    """Return AdamW; weight decay acts on the weights of linear layers, not on biases, norms, embeddings or counts.
+
+    On a CUDA device the learning rate is a tensor there, so that a captured step can change it.
+    """
     decayed: list[torch.nn.Parameter] = []
     free: list[torch.nn.Parameter] = []
     for name, parameter in model.named_parameters():
         linear = name.endswith("weight") and (name.startswith("head") or ".attention." in name or ".mlp." in name)
         (decayed if linear else free).append(parameter)
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": free, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True)
+    device = free[0].device
+    on_cuda = device.type == "cuda"
+    rate = torch.tensor(config.learning_rate, device=device) if on_cuda else config.learning_rate
+    return torch.optim.AdamW(groups, lr=rate, betas=(config.beta1, config.beta2), fused=True, capturable=on_cuda)
 
 
 @contextmanager
@@ -187,9 +204,12 @@ def train(
     TrainingDivergedError
         If the loss is no longer finite.
     """
-    device = resolve_device(config.device)
+    world = join(config.device)
+    device = resolve_device(config.device, world)
+    if not world.first:
+        progress = None
     with torch_settings(device, config.n_threads):
-        return _Loop(model_config, config, trajectories, validation, device, run_dir).run(resume, progress)
+        return _Loop(model_config, config, trajectories, validation, device, run_dir, world).run(resume, progress)
 
 
 class _Loop:
@@ -201,8 +221,9 @@ class _Loop:
         validation: Sequence[NDArray[Any]],
         device: torch.device,
         run_dir: str | Path | None,
+        world: World,
     ) -> None:
-        self.config, self.device = config, device
+        self.config, self.device, self.world = config, device, world
         self.validation = [trajectory for trajectory in validation if len(trajectory) >= 2]
         longest = max((len(trajectory) for trajectory in trajectories), default=0)
         self.length = resolve_train_length(model_config, config, longest)
@@ -224,14 +245,62 @@ class _Loop:
             self.model.start_at_markov(counts, config.markov_pseudocount)
         self.model.to(device)
         self.optimiser = make_optimiser(self.model, config)
-        self.mixer = torch.Generator(device=device)
+        self.step = TrainingStep(
+            self.model,
+            self.optimiser,
+            self.windows,
+            config,
+            learning_rate=partial(learning_rate, config=config),
+            world=world,
+        )
+        run_dir = run_dir if world.first else None
         self.checkpoints = None if run_dir is None else Path(run_dir) / "checkpoints"
         self.metrics = None if run_dir is None else Path(run_dir) / "logs" / "metrics.jsonl"
         self.identity = training_identity(model_config, config, data_digest([*trajectories, *self.validation]))
         self.state = TrainingState(0, [], 0, math.inf, self._weights())
 
     def run(self, resume: bool, progress: Progress | None) -> TrainingResult:
-        config, state = self.config, self.state
+        config, state = self.config, self._begin(resume)
+        if progress is not None and state.step:
+            progress.update(state.step)
+        self.model.train()
+        clock = Clock(state.step, state.history[-1]["seconds"] if state.history else 0.0)
+        losses: list[Tensor] = []
+        pending: Pending | None = None
+        while state.step < config.n_steps:
+            losses.append(self.step(state.step))
+            state.step += 1
+            if pending is not None:  # its numbers arrived while this step was under way
+                self._record(pending, clock, progress)
+                pending = None
+            last = state.step == config.n_steps
+            validate = bool(self.validation) and (state.step % config.validation_interval == 0 or last)
+            save = state.step % config.checkpoint_interval == 0 or last
+            record = validate or state.step % METRICS_INTERVAL == 0 or last
+            if record or save or self.device.type == "cpu":
+                pending = Pending(state.step, losses, self._loss_scale(), record, validate)
+            if record:
+                losses = []
+            if pending is not None and (validate or save or self.device.type == "cpu"):
+                self._record(pending, clock, progress)
+                pending = None
+            if save and self.checkpoints is not None:
+                state.loss_scale = [] if self.step.scale is None else self.step.scale.to_list()
+                with annotate("checkpoint"):
+                    save_checkpoint(self.checkpoints, state, self.model, self.optimiser, self.identity)
+            if progress is not None:
+                progress.update(1)
+        last_weights = self._weights()
+        if self.validation:
+            self._take_choice_of_first()
+            self.model.load_state_dict(state.best)
+        else:
+            state.best_step = state.step
+        best_loss = state.best_loss if self.validation else math.nan
+        return TrainingResult(self.model.eval(), last_weights, state.history, state.best_step, best_loss)
+
+    def _begin(self, resume: bool) -> TrainingState:
+        """Take up the last checkpoint, if there is one, in every process."""
         if self.checkpoints is not None:
             found = find_checkpoints(self.checkpoints)
             if found and not resume:
@@ -240,75 +309,58 @@ class _Loop:
                     "resume it, or use a new run folder"
                 )
             if found:
-                state = self.state = load_checkpoint(found[-1], self.model, self.optimiser, self.identity)
-            self._write_metrics(state.history, "w")
-        if progress is not None and state.step:
-            progress.update(state.step)
-        self.model.train()
-        begin, before = time.perf_counter(), state.history[-1]["seconds"] if state.history else 0.0
-        losses: list[Tensor] = []
-        clock, clock_step = begin, state.step
-        while state.step < config.n_steps:
-            step = state.step
-            losses.append(self.step(step))
-            state.step = step + 1
-            last = state.step == config.n_steps
-            if self.device.type == "cpu" or state.step % METRICS_INTERVAL == 0 or last:
-                self._check_finite(losses[-1], step)
-            validate = bool(self.validation) and (state.step % config.validation_interval == 0 or last)
-            if validate or state.step % METRICS_INTERVAL == 0 or last:
-                now = time.perf_counter()
-                speed = (state.step - clock_step) * config.batch_size * self.length / (now - clock)
-                record = {
-                    "step": state.step,
-                    "loss": float(torch.stack(losses).mean()),
-                    "learning_rate": learning_rate(step, config),
-                    "frames_per_second": speed,
-                }
-                if config.objective == "two_pass_token":
-                    record["mix"] = token_mix_probability(step, config)
-                if validate:
-                    record["validation_loss"] = self._validate()
-                record["seconds"] = before + time.perf_counter() - begin
-                self._write_metrics([record], "a")
-                state.history.append(record)
-                losses, clock, clock_step = [], time.perf_counter(), state.step
-                if progress is not None:
-                    progress.note(_note(record, speed))
-            if self.checkpoints is not None and (state.step % config.checkpoint_interval == 0 or last):
-                with annotate("checkpoint"):
-                    save_checkpoint(self.checkpoints, state, self.model, self.optimiser, self.identity)
-            if progress is not None:
-                progress.update(1)
-        last_weights = self._weights()
-        if self.validation:
-            self.model.load_state_dict(state.best)
-        else:
-            state.best_step = state.step
-        best_loss = state.best_loss if self.validation else math.nan
-        return TrainingResult(self.model.eval(), last_weights, state.history, state.best_step, best_loss)
+                self.state = load_checkpoint(found[-1], self.model, self.optimiser, self.identity)
+                if self.step.scale is not None and self.state.loss_scale:
+                    self.step.scale.load(self.state.loss_scale)
+            self._write_metrics(self.state.history, "w")
+        if self.world.size > 1:
+            self.state.step = int(self.world.agree(self.state.step))
+            if self.state.step and not self.world.first:
+                start_moments(self.model, self.optimiser)
+            self.world.share(self.model.state_dict())
+            if self.step.scale is not None:
+                self.world.share([self.step.scale.state])
+            for parameter in self.model.parameters() if self.state.step else ():
+                moments = self.optimiser.state[parameter]
+                self.world.share([moments[name] for name in sorted(moments)])
+        return self.state
 
-    def step(self, step: int) -> Tensor:
-        """Do one optimiser step, and return its loss."""
-        config = self.config
-        with annotate("step"):
-            with annotate("windows"):
-                batch = self.windows.batch(step)
-            self.mixer.manual_seed(step_seed(config.seed, STREAM_MIX, step))
-            if self.model.config.dropout or self.model.config.final_dropout:
-                torch.manual_seed(step_seed(config.seed, STREAM_DROPOUT, step))
-            for group in self.optimiser.param_groups:
-                group["lr"] = learning_rate(step, config)
-            loss = training_loss(
-                self.model, batch.tokens, batch.targets, batch.weights, step=step, config=config, generator=self.mixer
-            )
-            with annotate("backward"):
-                self.optimiser.zero_grad(set_to_none=True)
-                loss.backward()  # type: ignore[no-untyped-call]
-            with annotate("optimiser"):
-                torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.gradient_clip)
-                self.optimiser.step()
-        return loss.detach()
+    def _record(self, pending: Pending, clock: Clock, progress: Progress | None) -> None:
+        """Check the loss, and where a record is due, validate and write it."""
+        config, state = self.config, self.state
+        mean, latest, scale = pending.values()
+        self._check_finite(latest, scale, pending.step)
+        if not pending.record:
+            return
+        speed = clock.steps_per_second(pending.step) * config.batch_size * self.length
+        record = {
+            "step": pending.step,
+            "loss": mean,
+            "learning_rate": learning_rate(pending.step - 1, config),
+            "frames_per_second": speed,
+        }
+        if config.objective == "two_pass_token":
+            record["mix"] = token_mix_probability(pending.step - 1, config)
+        if pending.validate and self.world.first:
+            record["validation_loss"] = self._validate()
+        record["seconds"] = clock.seconds()
+        self._write_metrics([record], "a")
+        state.history.append(record)
+        clock.start(pending.step)
+        if progress is not None:
+            progress.note(_note(record, speed))
+
+    def _take_choice_of_first(self) -> None:
+        """Give every process the weights that the first one chose."""
+        if self.world.size == 1:
+            return
+        state = self.state
+        state.best_step = int(self.world.agree(state.best_step))
+        state.best_loss = self.world.agree(state.best_loss)
+        self.world.share(state.best)
+
+    def _loss_scale(self) -> Tensor | None:
+        return None if self.step.scale is None else self.step.scale.state[0]
 
     def _validate(self) -> float:
         """Score the held-out data by teacher forcing (nats per frame), and choose among the weights seen so far.
@@ -332,12 +384,14 @@ class _Loop:
             self.state.best_loss, self.state.best_step, self.state.best = loss, self.state.step, self._weights()
         return loss
 
-    def _check_finite(self, loss: Tensor, step: int) -> None:
-        if not math.isfinite(float(loss)):
-            raise TrainingDivergedError(
-                f"the loss is {float(loss)} at step {step + 1}: the training diverged; lower learning_rate "
-                f"(now {self.config.learning_rate:g}) or raise warmup_steps (now {self.config.warmup_steps})"
-            )
+    def _check_finite(self, loss: float, scale: float, step: int) -> None:
+        if math.isfinite(loss) and scale >= LOWEST:
+            return
+        what = f"the loss is {loss}" if not math.isfinite(loss) else "gradients are not finite"
+        raise TrainingDivergedError(
+            f"{what} at step {step}: the training diverged; lower learning_rate "
+            f"(now {self.config.learning_rate:g}) or raise warmup_steps (now {self.config.warmup_steps})"
+        )
 
     def _weights(self) -> dict[str, Tensor]:
         return {name: value.detach().clone() for name, value in self.model.state_dict().items()}

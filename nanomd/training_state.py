@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from nanomd.errors import InputError, StoreError
 FORMAT, FORMAT_VERSION = "nanomd-training", 1
 KEPT = 3  # checkpoints kept: the last ones
 # Options that change neither the weights nor what a resumed training would compute.
-_FREE_OPTIONS = ("device", "backend", "n_threads", "checkpoint_interval")
+_FREE_OPTIONS = ("device", "backend", "compile", "n_threads", "checkpoint_interval")
 
 
 @dataclass(slots=True)
@@ -45,6 +45,8 @@ class TrainingState:
         Where the validation loss was lowest (nats per frame); infinity before the first validation.
     best : dict of Tensor
         The weights there.
+    loss_scale : list of float
+        `nanomd.loss_scale.LossScale.to_list`; empty unless the training is in fp16.
     """
 
     step: int
@@ -52,6 +54,7 @@ class TrainingState:
     best_step: int
     best_loss: float
     best: dict[str, Tensor]
+    loss_scale: list[float] = field(default_factory=list)
 
 
 def data_digest(trajectories: Sequence[NDArray[Any]]) -> str:
@@ -106,6 +109,7 @@ def save_checkpoint(
             "best_step": state.best_step,
             "best_loss": state.best_loss if np.isfinite(state.best_loss) else None,
             "history": state.history,
+            "loss_scale": state.loss_scale,
             "identity": dict(identity),
         }
         (staging / "state.json").write_text(json.dumps(description), encoding="utf-8")
@@ -151,6 +155,7 @@ def load_checkpoint(
             best_step=int(description["best_step"]),
             best_loss=float("inf") if description["best_loss"] is None else float(description["best_loss"]),
             best={},
+            loss_scale=[float(value) for value in description.get("loss_scale", [])],
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         if isinstance(error, InputError):
@@ -177,6 +182,16 @@ def load_checkpoint(
     return state
 
 
+def start_moments(model: torch.nn.Module, optimiser: torch.optim.Optimizer) -> None:
+    """Give an optimiser that has taken no step the state that `load_checkpoint` fills, of zeros."""
+    for parameter in model.parameters():
+        optimiser.state[parameter] = {
+            "step": torch.zeros((), device=parameter.device),
+            "exp_avg": torch.zeros_like(parameter),
+            "exp_avg_sq": torch.zeros_like(parameter),
+        }
+
+
 def training_identity(model: ModelConfig, train: TrainConfig, digest: str) -> dict[str, dict[str, Any]]:
     """Return what must agree between a checkpoint and the training that resumes it."""
     options = {name: value for name, value in train.to_dict().items() if name not in _FREE_OPTIONS}
@@ -184,6 +199,8 @@ def training_identity(model: ModelConfig, train: TrainConfig, digest: str) -> di
 
 
 def _compare(path: Path, section: str, own: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
+    if section == "train":  # an option that is newer than the checkpoint had its default
+        saved = {name: value for name, value in TrainConfig().to_dict().items() if name not in saved} | dict(saved)
     for name, value in own.items():
         if name not in saved or saved[name] != value:
             what = "the training data differ" if section == "data" else f"{name} was {saved.get(name)!r}, now {value!r}"

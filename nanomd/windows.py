@@ -63,7 +63,7 @@ def padded_weights(start: NDArray[np.int64], n_targets: NDArray[np.int64], lengt
 
 
 def _even_weights(target: Tensor, total: Tensor, length: int) -> Tensor:
-    """Return the weight of targets (B, T), counted in trajectories of `total` (B, 1) targets; float64, 0 beyond them."""
+    """Return the weights, float64, of targets (B, T) counted in trajectories of `total` (B, 1) targets."""
     last_start = (total - length).clamp(min=0)
     extra = length // 2
     cases = last_start + 1 + 2 * extra
