@@ -18,12 +18,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from nanomd.errors import InputError
+from nanomd.errors import InputError, NanomdError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 _VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+class ProcessLostError(NanomdError, RuntimeError):
+    """Another process of the training ended before it was done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +72,13 @@ class World:
         if self.size > 1:
             import torch.distributed as dist
 
-            dist.all_reduce(tensor)
+            try:
+                dist.all_reduce(tensor)
+            except RuntimeError as error:
+                raise ProcessLostError(
+                    f"process {self.rank} of {self.size} lost another one ({error}): checkpoints are kept, "
+                    "go on with --resume"
+                ) from error
 
     def share(self, tensors: Mapping[str, Tensor] | Iterable[Tensor]) -> None:
         """Give every process the first one's values, in place."""

@@ -107,8 +107,7 @@ class TrainingStep:
         self.mixer = torch.Generator(device=self.device)
         self.fixed = self._needs_fixed_shapes() if fixed is None else fixed
         self._loss: Callable[..., Tensor] = self._fixed_loss
-        if self.mode in ("compile", "compile-graph"):
-            self._loss = torch.compile(self._fixed_loss, dynamic=False)
+        self._traced = False
         self._graphs: dict[bool, tuple[torch.cuda.CUDAGraph, Tensor]] = {}
         self._flat: Tensor | None = None
         if self.world.size > 1:
@@ -136,6 +135,8 @@ class TrainingStep:
             if not isinstance(self.optimiser.param_groups[0]["lr"], Tensor):
                 for group in self.optimiser.param_groups:
                     group["lr"] = self.learning_rate(step)
+            if "compile" in self.mode and not self._traced:
+                self._run_once(step, two_passes)
             if "graph" not in self.mode:
                 return self._fixed_step(two_passes)
             if two_passes not in self._graphs:
@@ -270,6 +271,16 @@ class TrainingStep:
 
     def _to_send(self, tensor: Tensor) -> Tensor:
         return tensor.pin_memory() if self.device.type == "cuda" else tensor
+
+    # ---- torch.compile
+
+    def _run_once(self, step: int, two_passes: bool) -> None:
+        """Run the loss before it is traced, so that tables are made and backends chosen outside of the trace."""
+        with torch.no_grad():
+            self._fixed_loss(self._plan[0], self._rates[0, 1:], self._place[1:], self._coins, two_passes)
+        self._seed(step)
+        self._loss = torch.compile(self._fixed_loss, dynamic=False)
+        self._traced = True
 
     # ---- CUDA graphs
 

@@ -35,7 +35,7 @@ hold the step.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -133,6 +133,10 @@ def _scored(
     return loss if extra is None else loss + extra(hidden, targets, weights)
 
 
+def _marked(name: str) -> AbstractContextManager[object]:
+    return nullcontext() if torch.compiler.is_compiling() else annotate(name)
+
+
 @contextmanager
 def _evaluating(model: NanoGPT) -> Iterator[None]:
     """Run without dropout; a model that has none is left alone."""
@@ -180,9 +184,9 @@ def two_pass_token_loss(
 ) -> Tensor:
     """Parallel scheduled sampling at one replacement probability; see the head of this module."""
     if probability > 0.0:
-        with annotate("pass 1"):
+        with _marked("pass 1"):
             tokens = mix_sampled_tokens(model, tokens, probability, generator, share)
-    with annotate("pass 2"):
+    with _marked("pass 2"):
         return one_pass_loss(model, tokens, targets, weights, extra, share)
 
 
@@ -221,10 +225,10 @@ def _mixed_hidden_loss(
 ) -> Tensor:
     embedded = model.embed(tokens)
     if chosen is not None:
-        with annotate("pass 1"):
+        with _marked("pass 1"):
             hidden = model.hidden(tokens, inputs_embeds=embedded)
         embedded = torch.where(chosen[..., None], hidden, embedded)
-    with annotate("pass 2"):
+    with _marked("pass 2"):
         return _scored(model, tokens, embedded, targets, weights, extra, share)
 
 
@@ -314,7 +318,7 @@ def fixed_loss(
             chosen = own < 1.0 - torch.pow(config.hidden_position_base, exponent)
         return _mixed_hidden_loss(model, tokens, targets, weights, chosen, extra, share)
     if two_passes and config.objective == "two_pass_token":
-        with annotate("pass 1"), torch.no_grad(), _evaluating(model):
+        with _marked("pass 1"), torch.no_grad(), _evaluating(model):
             tokens = sample_mix(
                 model.scores(model.hidden(tokens)),
                 tokens,
@@ -325,5 +329,5 @@ def fixed_loss(
                 markov=model.table,
                 backend=model.backend,
             )
-    with annotate("pass 2"):
+    with _marked("pass 2"):
         return one_pass_loss(model, tokens, targets, weights, extra, share)
