@@ -22,7 +22,7 @@ class LossScale:
 
     def __init__(self, device: torch.device) -> None:
         self.state = torch.tensor([INITIAL, 0.0], device=device)
-        self._overflow = torch.zeros(1, device=device)
+        self._overflow = torch.zeros((), device=device)
 
     def scaled(self, loss: Tensor) -> Tensor:
         """Return the loss times the factor."""

@@ -38,7 +38,7 @@ from nanomd.training_state import (
     start_moments,
     training_identity,
 )
-from nanomd.training_step import TrainingStep
+from nanomd.training_step import TrainingStep, resolve_compile
 from nanomd.two_pass import token_mix_probability
 from nanomd.windows import WindowSampler, transition_counts
 
@@ -144,9 +144,14 @@ def make_optimiser(model: NanoGPT, config: TrainConfig) -> torch.optim.AdamW:
         (decayed if linear else free).append(parameter)
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": free, "weight_decay": 0.0}]
     device = free[0].device
-    on_cuda = device.type == "cuda"
-    rate = torch.tensor(config.learning_rate, device=device) if on_cuda else config.learning_rate
-    return torch.optim.AdamW(groups, lr=rate, betas=(config.beta1, config.beta2), fused=True, capturable=on_cuda)
+    rate = torch.tensor(config.learning_rate, device=device) if device.type == "cuda" else config.learning_rate
+    return torch.optim.AdamW(
+        groups,
+        lr=rate,
+        betas=(config.beta1, config.beta2),
+        fused=True,
+        capturable="graph" in resolve_compile(config, device),
+    )
 
 
 @contextmanager

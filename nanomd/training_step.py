@@ -44,8 +44,10 @@ _WARM_UP = 3  # steps before a capture: libraries make their handles, kernels ar
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def resolve_compile(config: TrainConfig, device: torch.device) -> str:
-    """Return how steps run: ``"auto"`` takes a graph on CUDA devices and nothing elsewhere.
+def resolve_compile(config: TrainConfig, device: torch.device, n_processes: int = 1) -> str:
+    """Return how steps run: ``"auto"`` takes a graph on a CUDA device and nothing elsewhere.
+
+    Several processes are not captured unless asked for: NCCL inside of a graph depends on its version.
 
     Raises
     ------
@@ -53,7 +55,7 @@ def resolve_compile(config: TrainConfig, device: torch.device) -> str:
         For a CUDA graph without CUDA.
     """
     if config.compile == "auto":
-        return "graph" if device.type == "cuda" else "none"
+        return "graph" if device.type == "cuda" and n_processes == 1 else "none"
     if "graph" in config.compile and device.type != "cuda":
         raise BackendUnavailableError(
             f"compile '{config.compile}' needs a CUDA device, but the training runs on {device.type}; "
@@ -98,7 +100,7 @@ class TrainingStep:
         self.world = World() if world is None else world
         self.extra, self.learning_rate = extra, learning_rate
         self.device = windows.device
-        self.mode = resolve_compile(config, self.device)
+        self.mode = resolve_compile(config, self.device, self.world.size)
         self.parameters = list(model.parameters())
         own = set(map(id, self.parameters))
         self.parameters += [p for group in optimiser.param_groups for p in group["params"] if id(p) not in own]
@@ -132,8 +134,8 @@ class TrainingStep:
             two_passes = mix_rate(step, self.config) > 0
             if two_passes and self.config.objective == "two_pass_hidden":
                 self._coins.uniform_(generator=self.mixer)
-            if not isinstance(self.optimiser.param_groups[0]["lr"], Tensor):
-                for group in self.optimiser.param_groups:
+            for group in self.optimiser.param_groups:
+                if not isinstance(group["lr"], Tensor):
                     group["lr"] = self.learning_rate(step)
             if "compile" in self.mode and not self._traced:
                 self._run_once(step, two_passes)
@@ -194,9 +196,9 @@ class TrainingStep:
     def _fixed_step(self, two_passes: bool) -> Tensor:
         plan = self._plan.index_select(0, self._place[:1])[0]
         rates = self._rates.index_select(0, self._place[:1])[0]
-        rate_of_learning = self.optimiser.param_groups[0]["lr"]
-        if isinstance(rate_of_learning, Tensor):  # one tensor, which all groups share
-            rate_of_learning.copy_(rates[0])
+        for group in self.optimiser.param_groups:
+            if isinstance(group["lr"], Tensor):
+                group["lr"].copy_(rates[0])
         loss = self._finish(self._loss(plan, rates[1:], self._place[1:], self._coins, two_passes))
         self._place.add_(1)
         return loss
