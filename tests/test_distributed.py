@@ -79,7 +79,17 @@ def test_a_killed_process_leaves_a_checkpoint_that_resumes(tmp_path):
     assert [path.name for path in kept] == ["step_000005"]
     assert not (runs[0] / "model").exists()
 
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "nanomd"]
+    launcher = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "--",
+        "nanomd",
+    ]
     command = [*launcher, "train", "--run", str(runs[0]), *FLAGS, "--resume"]
     done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
