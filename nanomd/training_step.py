@@ -117,8 +117,9 @@ class TrainingStep:
         if self.fixed:
             shape = (config.batch_size, windows.length)
             self._coins = torch.zeros(shape, dtype=torch.float64, device=self.device)
-            self._plan = torch.zeros((CHUNK, config.batch_size, 3), dtype=torch.int64, device=self.device)
-            self._rates = torch.zeros((CHUNK, 2), dtype=torch.float64, device=self.device)
+            rows = CHUNK + _WARM_UP  # the steps before a capture may begin at the last row
+            self._plan = torch.zeros((rows, config.batch_size, 3), dtype=torch.int64, device=self.device)
+            self._rates = torch.zeros((rows, 2), dtype=torch.float64, device=self.device)
             self._place = torch.zeros(2, dtype=torch.int64, device=self.device)  # row of the tables, and step
             self._next = self._end = -1  # the step that the tables are ready for, and where they end
 
