@@ -52,7 +52,13 @@ print('done')"
 fi
 
 step rollout "$PYTHON" benchmarks/bench_rollout.py $QUICK
-step training "$PYTHON" benchmarks/bench_train.py $QUICK
+# Training: every contender verified and timed, and a trace of the steps; with two devices, two processes over NCCL.
+step training "$PYTHON" benchmarks/bench_train.py $QUICK --profile "$OUT/train_trace.json"
+if [ "$("$PYTHON" -c 'import torch; print(torch.cuda.device_count())')" -ge 2 ]; then
+  step two_gpus bash -c "rm -rf '$OUT/two' && '$PYTHON' -m nanomd simulate --run '$OUT/two' --n-frames 20000 --n-trajs 4 --quiet \
+    && '$PYTHON' -m nanomd tokenize --run '$OUT/two' --states 20 --quiet \
+    && '$PYTHON' -m torch.distributed.run --standalone --nproc-per-node 2 -m -- nanomd train --run '$OUT/two' --n-steps 200"
+fi
 
 printf '\n== summary (%s, CUDA %s)\n' "$(nvidia-smi --query-gpu=name --format=csv,noheader 2>/dev/null | head -1 || true)" "$cuda"
 printf '%s\n' "${table[@]}"

@@ -1,4 +1,4 @@
-"""``python -m nanomd`` is the command `nanomd`, as ``torchrun -m nanomd`` needs it."""
+"""``python -m nanomd`` is the command `nanomd`, as ``torchrun -m -- nanomd`` needs it."""
 
 import sys
 

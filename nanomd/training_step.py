@@ -117,8 +117,9 @@ class TrainingStep:
         if self.fixed:
             shape = (config.batch_size, windows.length)
             self._coins = torch.zeros(shape, dtype=torch.float64, device=self.device)
-            self._plan = torch.zeros((CHUNK, config.batch_size, 3), dtype=torch.int64, device=self.device)
-            self._rates = torch.zeros((CHUNK, 2), dtype=torch.float64, device=self.device)
+            rows = CHUNK + _WARM_UP  # the steps before a capture may begin at the last row
+            self._plan = torch.zeros((rows, config.batch_size, 3), dtype=torch.int64, device=self.device)
+            self._rates = torch.zeros((rows, 2), dtype=torch.float64, device=self.device)
             self._place = torch.zeros(2, dtype=torch.int64, device=self.device)  # row of the tables, and step
             self._next = self._end = -1  # the step that the tables are ready for, and where they end
 
@@ -138,7 +139,7 @@ class TrainingStep:
                 if not isinstance(group["lr"], Tensor):
                     group["lr"] = self.learning_rate(step)
             if "compile" in self.mode and not self._traced:
-                self._run_once(step, two_passes)
+                self._run_once(step)
             if "graph" not in self.mode:
                 return self._fixed_step(two_passes)
             if two_passes not in self._graphs:
@@ -276,10 +277,11 @@ class TrainingStep:
 
     # ---- torch.compile
 
-    def _run_once(self, step: int, two_passes: bool) -> None:
-        """Run the loss before it is traced, so that tables are made and backends chosen outside of the trace."""
+    def _run_once(self, step: int) -> None:
+        """Run all of the loss before it is traced: tables are made, and backends chosen and logged, outside."""
+        both = self.config.objective != "one_pass"
         with torch.no_grad():
-            self._fixed_loss(self._plan[0], self._rates[0, 1:], self._place[1:], self._coins, two_passes)
+            self._fixed_loss(self._plan[0], self._rates[0, 1:], self._place[1:], self._coins, both)
         self._seed(step)
         self._loss = torch.compile(self._fixed_loss, dynamic=False)
         self._traced = True

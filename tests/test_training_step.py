@@ -72,7 +72,8 @@ def test_plans_and_slices_are_the_batches_of_their_steps(reverse: bool, shift: i
 
 
 @pytest.mark.parametrize("objective", ["one_pass", "two_pass_hidden"])
-def test_fixed_shapes_do_not_change_the_training(objective: str) -> None:
+def test_fixed_shapes_do_not_change_the_training(objective: str, monkeypatch) -> None:
+    monkeypatch.setattr("nanomd.training_step.CHUNK", 5)  # the tables are sent several times
     fixed, sparse = make_step(objective), make_step(objective, fixed=False)
     losses = [[float(step(k)) for k in range(12)] for step in (fixed, sparse)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
@@ -229,3 +230,22 @@ def test_checkpoints_of_before_an_option_existed_resume(tmp_path) -> None:
     train(MODEL, config, data(), run_dir=tmp_path, resume=True)
     with pytest.raises(InputError, match="precision was 'fp32', now 'bf16'"):
         train(MODEL, config.replace(precision="bf16"), data(), run_dir=tmp_path, resume=True)
+
+
+@pytest.mark.filterwarnings("default")  # the tracer's own
+def test_the_loss_is_one_region_of_the_compiler(monkeypatch) -> None:
+    """Traced whole, without a break, and run as traced; no code is generated, which would take half a minute."""
+    compile_loss, regions = torch.compile, []
+
+    def traced(function, **options):
+        def count(graph, inputs):
+            regions.append(graph)
+            return graph.forward
+
+        return compile_loss(function, backend=count, fullgraph=True, **options)
+
+    monkeypatch.setattr(torch, "compile", traced)
+    compiled, eager = (make_step("two_pass_token", compile=how) for how in ("compile", "none"))
+    losses = [[float(step(k)) for k in range(5)] for step in (compiled, eager)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert len(regions) == 2  # without and with a first pass

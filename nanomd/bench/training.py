@@ -34,7 +34,7 @@ from nanomd.bench.models import VerificationError, bench_config
 from nanomd.bench.timing import interleaved
 from nanomd.config import ModelConfig, TrainConfig, model_preset
 from nanomd.kernels.reference.attention import rotate
-from nanomd.model import Attention, NanoGPT
+from nanomd.model import Attention, Block, NanoGPT
 from nanomd.training import learning_rate, make_optimiser, resolve_burn_in, torch_settings
 from nanomd.training_step import TrainingStep
 from nanomd.windows import WindowSampler
@@ -103,6 +103,7 @@ def make_step(
     network = NanoGPT(model, backend="reference" if plain else config.backend, seed=config.seed)
     if plain:
         for block in network.blocks:
+            assert isinstance(block, Block)
             own = block.attention.state_dict()
             block.attention = PlainAttention(model, "reference")
             block.attention.load_state_dict(own)
@@ -161,18 +162,18 @@ def measure_rates(device: torch.device, precision: str, n_threads: int) -> tuple
     a, b = (torch.randn(8192, 8192, device=device, dtype=dtype) for _ in range(2))
     source = torch.empty(1 << 30, device=device, dtype=torch.float32)
     target = torch.empty_like(source)
-    best = []
-    for work, amount in ((lambda: a @ b, 2 * 8192.0**3), (lambda: target.copy_(source), 8.0 * source.numel())):
+
+    def seconds(work: Callable[[], Tensor]) -> float:
         times = []
         for _ in range(8):
-            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
-            begin.record()
-            work()
-            end.record()
             torch.cuda.synchronize()
-            times.append(begin.elapsed_time(end) / 1e3)
-        best.append(amount / min(times))
-    return best[0], best[1]
+            begin = time.perf_counter()
+            work()
+            torch.cuda.synchronize()
+            times.append(time.perf_counter() - begin)
+        return min(times)
+
+    return 2 * 8192.0**3 / seconds(lambda: a @ b), 8.0 * source.numel() / seconds(lambda: target.copy_(source))
 
 
 def runner(step: TrainingStep) -> Callable[[int], int]:
