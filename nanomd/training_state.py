@@ -1,8 +1,9 @@
 """Training checkpoints: weights, optimiser and progress in safetensors and JSON; never pickle.
 
 ``checkpoints/step_001000/`` holds ``model.safetensors``, ``best.safetensors``, ``optimiser.safetensors`` and
-``state.json``. It is written beside and renamed, so that a checkpoint that is there is whole. Random numbers are
-functions of (seed, step), so the step is all the generator state there is.
+``state.json``; with averaged weights ``average.safetensors``, and with auxiliary heads ``heads.safetensors``. It is
+written beside and renamed, so that a checkpoint that is there is whole. Random numbers are functions of (seed, step),
+so the step is all the generator state there is.
 """
 
 from __future__ import annotations
@@ -45,6 +46,8 @@ class TrainingState:
         Where the validation loss was lowest (nats per frame); infinity before the first validation.
     best : dict of Tensor
         The weights there.
+    average : dict of Tensor
+        The running mean of the weights, updated in place; empty where there is none.
     loss_scale : list of float
         `nanomd.loss_scale.LossScale.to_list`; empty unless the training is in fp16.
     """
@@ -54,6 +57,7 @@ class TrainingState:
     best_step: int
     best_loss: float
     best: dict[str, Tensor]
+    average: dict[str, Tensor] = field(default_factory=dict)
     loss_scale: list[float] = field(default_factory=list)
 
 
@@ -79,6 +83,7 @@ def save_checkpoint(
     model: torch.nn.Module,
     optimiser: torch.optim.Optimizer,
     identity: Mapping[str, Any],
+    heads: torch.nn.Module | None = None,
 ) -> Path:
     """Write ``folder/step_NNNNNN`` atomically, then drop all but the last few.
 
@@ -90,6 +95,8 @@ def save_checkpoint(
         What is saved.
     identity : mapping
         Configuration and data digest, compared on resume; see `training_identity`.
+    heads : nn.Module, optional
+        Parameters of the training that are no part of the model.
     """
     from safetensors.torch import save_file
 
@@ -101,7 +108,11 @@ def save_checkpoint(
         staging.mkdir()
         save_file(_on_host(model.state_dict()), staging / "model.safetensors")
         save_file(_on_host(state.best), staging / "best.safetensors")
-        save_file(_on_host(_optimiser_tensors(model, optimiser)), staging / "optimiser.safetensors")
+        save_file(_on_host(_optimiser_tensors(_parameters(model, heads), optimiser)), staging / "optimiser.safetensors")
+        if state.average:
+            save_file(_on_host(state.average), staging / "average.safetensors")
+        if heads is not None:
+            save_file(_on_host(heads.state_dict()), staging / "heads.safetensors")
         description = {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
@@ -134,8 +145,10 @@ def load_checkpoint(
     model: torch.nn.Module,
     optimiser: torch.optim.Optimizer,
     identity: Mapping[str, Any],
+    heads: torch.nn.Module | None = None,
+    average: Mapping[str, Tensor] | None = None,
 ) -> TrainingState:
-    """Restore model and optimiser from a checkpoint, and return the progress.
+    """Restore model, optimiser, heads and the mean of the weights from a checkpoint, and return the progress.
 
     Raises
     ------
@@ -165,13 +178,20 @@ def load_checkpoint(
     device = next(iter(weights.values())).device
     _copy_into(weights, _read(path / "model.safetensors", weights))
     state.best = {name: value.to(device) for name, value in _read(path / "best.safetensors", weights).items()}
+    if average:
+        state.average = dict(average)
+        _copy_into(state.average, _read(path / "average.safetensors", state.average))
+    if heads is not None:
+        own = heads.state_dict()
+        _copy_into(own, _read(path / "heads.safetensors", own))
+    parameters = _parameters(model, heads)
     expected = {
         f"{kind}.{name}": parameter if kind != "step" else torch.zeros(())
-        for name, parameter in model.named_parameters()
+        for name, parameter in parameters.items()
         for kind in ("exp_avg", "exp_avg_sq", "step")
     }
     moments = _read(path / "optimiser.safetensors", expected)
-    for name, parameter in model.named_parameters():
+    for name, parameter in parameters.items():
         optimiser.state[parameter] = {
             "step": moments[f"step.{name}"],
             "exp_avg": moments[f"exp_avg.{name}"].to(parameter.device),
@@ -182,9 +202,9 @@ def load_checkpoint(
     return state
 
 
-def start_moments(model: torch.nn.Module, optimiser: torch.optim.Optimizer) -> None:
+def start_moments(parameters: Sequence[torch.nn.Parameter], optimiser: torch.optim.Optimizer) -> None:
     """Give an optimiser that has taken no step the state that `load_checkpoint` fills, of zeros."""
-    for parameter in model.parameters():
+    for parameter in parameters:
         optimiser.state[parameter] = {
             "step": torch.zeros((), device=parameter.device),
             "exp_avg": torch.zeros_like(parameter),
@@ -211,9 +231,16 @@ def _on_host(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
 
 
-def _optimiser_tensors(model: torch.nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+def _parameters(model: torch.nn.Module, heads: torch.nn.Module | None) -> dict[str, torch.nn.Parameter]:
+    own = dict(model.named_parameters())
+    return own if heads is None else own | dict(heads.named_parameters(prefix="training_heads"))
+
+
+def _optimiser_tensors(
+    parameters: Mapping[str, torch.nn.Parameter], optimiser: torch.optim.Optimizer
+) -> dict[str, Tensor]:
     tensors = {}
-    for name, parameter in model.named_parameters():
+    for name, parameter in parameters.items():
         for kind in ("exp_avg", "exp_avg_sq", "step"):
             tensors[f"{kind}.{name}"] = torch.as_tensor(optimiser.state[parameter][kind])
     return tensors
