@@ -1,27 +1,31 @@
 """The CUDA engine beside what a person would otherwise run on the same card, verified first, then timed in turns.
 
-Peers: eager PyTorch on a cropped context, and a static ring cache captured in a CUDA graph, one replay a step, which is
-the fairest of them. ``python benchmarks/bench_cuda_rollout.py [--quick] [--preset xs base base-1kv] [--dry-run]``
+``python benchmarks/bench_cuda_rollout.py [--quick] [--compile] [--preset xs base base-1kv] [--out FOLDER] [--dry-run]``
 
-``--dry-run`` needs no device: it checks the peers and the emulated engine on a tiny model and times nothing.
+The peers are in `cuda_peers`. Beside each speed stands the floor: the operations and the bytes of a token over the
+rates that a matrix product and a copy reach on this card in this run. ``--dry-run`` needs no device: it checks the
+peers, the emulated engine, and that everything runs, on a tiny model, and times nothing of worth.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
 from common import RESULTS
-from torch.nn import functional
+from cuda_peers import HuggingFaceStatic, PeerSkippedError, StaticCacheLoop, eager_rollout, synchronize
 
 from nanomd import _native
 from nanomd.bench import interleaved, random_model, write_record
+from nanomd.bench.floor import cache_elements, operations_per_token, weight_elements
 from nanomd.config import ModelConfig, model_preset
-from nanomd.model import NanoGPT
-from nanomd.rope import rope_multipliers, rope_tables
+from nanomd.observables import Observables
+from nanomd.rope import rope_multipliers
 
 PRESETS = {
     "xs": model_preset("xs", 20),
@@ -29,92 +33,12 @@ PRESETS = {
     "base-1kv": model_preset("base", 100, n_kv_head=1),
     "tiny": model_preset("tiny", 20, n_kv_head=1, markov_head=True),
 }
-HBM_BYTES_PER_SECOND = 4.3e12  # of an H200, as a copy reaches it; for the floor beside the measurement
+DRY = ModelConfig(n_states=20, d_model=32, n_layer=2, n_head=2, context_length=12, mlp_ratio=2)
+POSITIONS = 1 << 17
+TOLERANCE = 2e-2  # of ln p where p >= 1e-7, in 16 bits
 
 
-class StaticCacheLoop:
-    """A step of the model with a ring cache of fixed tensors; on a GPU captured once and replayed."""
-
-    def __init__(self, files, n_trajs: int, device: str, dtype: torch.dtype, n_positions: int) -> None:
-        config: ModelConfig = files.config
-        self.config, self.dtype = config, dtype
-        model = NanoGPT(config)
-        model.load_tensors(files.tensors)
-        self.model = model.to(device).eval()
-        for layer in self.model.blocks:
-            layer.attention.qkv.to(dtype)
-            layer.attention.proj.to(dtype)
-            layer.mlp.to(dtype)
-        shape = (config.n_layer, n_trajs, config.kv_heads, config.context_length, config.d_head)
-        self.keys, self.values = (torch.zeros(shape, device=device, dtype=dtype) for _ in range(2))
-        cos, sin = rope_tables(config, np.arange(n_positions, dtype=np.uint64))
-        self.cos, self.sin = torch.from_numpy(cos).to(device), torch.from_numpy(sin).to(device)
-        self.position = torch.zeros(1, dtype=torch.int64, device=device)
-        self.slots = torch.arange(config.context_length, device=device)
-        self.tokens = torch.zeros(n_trajs, dtype=torch.int64, device=device)
-        self.logits = torch.zeros(n_trajs, config.n_states, device=device)
-        self.graph: torch.cuda.CUDAGraph | None = None
-
-    def _rotate(self, x: torch.Tensor) -> torch.Tensor:
-        cos, sin = self.cos[self.position], self.sin[self.position]
-        x1, x2 = x.float().chunk(2, dim=-1)
-        return torch.cat([x1 * cos - x2 * sin, x2 * cos + x1 * sin], dim=-1).to(self.dtype)
-
-    @torch.no_grad()
-    def decode(self) -> None:
-        """Feed the tokens at the position, leave logits, go one position on."""
-        config, n = self.config, len(self.tokens)
-        x = self.model.embed(self.tokens[:, None])[:, 0]
-        slot = self.position % config.context_length
-        unwritten = torch.where(self.slots > self.position, -torch.inf, 0.0).to(self.dtype)[None, None, None, :]
-        for i, block in enumerate(self.model.blocks):
-            h = (block.norm1(x) if block.pre else x).to(self.dtype)
-            kv = config.kv_heads * config.d_head
-            q, k, v = block.attention.qkv(h).split((config.d_model, kv, kv), dim=-1)
-            q = self._rotate(q.view(n, config.n_head, config.d_head))
-            self.keys[i].index_copy_(2, slot, self._rotate(k.view(n, config.kv_heads, config.d_head))[:, :, None])
-            self.values[i].index_copy_(2, slot, v.view(n, config.kv_heads, config.d_head)[:, :, None])
-            # Query heads of a group become queries of one head: no copy of keys and values.
-            q = q.view(n, config.kv_heads, -1, config.d_head)
-            out = functional.scaled_dot_product_attention(q, self.keys[i], self.values[i], attn_mask=unwritten)
-            out = block.attention.proj(out.reshape(n, config.d_model)).float()
-            x = x + out if block.pre else block.norm1(x + out)
-            h = block.mlp((block.norm2(x) if block.pre else x).to(self.dtype)).float()
-            x = x + h if block.pre else block.norm2(x + h)
-        self.logits.copy_(self.model.logits(x, self.tokens))
-        self.position += 1
-
-    @torch.no_grad()
-    def step(self) -> None:
-        """Decode and draw by inverse cumulative probability, in double."""
-        self.decode()
-        cumulative = torch.softmax(self.logits.double(), dim=-1).cumsum(dim=-1)
-        uniform = torch.rand(len(self.tokens), 1, dtype=torch.float64, device=self.tokens.device)
-        self.tokens.copy_(torch.searchsorted(cumulative, uniform)[:, 0].clamp_(max=self.config.n_states - 1))
-
-    def capture(self) -> None:
-        """Record `step` as a CUDA graph."""
-        stream = torch.cuda.Stream()
-        with torch.cuda.stream(stream):
-            for _ in range(3):
-                self.step()
-        torch.cuda.current_stream().wait_stream(stream)
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
-            self.step()
-
-    def run(self, n_steps: int) -> int:
-        """Replay n_steps steps; returns the number of tokens."""
-        assert self.graph is not None
-        if int(self.position) + n_steps >= len(self.cos):
-            self.position.fill_(self.config.context_length)  # speed does not depend on it, and the table is finite
-        for _ in range(n_steps):
-            self.graph.replay()
-        torch.cuda.synchronize()
-        return n_steps * len(self.tokens)
-
-
-def engine_of(files, **options) -> _native.NativeCudaEngine:
+def engine_of(files: Any, **options: Any) -> _native.NativeCudaEngine:
     return _native.NativeCudaEngine(files.config, files.tensors, rope_multipliers(files.config), **options)
 
 
@@ -123,113 +47,191 @@ def worst_error(found: np.ndarray, expected: np.ndarray) -> float:
     return float(np.abs(found - expected)[expected >= np.log(1e-7)].max())
 
 
-def verify(files, device: str, dtype: torch.dtype, **options) -> dict[str, float]:
-    """Errors of ln p of the engine and the static-cache loop against the CPU engine, over two windows."""
+def verify(files: Any, device: str, dtype: torch.dtype, **options: Any) -> dict[str, float]:
+    """Errors of ln p of the engine and the peers against the CPU engine; none may exceed the tolerance."""
     config = files.config
+    cpu = _native.NativeEngine(config, files.tensors, rope_multipliers(config))
     tokens = np.random.default_rng(0).integers(0, config.n_states, (3, 2 * config.context_length)).astype(np.uint16)
-    expected = _native.NativeEngine(config, files.tensors, rope_multipliers(config)).log_probs(tokens, mode="ring")
+    expected = cpu.log_probs(tokens, mode="ring")
     errors = {"cuda": worst_error(engine_of(files, **options).log_probs(tokens, mode="ring"), expected)}
-    loop, rows = StaticCacheLoop(files, 3, device, dtype, tokens.shape[1] + 1), []
-    for t in range(tokens.shape[1]):
-        loop.tokens.copy_(torch.from_numpy(tokens[:, t].astype(np.int64)))
-        loop.decode()
-        rows.append(torch.log_softmax(loop.logits.double(), dim=-1).cpu().numpy())
-    errors["graph"] = worst_error(np.stack(rows, axis=1), expected)
+    loop = StaticCacheLoop(files, 3, device, dtype, tokens.shape[1] + 1)
+    errors["graph"] = worst_error(loop.log_probs(tokens), expected)
+    try:
+        seen, found, first = HuggingFaceStatic(files, device, dtype).drawn_from(3)
+        errors["Hugging Face"] = worst_error(found, cpu.log_probs(seen[:, :-1], mode="ring")[:, first - 1 :])
+    except PeerSkippedError as reason:
+        print(f"Hugging Face skipped: {reason}", flush=True)
     for name, error in errors.items():
-        if not error <= 2e-2:
-            sys.exit(f"{name} does not compute the model: |ln p error| {error:.3g} > 2e-2; a time would mean nothing")
+        if not error <= TOLERANCE:
+            sys.exit(f"{name} does not compute the model: |ln p error| {error:.3g} > {TOLERANCE}; a time means nothing")
     return errors
 
 
-def engine_rollout(files, n_trajs: int) -> Callable[[int], int]:
-    """Steps of the engine from full windows, tokens stored on the host."""
+def engine_rollout(files: Any, n_trajs: int, observe: bool = False, **options: Any) -> Callable[[int], int]:
+    """Steps of the engine from full windows, tokens stored on the host, or only counted on the device."""
     config = files.config
     history = np.random.default_rng(1).integers(0, config.n_states, (n_trajs, config.receptive_field)).astype(np.uint16)
-    session = engine_of(files).open(history, np.arange(n_trajs, dtype=np.uint64), mode="ring", seed=1)
+    lookahead = options.pop("lookahead", -1)
+    watch = None
+    if observe:
+        V = config.n_states
+        spec = Observables([1, 10, 100], {"A": range(V // 4), "B": range(V // 2, V)}).spec(files.state_map)
+        watch = _native.NativeObservables(spec, n_trajs)
+    session = engine_of(files, **options).open(
+        history, np.arange(n_trajs, dtype=np.uint64), mode="ring", seed=1, lookahead=lookahead, observables=watch
+    )
 
     def run(n_steps: int) -> int:
-        out = np.empty((n_trajs, n_steps), np.uint8)
+        out = None if observe else np.empty((n_trajs, n_steps), np.uint8)
         session.advance(n_steps, out)
-        return out.size
+        return n_trajs * n_steps
 
     return run
 
 
-def eager_rollout(files, n_trajs: int) -> Callable[[int], int]:
-    """Eager PyTorch, the whole window recomputed for each step."""
-    model = NanoGPT(files.config)
-    model.load_tensors(files.tensors)
-    model = model.cuda().eval()
-    context = torch.randint(files.config.n_states, (n_trajs, files.config.context_length), device="cuda")
-
-    @torch.no_grad()
-    def run(n_steps: int) -> int:
-        nonlocal context
-        for _ in range(n_steps):
-            p = torch.softmax(model(context)[:, -1].double(), dim=-1)
-            context = torch.cat([context[:, 1:], torch.multinomial(p, 1)], dim=1)
-        torch.cuda.synchronize()
-        return n_steps * n_trajs
-
-    return run
-
-
-def graph_rollout(files, n_trajs: int) -> Callable[[int], int]:
-    """The static-cache loop, captured, from a full window."""
-    loop = StaticCacheLoop(files, n_trajs, "cuda", torch.float16, 1 << 17)
+def graph_rollout(files: Any, n_trajs: int, device: str, compiled: bool = False) -> Callable[[int], int]:
+    """The static-cache loop from a full window, on a GPU captured."""
+    dtype = torch.float16 if device == "cuda" else torch.float32
+    loop = StaticCacheLoop(files, n_trajs, device, dtype, POSITIONS if device == "cuda" else 64, compiled)
     loop.position.fill_(files.config.context_length)
-    loop.capture()
+    if device == "cuda":
+        loop.capture()
     return loop.run
 
 
-def cache_floor(config: ModelConfig) -> float:
-    """Tokens per second at which reading the 16-bit caches once a token takes all bandwidth of the memory."""
-    return HBM_BYTES_PER_SECOND / (config.n_layer * 2 * config.kv_heads * config.d_head * config.context_length * 2)
+def contenders(files: Any, n: int, device: str, compiled: bool, **options: Any) -> dict[str, Callable[[int], int]]:
+    """Everything that can run so many trajectories."""
+    functions = {
+        "cuda": engine_rollout(files, n, **options),
+        "cuda, counted": engine_rollout(files, n, True, **options),
+    }
+    if n <= 16:
+        functions["cuda, no lookahead"] = engine_rollout(files, n, lookahead=0, **options)
+    functions["graph"] = graph_rollout(files, n, device)
+    if compiled:
+        functions["graph, compiled"] = graph_rollout(files, n, device, True)
+    if n <= 1024:
+        functions["eager"] = eager_rollout(files, n, device)
+    if n <= 4096:
+        try:
+            dtype = torch.float16 if device == "cuda" else torch.float32
+            functions["Hugging Face"] = HuggingFaceStatic(files, device, dtype, compiled).rollout(n)
+        except PeerSkippedError:
+            pass
+    return functions
+
+
+def ceilings(device: str, size: int) -> dict[str, float]:
+    """Bytes per second of a copy and operations per second of a half-precision product: the best of several."""
+    data = torch.randn(size * size * 4, device=device)
+    target = torch.empty_like(data)
+    dtype = torch.float16 if device == "cuda" else torch.float32
+    a, b = torch.randn(2, size, size, device=device).to(dtype)
+
+    def best(work: Callable[[], Any], amount: float) -> float:
+        rate = 0.0
+        for _ in range(6):
+            synchronize(device)
+            begin = time.perf_counter()
+            for _ in range(10):
+                work()
+            synchronize(device)
+            rate = max(rate, 10 * amount / (time.perf_counter() - begin))
+        return rate
+
+    return {
+        "bytes_per_second": best(lambda: target.copy_(data), 2.0 * data.numel() * 4),
+        "operations_per_second": best(lambda: torch.mm(a, b), 2.0 * size**3),
+    }
+
+
+def floor(config: ModelConfig, n_trajs: int, limits: dict[str, float]) -> dict[str, Any]:
+    """Operations and bytes of a token with a full window in 16 bits, and the speed that no engine can exceed.
+
+    The cache is read once a token, the weights once a step for all trajectories (from device memory; where they stay
+    on the chip the floor is that of the caches alone).
+    """
+    W = config.context_length
+    operations = operations_per_token(config, W)
+    cached, weights = 2.0 * cache_elements(config, W), 2.0 * weight_elements(config) / n_trajs
+    seconds = {
+        "operations": operations / limits["operations_per_second"],
+        "bytes": (cached + weights) / limits["bytes_per_second"],
+    }
+    bound = max(seconds, key=lambda name: seconds[name])
+    return {
+        "operations": operations,
+        "cache_bytes": cached,
+        "weight_bytes": weights,
+        "bound": bound,
+        "tokens_per_second": 1 / seconds[bound],
+    }
+
+
+def measure(
+    name: str, files: Any, batches: list[int], device: str, limits: dict[str, float], timing: tuple[float, int],
+    compiled: bool = False, **options: Any,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Verify one model and time it at every batch size that fits."""
+    errors = verify(files, device, torch.float16 if device == "cuda" else torch.float32, **options)
+    engine = engine_of(files, **options)
+    print(f"{name}: |ln p error| " + ", ".join(f"{k} {v:.1e}" for k, v in errors.items()), flush=True)
+    cases = []
+    for n in batches:
+        if n > engine.memory_plan("ring", n)["largest_n_trajs"] // 4:  # three engines and the graph's caches
+            continue
+        speed = interleaved(contenders(files, n, device, compiled, **options), *timing)
+        limit = floor(files.config, n, limits)
+        cases.append(
+            {
+                "preset": name,
+                "n_trajs": n,
+                "regime": engine.describe(n),
+                "errors": errors,
+                "floor": limit,
+                "tokens_per_second": speed,
+            }
+        )
+        row = "  ".join(f"{who} {value['median']:.3g}/s" for who, value in speed.items())
+        each = n / speed["cuda"]["median"] * 1e6
+        print(f"  {n:6d} trajectories  {row}", flush=True)
+        print(
+            f"         {each:.3g} us a step; floor {limit['tokens_per_second']:.3g}/s by {limit['bound']}", flush=True
+        )
+        if device == "cuda":
+            torch.cuda.empty_cache()
+    return cases
+
+
+def dry_run() -> list[dict[str, Any]]:
+    """Everything once, on the CPU and on emulated threads: what a device would meet, without its speed."""
+    limits = ceilings("cpu", 128)
+    options = {"emulate": True, "tile": 8}
+    verify(random_model(PRESETS["tiny"]), "cpu", torch.float32, **options)  # the markov head and grouped queries
+    return measure("dry", random_model(DRY), [1, 9], "cpu", limits, (1e-3, 1), **options)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--quick", action="store_true", help="one and 4096 trajectories, less repeats")
+    parser.add_argument("--compile", action="store_true", help="let torch.compile fuse the peers (a minute each)")
     parser.add_argument("--dry-run", action="store_true")
     parser.add_argument("--preset", nargs="+", default=["xs", "base", "base-1kv"], choices=list(PRESETS))
+    parser.add_argument("--out", default=str(RESULTS), help="folder of the record")
     options = parser.parse_args()
     if options.dry_run:
-        files = random_model(PRESETS["tiny"])
-        print("verified:", verify(files, "cpu", torch.float32, emulate=True))
+        dry_run()
         return
     if not torch.cuda.is_available() or not _native.cuda_info()["devices"]:
         sys.exit(f"no CUDA device: {_native.cuda_info()['reason'] or 'torch sees none'}")
-    cases = []
+    limits = ceilings("cuda", 8192)
+    print("this card: " + ", ".join(f"{value:.3g} {name}" for name, value in limits.items()), flush=True)
     batches = [1, 4096] if options.quick else [1, 16, 128, 1024, 8448, 67584]
+    timing = (0.3, 3) if options.quick else (0.5, 3)
+    cases = []
     for preset in options.preset:
-        files = random_model(PRESETS[preset])
-        errors = verify(files, "cuda", torch.float16)
-        engine = engine_of(files)
-        print(f"{preset}: |ln p error| " + ", ".join(f"{k} {v:.1e}" for k, v in errors.items()), flush=True)
-        for n in batches:
-            if n > engine.memory_plan("ring", n)["largest_n_trajs"] // 3:  # beside the graph's caches
-                continue
-            functions = {"cuda": engine_rollout(files, n), "graph": graph_rollout(files, n)}
-            if n <= 1024:
-                functions["eager"] = eager_rollout(files, n)
-            seconds, repeats = (0.3, 3) if options.quick else (0.7, 5)
-            speed = interleaved(functions, seconds, repeats)
-            floor = cache_floor(files.config)
-            cases.append(
-                {
-                    "preset": preset,
-                    "n_trajs": n,
-                    "regime": engine.describe(n),
-                    "errors": errors,
-                    "cache_floor": floor,
-                    "tokens_per_second": speed,
-                }
-            )
-            row = "  ".join(f"{name} {value['median']:.3g}/s" for name, value in speed.items())
-            print(f"  {n:6d} trajectories  {row}  (cache floor {floor:.3g}/s)", flush=True)
-            del functions
-            torch.cuda.empty_cache()
-    print(write_record("cuda_rollout", cases, folder=RESULTS))
+        cases += measure(preset, random_model(PRESETS[preset]), batches, "cuda", limits, timing, options.compile)
+    print(write_record("cuda_rollout", {"ceilings": limits, "cases": cases}, folder=options.out))
 
 
 if __name__ == "__main__":

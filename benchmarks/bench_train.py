@@ -51,21 +51,27 @@ def main() -> int:
     parser.add_argument("--precision", nargs="+", choices=["fp32", "bf16", "fp16"], default=None)
     parser.add_argument("--objectives", nargs="+", choices=OBJECTIVES, default=list(OBJECTIVES))
     parser.add_argument("--batch", type=int, default=None, help="windows a step (default: 64k frames, on a CPU 2k)")
-    parser.add_argument("--compiled", action="store_true", help="torch.compile too (the default on CUDA)")
+    parser.add_argument(
+        "--compiled", action=argparse.BooleanOptionalAction, help="torch.compile too, half a minute each (on CUDA: yes)"
+    )
     parser.add_argument("--n-threads", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=2.0, help="of one timing")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--quick", action="store_true", help="everything is verified, and the times mean little")
     parser.add_argument("--device", choices=["auto", "cpu"], default="auto")
     parser.add_argument("--profile", type=Path, metavar="FILE", help="write a trace of the torch profiler")
-    parser.add_argument("--out", type=Path, help="the record (default: a new file in benchmarks/results)")
+    parser.add_argument("--out", type=Path, help="the record (default: a new file in --run)")
+    parser.add_argument("--run", type=Path, default=Path(__file__).parent / "results", help="a folder for records")
     options = parser.parse_args()
     before = stamp()
     cuda = options.device != "cpu" and torch.cuda.is_available()
+    compiled = cuda and not options.quick if options.compiled is None else options.compiled
     contenders = [
         name
-        for name, (_, how) in CONTENDERS.items()
-        if (cuda or "graph" not in how) and (cuda or options.compiled or "compile" not in how)
+        for name, (plain, how) in CONTENDERS.items()
+        if (cuda or "graph" not in how)
+        and (compiled or "compile" not in how)
+        and (plain or how != "compile" or not cuda)  # a graph of the compiled step takes its place
     ]
     cases = []
     for precision in options.precision or (["fp32", "bf16"] if cuda else ["fp32"]):
@@ -86,7 +92,7 @@ def main() -> int:
             )
             show(cases[-1])
     facts = {"gpu": torch.cuda.get_device_name(0)} if cuda else {}
-    path = write_record("train", {"cases": cases, **facts}, options.out, Path(__file__).parent / "results", before)
+    path = write_record("train", {"cases": cases, **facts}, options.out, options.run, before)
     if options.profile is not None:
         profile(options.profile, options.models[0], batch, torch.device("cuda" if cuda else "cpu"))
     load = before["load_average"][0]

@@ -28,8 +28,6 @@ from nanomd.token_store import StoreLayout, TokenStore, lock_folder
 if TYPE_CHECKING:
     from nanomd.rollout import Sampler
 
-_LOG = logging.getLogger(__name__)
-
 COMMIT_SECONDS = 10.0  # between two declarations of progress on disk
 COMMIT_TOKENS = 1 << 24  # at most, which bounds the memory of a rollout to disk
 OBSERVE_TOKENS = 1 << 22  # drawn at a time where they are only looked at
@@ -82,7 +80,8 @@ class Run:
             if self.sampler._engine is None:
                 self._reference(first, last, tokens[first:last])
                 continue
-            session, watch = self._open(first, last, None, 0), self._watch(last - first)
+            watch = self._watch(last - first)
+            session = self._open(first, last, None, 0, watch)
             self._draw(session, watch, 0, config.n_steps, tokens[first:last])
             self._finish(watch)
         return self._rollout(tokens, time.perf_counter() - begun)
@@ -97,8 +96,10 @@ class Run:
     ) -> None:
         """Draw `steps` more states of a batch; `out` (rows, states kept) takes those that are stored."""
         stride, kept = self.config.stride, self.options.store_tokens
-        if watch is None:
+        if watch is None or session.observes:
             self._advance(session, steps, out if kept else None, stride)
+            if watch is not None:
+                session.collect(watch)
             return
         # Piece by piece: tokens that are only looked at pass through a buffer.
         most = max(1, OBSERVE_TOKENS // len(out))
@@ -228,7 +229,8 @@ class Run:
             return
         if self.spec is not None and done and state is None:
             raise StoreError(f"{store.path} has no observables of the first {done} steps of {shard.file}")
-        session, watch = self._open(shard.first, shard.last, store.tail(index), done), self._watch(rows, state)
+        watch = self._watch(rows, state)
+        session = self._open(shard.first, shard.last, store.tail(index), done, watch)
         steps = max(1, (1 << 16) // rows)
         while done < layout.n_steps:
             steps = min(steps, layout.n_steps - done)
@@ -262,7 +264,14 @@ class Run:
         return arrays
 
     # --- the engine --------------------------------------------------------------------------------------------------
-    def _open(self, first: int, last: int, tail: NDArray[np.uint16] | None, step: int) -> _native.NativeSession:
+    def _open(
+        self,
+        first: int,
+        last: int,
+        tail: NDArray[np.uint16] | None,
+        step: int,
+        watch: _native.NativeObservables | None,
+    ) -> _native.NativeSession:
         assert self.sampler._engine is not None
         history = self.prompts[first:last] if tail is None else tail
         begin = self.options.first_trajectory
@@ -277,6 +286,7 @@ class Run:
             temperature=self.config.sampling_temperature,
             n_threads=self.n_threads,
             lookahead=self.options.lookahead,
+            observables=watch,
         )
 
     def _reference(self, first: int, last: int, out: NDArray[Any]) -> None:
@@ -309,7 +319,7 @@ class Run:
         if engine is None:
             return self.config.n_trajs
         if isinstance(engine, _native.NativeCudaEngine):
-            plan = engine.memory_plan(self.config.mode, self.config.n_trajs)
+            plan = engine.memory_plan(self.config.mode, self.config.n_trajs, self.spec)
             _LOG.info(
                 "%s: %d bytes of device memory a trajectory, %d free; %s",
                 engine.name,

@@ -42,8 +42,11 @@ def _rotate(x, config, positions):
     return np.concatenate([x1 * np.cos(angle) - x2 * np.sin(angle), x2 * np.cos(angle) + x1 * np.sin(angle)], -1)
 
 
-def log_probs_parallel(config, tensors, tokens, first_position=0):
-    """ln p(next) after every position of one parallel forward pass with the window mask: (T, V) float64."""
+def log_probs_parallel(config, tensors, tokens, first_position=0, quantise=lambda k, v: (k, v)):
+    """ln p(next) after every position of one parallel forward pass with the window mask: (T, V) float64.
+
+    quantise(keys, values), both (T, n_kv_head, d_head), returns what a cache would keep of them.
+    """
     w = {name: value.astype(np.float64) for name, value in tensors.items()}
     tokens = np.asarray(tokens, dtype=np.int64)
     T, d, n_head, n_kv, d_head = len(tokens), config.d_model, config.n_head, config.kv_heads, config.d_head
@@ -67,6 +70,7 @@ def log_probs_parallel(config, tensors, tokens, first_position=0):
         v = qkv[:, d + n_kv * d_head :].reshape(T, n_kv, d_head)
         if config.position == "rope":
             q, k = _rotate(q, config, positions), _rotate(k, config, positions)
+        k, v = quantise(k, v)
         k, v = (np.repeat(z, n_head // n_kv, axis=1) for z in (k, v))
         scores = np.einsum("ihd,jhd->hij", q, k) / np.sqrt(d_head) + mask
         p = np.exp(scores - scores.max(-1, keepdims=True))

@@ -7,10 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rollout_models import make_files
 
 from nanomd import _native
 from nanomd.config import ModelConfig
 from nanomd.errors import BackendUnavailableError, InputError
+from nanomd.observables import Observables
+from nanomd.rollout import Sampler
 from nanomd.rope import rope_multipliers
 
 _spec = importlib.util.spec_from_file_location("reference_numpy", Path(__file__).with_name("reference_numpy.py"))
@@ -87,6 +90,23 @@ def test_heads_that_are_too_wide_name_the_backend_that_can():
     config = ModelConfig(**{**SMALL, "d_model": 264, "n_head": 1, "n_layer": 1, "mlp_ratio": 1})
     with pytest.raises(BackendUnavailableError, match=r"256 features.*backend=.cpu"):
         make_engine(config, reference.random_tensors(config))
+
+
+def test_observables_are_the_cpu_engines(tmp_path, monkeypatch):
+    """Accumulated by the session, for a rollout in memory and one on disk."""
+    files = make_files(d_model=16, n_layer=1, n_head=1, context_length=5, mlp_ratio=1)
+    observables = Observables([1, 7], {"A": [5, 8], "B": [20]})
+    expected = Sampler(files).generate(60, 3, seed=3, observables=observables)
+    sampler = Sampler(files)
+    sampler._engine = make_engine(files.config, files.tensors, precision="float32")
+    sampler.engine_name = sampler._engine.name
+    found = sampler.generate(60, 3, seed=3, observables=observables, store_tokens=False)
+    assert found.observables == expected.observables
+    assert found.tokens.shape == (3, 0)
+    monkeypatch.setattr(_native.NativeObservables, "add", None)  # it is the session that counts
+    stored = sampler.generate(60, 3, seed=3, stride=4, observables=observables, out=tmp_path / "run")
+    assert stored.observables == expected.observables
+    assert np.array_equal(np.asarray(stored.tokens), expected.tokens[:, ::4])
 
 
 @pytest.mark.skipif(bool(_native.cuda_info()["devices"]), reason="this machine has a CUDA device")

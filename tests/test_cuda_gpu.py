@@ -40,11 +40,11 @@ def mode_of(config):
     return "ring" if config.position == "rope" else "hop"
 
 
-def rollout(engine, config, n, n_steps, first=0, seed=5):
+def rollout(engine, config, n, n_steps, first=0, seed=5, **options):
     keep = config.context_length // 2 if mode_of(config) == "hop" else 0
     index = np.arange(first, first + n, dtype=np.uint64)
     starts = (index % config.n_states).astype(np.uint16)[:, None]
-    session = engine.open(starts, index, mode=mode_of(config), hop_keep=keep, seed=seed)
+    session = engine.open(starts, index, mode=mode_of(config), hop_keep=keep, seed=seed, **options)
     out = np.full((n, n_steps), 0xFFFF, np.uint16)  # poisoned: every element must be written
     assert session.advance(n_steps, out)
     assert (out < config.n_states).all()
@@ -90,6 +90,23 @@ def test_a_trajectory_does_not_depend_on_its_company(name):
         engine, _ = engines(config, **options)
         assert np.array_equal(rollout(engine, config, 3, n_steps, first=498), many[498:])
         assert np.array_equal(rollout(engine, config, 9, n_steps), many[:9])
+
+
+@pytest.mark.parametrize("name", ["xs", "s-one-kv-head", "paper", "odd"])
+def test_lookahead_changes_no_state(name):
+    config = SHAPES[name]
+    plain = rollout(engines(config, regime="throughput")[0], config, 3, 700)
+    engine = engines(config, regime="latency")[0]
+    assert "states ahead" in engine.describe(3)
+    for lookahead in (-1, 0, 1, 4):
+        assert np.array_equal(rollout(engine, config, 3, 700, lookahead=lookahead), plain)
+    keep = config.context_length // 2 if mode_of(config) == "hop" else 0
+    tokens = np.random.default_rng(3).integers(0, config.n_states, (1, 3 * config.context_length)).astype(np.uint16)
+    known = [
+        engines(config, regime=regime)[0].log_probs(tokens, mode=mode_of(config), hop_keep=keep)
+        for regime in ("throughput", "latency")
+    ]
+    assert np.array_equal(*known)
 
 
 def test_two_runs_are_equal():
@@ -155,6 +172,26 @@ def test_a_known_chain():
     jumps = (out[:, 1:] != out[:, :-1]).sum()
     expected = out[:, 1:].size * 3e-4
     assert abs(jumps - expected) < 5 * np.sqrt(expected)
+
+
+@pytest.mark.parametrize("n", [1, 300])
+@pytest.mark.parametrize("pieces", [(3000,), (1, 999, 2000)])
+def test_observables_equal_counting_the_tokens(n, pieces):
+    config = SHAPES["xs"]
+    cuda, _ = engines(config)
+    sets = tuple(k % 4 - 1 for k in range(config.n_states))
+    spec = _native.ObservablesSpec(config.n_states, (1, 5, 700), 3, sets, (0, 1, 2, 3, 10, 100))
+    index = np.arange(n, dtype=np.uint64)
+    writer, expected = _native.NativeObservables(spec, n), _native.NativeObservables(spec, n)
+    session = cuda.open((index % config.n_states).astype(np.uint16)[:, None], index, mode="ring", observables=writer)
+    assert session.observes
+    for steps in pieces:
+        tokens = np.empty((n, steps), np.uint8)
+        session.advance(steps, tokens)
+        expected.add(tokens)
+    session.collect(writer)
+    for part in ("totals", "counters", "recent"):
+        assert np.array_equal(getattr(writer, part)(), getattr(expected, part)())
 
 
 def test_memory_is_refused_before_it_is_taken():

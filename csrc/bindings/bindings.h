@@ -9,6 +9,7 @@
 
 #include "nanomd/kv_cache.h"
 #include "nanomd/model.h"
+#include "nanomd/observables.h"
 
 namespace nanomd::bindings {
 
@@ -27,5 +28,13 @@ using Array = pybind11::array_t<T, pybind11::array::c_style>;
 ModelShape parse_shape(const pybind11::dict& values);
 TensorMap parse_tensors(const pybind11::dict& tensors);
 Mode parse_mode(const std::string& mode);
+
+// (n_states, lags, n_sets, set_of, edges), see nanomd._native.ObservablesSpec.
+ObservablesSpec parse_spec(const pybind11::tuple& values);
+
+struct PyObservables {
+  ObservablesWriter writer;
+  pybind11::ssize_t n_trajs;
+};
 
 }  // namespace nanomd::bindings

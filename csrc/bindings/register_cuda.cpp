@@ -1,3 +1,5 @@
+#include <optional>
+
 #include "bindings.h"
 #include "nanomd/cuda_engine.h"
 #include "nanomd/cuda_info.h"
@@ -46,17 +48,19 @@ void register_cuda(py::module_& module) {
       .def(py::init(&make), py::arg("shape"), py::arg("tensors"), py::arg("rope_multipliers"), py::arg("options"),
            py::arg("emulate"), py::arg("order_seed"))
       .def("describe", &CudaEngine::describe)
-      .def("memory_plan", [](const CudaEngine& engine, const std::string& mode, int n_trajs) {
-        const CudaMemoryPlan plan = engine.memory_plan(parse_mode(mode), n_trajs);
-        py::dict result;
-        result["weights"] = plan.weights;
-        result["per_trajectory"] = plan.per_trajectory;
-        result["fixed"] = plan.fixed;
-        result["total"] = plan.total;
-        result["free"] = plan.free;
-        result["largest_n_trajs"] = plan.largest_n_trajs;
-        return result;
-      });
+      .def("memory_plan",
+           [](const CudaEngine& engine, const std::string& mode, int n_trajs, const std::optional<py::tuple>& spec) {
+             const ObservablesSpec observed = spec ? parse_spec(*spec) : ObservablesSpec{};
+             const CudaMemoryPlan plan = engine.memory_plan(parse_mode(mode), n_trajs, spec ? &observed : nullptr);
+             py::dict result;
+             result["weights"] = plan.weights;
+             result["per_trajectory"] = plan.per_trajectory;
+             result["fixed"] = plan.fixed;
+             result["total"] = plan.total;
+             result["free"] = plan.free;
+             result["largest_n_trajs"] = plan.largest_n_trajs;
+             return result;
+           });
 }
 
 }  // namespace nanomd::bindings

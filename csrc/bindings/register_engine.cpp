@@ -92,7 +92,7 @@ struct PySession {
 
 PySession open(const RolloutEngine& engine, const std::string& mode, int hop_keep, const Array<std::uint16_t>& history,
                std::uint64_t n_before, const Array<std::uint64_t>& trajectory, std::uint64_t first_step,
-               std::uint64_t seed, double temperature, int n_threads, int lookahead) {
+               std::uint64_t seed, double temperature, int n_threads, int lookahead, const PyObservables* observables) {
   check(history.ndim() == 2 && trajectory.ndim() == 1 && history.shape(0) == trajectory.shape(0),
         "history must be (n_trajs, n_history) and trajectory (n_trajs,)");
   SessionOptions options;
@@ -108,6 +108,7 @@ PySession open(const RolloutEngine& engine, const std::string& mode, int hop_kee
   options.temperature = temperature;
   options.n_threads = n_threads;
   options.lookahead = lookahead;
+  options.observables = observables == nullptr ? nullptr : &observables->writer;
   const py::gil_scoped_release release;
   return {engine.open(options), options.n_trajs};
 }
@@ -199,7 +200,14 @@ void register_engine(py::module_& module) {
                                std::uint64_t n) { return engine.replay_length(parse_mode(mode), hop_keep, n); })
       .def("open", &open)
       .def("log_probs", &log_probs);
-  py::class_<PySession>(module, "Session").def("advance", &advance).def("history", &history);
+  py::class_<PySession>(module, "Session")
+      .def("advance", &advance)
+      .def("history", &history)
+      .def_property_readonly("observes", [](const PySession& self) { return self.session->observes(); })
+      .def("collect", [](const PySession& self, PyObservables& observables) {
+        const py::gil_scoped_release release;
+        self.session->collect(observables.writer);
+      });
   module.def("available_isas", &available_isas);
   module.def("sample_counts", &sample_counts);
   module.def("exp_array", [](const Array<float>& x, const std::string& isa) {

@@ -5,6 +5,17 @@
 namespace nanomd::bindings {
 namespace py = pybind11;
 
+ObservablesSpec parse_spec(const py::tuple& values) {
+  check(values.size() == 5, "a description of observables has five parts, got ", values.size());
+  ObservablesSpec spec;
+  spec.n_states = values[0].cast<std::int64_t>();
+  spec.lags = values[1].cast<std::vector<std::int64_t>>();
+  spec.n_sets = values[2].cast<std::int64_t>();
+  spec.set_of = values[3].cast<std::vector<std::int32_t>>();
+  spec.edges = values[4].cast<std::vector<std::int64_t>>();
+  return spec;
+}
+
 namespace {
 
 template <class T>
@@ -18,22 +29,6 @@ template <class T>
 std::vector<T> vector_of(const Array<T>& array) {
   return std::vector<T>(array.data(), array.data() + array.size());
 }
-
-ObservablesSpec make_spec(std::int64_t n_states, const std::vector<std::int64_t>& lags, std::int64_t n_sets,
-                          const std::vector<std::int32_t>& set_of, const std::vector<std::int64_t>& edges) {
-  ObservablesSpec spec;
-  spec.n_states = n_states;
-  spec.lags = lags;
-  spec.n_sets = n_sets;
-  spec.set_of = set_of;
-  spec.edges = edges;
-  return spec;
-}
-
-struct PyObservables {
-  ObservablesWriter writer;
-  py::ssize_t n_trajs;
-};
 
 void add(PyObservables& self, const py::array& tokens, int n_threads) {
   TokenBlock block;
@@ -54,12 +49,9 @@ void add(PyObservables& self, const py::array& tokens, int n_threads) {
 
 void register_observables(py::module_& module) {
   py::class_<PyObservables>(module, "ObservablesWriter")
-      .def(py::init([](std::int64_t n_states, const std::vector<std::int64_t>& lags, std::int64_t n_sets,
-                       const std::vector<std::int32_t>& set_of, const std::vector<std::int64_t>& edges,
-                       py::ssize_t n_trajs) {
+      .def(py::init([](const py::tuple& spec, py::ssize_t n_trajs) {
         check(n_trajs >= 1, "observables need at least one trajectory");
-        const ObservablesSpec spec = make_spec(n_states, lags, n_sets, set_of, edges);
-        return PyObservables{ObservablesWriter(spec, static_cast<std::size_t>(n_trajs)), n_trajs};
+        return PyObservables{ObservablesWriter(parse_spec(spec), static_cast<std::size_t>(n_trajs)), n_trajs};
       }))
       .def("add", &add)
       .def("finish", [](PyObservables& self) { self.writer.finish(); })
@@ -71,9 +63,8 @@ void register_observables(py::module_& module) {
         self.writer.restore(vector_of(totals), vector_of(counters), vector_of(recent));
       });
   // Offsets of the tables in the totals, and their full length.
-  module.def("observables_layout", [](std::int64_t n_states, const std::vector<std::int64_t>& lags, std::int64_t n_sets,
-                                      const std::vector<std::int32_t>& set_of, const std::vector<std::int64_t>& edges) {
-    const ObservablesLayout at(make_spec(n_states, lags, n_sets, set_of, edges));
+  module.def("observables_layout", [](const py::tuple& spec) {
+    const ObservablesLayout at(parse_spec(spec));
     py::dict layout;
     layout["visits"] = at.visits;
     layout["transitions"] = at.transitions;

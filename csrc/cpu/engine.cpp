@@ -10,6 +10,7 @@
 #include "group.h"
 #include "lookahead.h"
 #include "nanomd/check.h"
+#include "nanomd/engine_checks.h"
 #include "parallel.h"
 
 namespace nanomd {
@@ -17,18 +18,6 @@ namespace nanomd {
 namespace {
 
 constexpr std::uint64_t kStepsBetweenChecks = 64;  // of cancellation and progress
-
-void check_mode(const ModelShape& shape, Mode mode, int hop_keep) {
-  check(mode != Mode::kRing || !shape.learned_position,
-        "mode ring needs rotary positions, but this model has learned ones; use hop or crop");
-  check(mode != Mode::kHop || (hop_keep >= 1 && hop_keep < shape.context_length), "hop_keep must be in [1, ",
-        shape.context_length - 1, "] (below the context length), got ", hop_keep);
-}
-
-void check_tokens(const std::uint16_t* tokens, std::size_t n, int n_states) {
-  for (std::size_t i = 0; i < n; ++i)
-    check(tokens[i] < n_states, "tokens must be in [0, ", n_states - 1, "], got ", tokens[i]);
-}
 
 // Made once per thread, not in the step loop.
 std::vector<std::unique_ptr<Scratch>> make_scratch(const ModelShape& shape, std::size_t n_pieces, int n_threads) {
@@ -218,42 +207,19 @@ class CpuEngine final : public RolloutEngine {
   }
 
   std::uint64_t replay_length(Mode mode, int hop_keep, std::uint64_t n_tokens) const override {
-    const std::int64_t n = static_cast<std::int64_t>(n_tokens), W = model_->shape.context_length;
-    switch (mode) {
-      case Mode::kRing:
-        return std::min<std::uint64_t>(n_tokens, static_cast<std::uint64_t>(model_->shape.receptive_field()));
-      case Mode::kHop:
-        return static_cast<std::uint64_t>(hop_window(n, W, hop_keep));
-      case Mode::kCrop:
-        break;
-    }
-    return static_cast<std::uint64_t>(crop_window(n, W));
+    return mode_replay(model_->shape, mode, hop_keep, n_tokens);
   }
 
   std::unique_ptr<Session> open(const SessionOptions& options) const override {
-    check_mode(model_->shape, options.mode, options.hop_keep);
-    check(options.n_trajs >= 1, "n_trajs must be at least 1, got ", options.n_trajs);
-    check(options.n_threads >= 1, "n_threads must be at least 1, got ", options.n_threads);
+    const std::uint64_t replay = check_session(model_->shape, options);
     check(options.lookahead >= -1 && options.lookahead < kMaxColumns, "lookahead must be auto or in [0, ",
           kMaxColumns - 1, "], got ", options.lookahead);
-    check(options.temperature > 0 && std::isfinite(options.temperature), "sampling_temperature must be positive, got ",
-          options.temperature);
-    check(options.n_history >= 1, "a rollout starts from at least one state");
-    const std::uint64_t replay = replay_length(options.mode, options.hop_keep, options.n_before + options.n_history);
-    check(replay <= options.n_history, "the history must hold the last ", replay, " tokens, got ", options.n_history);
-    check_tokens(options.history, options.n_history * static_cast<std::size_t>(options.n_trajs),
-                 model_->shape.n_states);
-    const std::uint64_t history = options.mode == Mode::kRing
-                                      ? static_cast<std::uint64_t>(model_->shape.receptive_field())
-                                      : static_cast<std::uint64_t>(model_->shape.context_length);
+    const std::uint64_t history = mode_history(model_->shape, options.mode);
     return std::make_unique<CpuSession>(model_, kernels_, column_limit_, history, replay, options);
   }
 
   bool log_probs(const LogProbOptions& options, float* out, const ProgressCallback& progress) const override {
-    check_mode(model_->shape, options.mode, options.hop_keep);
-    check(options.n_threads >= 1, "n_threads must be at least 1, got ", options.n_threads);
-    check_tokens(options.tokens, options.n_tokens * static_cast<std::size_t>(options.n_sequences),
-                 model_->shape.n_states);
+    check_sequences(model_->shape, options);
     const std::vector<Piece> pieces = make_pieces(options.n_sequences, column_limit_, options.n_threads,
                                                   column_limit_ >= 1 && options.n_sequences <= options.n_threads);
     const std::vector<std::unique_ptr<Scratch>> scratch = make_scratch(model_->shape, pieces.size(), options.n_threads);

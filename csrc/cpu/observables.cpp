@@ -4,6 +4,7 @@
 #include <functional>
 
 #include "nanomd/check.h"
+#include "nanomd/observables_step.h"
 #include "parallel.h"
 
 namespace nanomd {
@@ -14,18 +15,6 @@ constexpr std::size_t kMaxCells = std::size_t{1} << 28;     // of one table: 2 G
 constexpr std::size_t kWorkerCells = std::size_t{1} << 25;  // of the tables of all workers but the first
 constexpr std::int64_t kHuge = std::int64_t{1} << 62;       // no count gets there
 constexpr std::int64_t kMaxLag = std::int64_t{1} << 24;
-
-// What is remembered of a trajectory, in a row of counters_. Then follow, for every set, whether it has been visited,
-// and for every pair i, j of sets, the step at which the passage i -> j under way began, or -1.
-enum Counter : std::size_t {
-  kSteps,         // seen so far
-  kInside,        // set of the last token, or -1
-  kStayBegin,     // step of the entry
-  kStayEntered,   // was the entry seen?
-  kPresent,       // set visited last, or -1
-  kFirst,         // step of the first visit to any set, or -1
-  kFirstVisited,  // first of n flags
-};
 
 ObservablesSpec checked(const ObservablesSpec& spec) {
   check(spec.n_states >= 1 && spec.n_states <= 65536, "n_states must be in [1, 65536], got ", spec.n_states);
@@ -39,6 +28,10 @@ ObservablesSpec checked(const ObservablesSpec& spec) {
   check(std::adjacent_find(spec.edges.begin(), spec.edges.end(), std::greater_equal<>()) == spec.edges.end(),
         "the bin edges must be strictly increasing");
   return spec;
+}
+
+SetTables set_tables(const ObservablesLayout& layout, const ObservablesSpec& spec) {
+  return {layout, static_cast<std::size_t>(spec.n_sets), spec.edges.size(), spec.edges.data()};
 }
 
 }  // namespace
@@ -95,11 +88,6 @@ std::size_t ObservablesWriter::counters_per_trajectory() const {
 
 std::size_t ObservablesWriter::recent_per_trajectory() const { return max_lag_; }
 
-std::size_t ObservablesWriter::bin(std::int64_t length) const {
-  return static_cast<std::size_t>(std::upper_bound(spec_.edges.begin(), spec_.edges.end(), length) -
-                                  spec_.edges.begin() - 1);
-}
-
 void ObservablesWriter::add(const TokenBlock& block, std::size_t n_steps, int n_threads) {
   check(block.item_size == 1 || block.item_size == 2, "tokens must have 1 or 2 bytes, got ", block.item_size);
   check(n_threads >= 1, "n_threads must be at least 1, got ", n_threads);
@@ -145,58 +133,20 @@ void ObservablesWriter::add_row(std::size_t trajectory, const Token* row, std::s
     recent[(seen + t) % max_lag_] = row[t];
 
   if (spec_.n_sets > 0) {
+    const SetTables sets = set_tables(layout_, spec_);
+    const auto count = [table](std::size_t cell, std::int64_t amount) { table[cell] += amount; };
     for (std::size_t t = 0; t < n_steps; ++t) {
       const std::int32_t set = spec_.set_of[row[t]];
-      if (set != counters[kInside]) step_sets(counters, static_cast<std::int64_t>(seen + t), set, table);
+      if (set != counters[kInside]) enter_set(sets, counters, static_cast<std::int64_t>(seen + t), set, count);
     }
   }
   counters[kSteps] = static_cast<std::int64_t>(seen + n_steps);
 }
 
-// At step `time` a trajectory leaves what it was in for `set` (or for no set, -1).
-void ObservablesWriter::step_sets(std::int64_t* counters, std::int64_t time, std::int32_t set,
-                                  std::int64_t* table) const {
-  const std::size_t n = static_cast<std::size_t>(spec_.n_sets), B = spec_.edges.size();
-  if (counters[kInside] >= 0) {
-    const std::size_t left = static_cast<std::size_t>(counters[kInside]);
-    const std::int64_t length = time - counters[kStayBegin];
-    table[layout_.stay_exposure + left] += length;
-    ++table[layout_.stay_exits + left];
-    if (counters[kStayEntered]) {
-      table[layout_.stay_steps + left] += length;
-      ++table[layout_.stay_completed + left * B + bin(length)];
-    }
-  }
-  counters[kInside] = set;
-  counters[kStayBegin] = time;
-  counters[kStayEntered] = time > 0;
-  if (set < 0 || set == counters[kPresent]) return;
-
-  const std::size_t s = static_cast<std::size_t>(set);
-  std::int64_t* visited = counters + kFirstVisited;
-  std::int64_t* begin = visited + n;
-  if (counters[kFirst] < 0) counters[kFirst] = time;
-  counters[kPresent] = set;
-  for (std::size_t other = 0; other < n; ++other) {
-    if (other == s) continue;
-    const std::size_t arrived = other * n + s;
-    if (begin[arrived] >= 0) {
-      const std::int64_t length = time - begin[arrived];
-      table[layout_.passage_exposure + arrived] += length;
-      table[layout_.passage_steps + arrived] += length;
-      ++table[layout_.passages + arrived];
-      ++table[layout_.passage_completed + arrived * B + bin(length)];
-      begin[arrived] = -1;
-    }
-    if (std::int64_t& start = begin[s * n + other]; start < 0)
-      start = visited[s] || visited[other] ? time : counters[kFirst];
-  }
-  visited[s] = 1;
-}
-
 void ObservablesWriter::finish() {
   const std::size_t n = static_cast<std::size_t>(spec_.n_sets), B = spec_.edges.size();
   const std::size_t width = counters_per_trajectory();
+  const SetTables sets = set_tables(layout_, spec_);
   std::int64_t* table = tables_[0].data();
   for (std::size_t i = 0; i < n_trajs_; ++i) {
     std::int64_t* counters = counters_.data() + i * width;
@@ -205,13 +155,13 @@ void ObservablesWriter::finish() {
       const std::size_t set = static_cast<std::size_t>(counters[kInside]);
       const std::int64_t length = last - counters[kStayBegin];
       table[layout_.stay_exposure + set] += length;
-      if (counters[kStayEntered]) ++table[layout_.stay_cut + set * B + bin(length)];
+      if (counters[kStayEntered]) ++table[layout_.stay_cut + set * B + duration_bin(sets, length)];
     }
     const std::int64_t* begin = counters + kFirstVisited + n;
     for (std::size_t pair = 0; pair < n * n; ++pair) {
       if (begin[pair] < 0) continue;
       table[layout_.passage_exposure + pair] += last - begin[pair];
-      ++table[layout_.passage_cut + pair * B + bin(last - begin[pair])];
+      ++table[layout_.passage_cut + pair * B + duration_bin(sets, last - begin[pair])];
     }
     // As new, so that nothing is counted twice.
     std::fill_n(counters, width, -1);

@@ -20,6 +20,8 @@ struct StepEntry {
   std::int32_t source;                     // column of the history that holds the token
   std::int32_t target;                     // column that takes the drawn state
   std::int32_t column;                     // of the output, or -1
+  std::int32_t trail;                      // row of the trail, or -1
+  std::int32_t run;                        // lookahead: this token and so many - 1 more may go through together
   Want want;
 };
 
@@ -35,7 +37,9 @@ struct Arguments {
   void* out = nullptr;                        // [n_trajs][out_stride], elements of item_size bytes
   float* log_probs = nullptr;                 // [n_trajs][out_stride][n_states]
   float* logits = nullptr;                    // [n_tiles][T][logit_stride], where they do not fit in shared memory
-  std::uint32_t* status = nullptr;            // bit 0: probabilities that are not finite
+  std::uint16_t* trail = nullptr;             // [rows][n_trajs], every token drawn, for the observables
+  unsigned char* drafts = nullptr;            // [n_trajs][ranks][layout.draft_bytes], tables of ahead.h
+  std::uint32_t* status = nullptr;  // word 0, bit 0: probabilities that are not finite; word 1: passes that drew
   std::uint64_t out_stride = 0;
   std::uint64_t seed = 0;
   float inverse_temperature = 1.0f;

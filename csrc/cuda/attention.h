@@ -51,9 +51,18 @@ struct CacheRow<true> {
 
 struct SlotWindow {
   int end, hole_begin, hole_end;
+  // Lookahead: this many slots from draft_begin on, modulo the window, are elsewhere, from `spare` on.
+  int n_drafts = 0, draft_begin = 0, spare = 0, window = 0;
+
+  // Where slot s lies.
+  NANOMD_TILE int place(int s) const {
+    int ahead = s - draft_begin;
+    if (ahead < 0) ahead += window;
+    return ahead < n_drafts ? spare + ahead : s;
+  }
 };
 
-// q: [kGroup heads][d_head] in shared memory, scaled by log2(e)/sqrt(d_head); keys, values: [W][d_head].
+// q: [kGroup heads][d_head] in shared memory, scaled by log2(e)/sqrt(d_head); keys, values: [slots][d_head].
 // emit(head, feature, eight values) is called by the lanes that hold the result.
 template <int kGroup, bool kPrecise, class Exec, class Emit>
 NANOMD_TILE void attend(Exec& exec, const float* q, int n_heads, int d_head, const unsigned char* keys,
@@ -98,7 +107,8 @@ NANOMD_TILE void attend(Exec& exec, const float* q, int n_heads, int d_head, con
       const int slot = base + r * slots_per_load + row;
       valid[r] = slot < slots.end && !(slot >= slots.hole_begin && slot < slots.hole_end);
       if (valid[r] && holds) {
-        const unsigned element = static_cast<unsigned>(slot * d_head + part * 8);
+        const int place = Exec::kCluster ? slots.place(slot) : slot;
+        const unsigned element = static_cast<unsigned>(place * d_head + part * 8);
         key[r].load(exec, keys, element);
         value[r].load(exec, values, element);
       } else {

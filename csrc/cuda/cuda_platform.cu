@@ -74,7 +74,7 @@ class CudaQueue final : public Queue {
       angle_kernel<<<(n + 127) / 128, 128, 0, work_>>>(arguments);
       require(cudaGetLastError(), "launch of angle_kernel");
     }
-    const bool cluster = layout.ranks > 1 || layout.weights.resident_fragments > 0;
+    const bool cluster = layout.latency;
     const int group = group_constant(layout.shape), tiles = layout.tile / kTileColumns;
     const Kernel kernel = cluster          ? latency_kernel(group, layout.precise)
                           : layout.precise ? throughput_kernel_precise(group)
@@ -96,6 +96,12 @@ class CudaQueue final : public Queue {
       config.numAttrs = 1;
     }
     require(cudaLaunchKernelEx(&config, kernel, arguments), "launch of the rollout kernel");
+  }
+
+  void observe(const ObserveArguments& arguments) override {
+    const UseDevice use(device_);
+    launch_observe(arguments, work_);
+    require(cudaGetLastError(), "launch of the observables' kernels");
   }
 
   void download(int slot, void* pinned, const void* device, std::size_t bytes) override {

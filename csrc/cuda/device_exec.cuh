@@ -55,6 +55,11 @@ struct DeviceExec {
     return __shfl_xor_sync(0xFFFFFFFFu, value, mask);
   }
 
+  template <class T>
+  __device__ __forceinline__ T shuffle(T value, int lane) const {
+    return __shfl_sync(0xFFFFFFFFu, value, lane);
+  }
+
   // acc += A B: sixteen outputs by eight trajectories, sixteen inputs; half operands, float sums.
   __device__ __forceinline__ void multiply_add(float (&acc)[4], const Words4& a, const Words2& b) const {
     asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
@@ -94,6 +99,7 @@ struct DeviceExec {
     }
   }
   __device__ __forceinline__ void raise(std::uint32_t* status, std::uint32_t bit) const { atomicOr(status, bit); }
+  __device__ __forceinline__ void count(std::uint32_t* counter, std::uint32_t n) const { atomicAdd(counter, n); }
 
   // The compiler may not fuse products and sums (--fmad=false): two kernels would round differently. Here it is written
   // out.

@@ -33,6 +33,40 @@ NANOMD_TILE bool make_weights(Exec& exec, float* logits, int n_states, const flo
   return sum >= 0.5f && sum < INFINITY;
 }
 
+// As sample_state, by a whole warp, and for all its lanes: each sums a part of the states, in order, a scan over the
+// lanes in a fixed order says in which part the cumulative weight exceeds u * total, and that lane looks where.
+template <class Exec>
+NANOMD_TILE int draw_state(Exec& exec, const float* weight, int n_states, double u) {
+  const int lane = exec.lane(), part = (n_states + 31) / 32;
+  const int begin = lane * part < n_states ? lane * part : n_states;
+  const int end = begin + part < n_states ? begin + part : n_states;
+  double cumulative = 0.0;
+  for (int k = begin; k < end; ++k) cumulative += static_cast<double>(weight[k]);
+  NANOMD_UNROLL
+  for (int step = 1; step < 32; step *= 2) {
+    const double left = exec.shuffle(cumulative, lane < step ? lane : lane - step);
+    if (lane >= step) cumulative += left;
+  }
+  const double target = u * exec.shuffle(cumulative, 31);
+  const double before = exec.shuffle(cumulative, lane == 0 ? 0 : lane - 1);
+  int first = cumulative > target ? lane : 31;
+  NANOMD_UNROLL
+  for (int mask = 16; mask > 0; mask /= 2) {
+    const int other = exec.shuffle_xor(first, mask);
+    if (other < first) first = other;
+  }
+  int state = -1;
+  if (lane == first) {
+    double sum = lane == 0 ? 0.0 : before;
+    for (int k = begin; k < end && state < 0; ++k) {
+      sum += static_cast<double>(weight[k]);
+      if (sum > target) state = k;
+    }
+    if (state < 0) state = sample_state(weight, n_states, u);  // rounding at the end of a part
+  }
+  return exec.shuffle(state, first);
+}
+
 // out[k] = ln softmax(logits + markov row)[k], normalised in double. False if it is not finite.
 template <class Exec>
 NANOMD_TILE bool write_log_probs(Exec& exec, float* logits, int n_states, const float* markov_row, float* out) {

@@ -1,4 +1,5 @@
 // A device made of host memory and emulated threads. For tests.
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <new>
@@ -33,7 +34,18 @@ class EmulatedQueue final : public Queue {
         });
       });
       const SharedLayout& m = layout.shared;
-      emulator.check_unwritten({m.act, m.hid, m.logits > m.hid ? m.logits : m.hid, m.resident, m.total_bytes}, m.guard);
+      emulator.check_unwritten({m.act, m.hid, m.logits > m.hid ? m.logits : m.hid, m.drafts, m.resident, m.total_bytes},
+                               m.guard);
+    }
+  }
+
+  void observe(const ObserveArguments& arguments) override {
+    const auto add = [&](std::size_t cell, std::int64_t amount) { arguments.table[cell] += amount; };
+    for (int i = 0; i < arguments.n_trajs; ++i) {
+      for (int lag = 0; lag <= arguments.n_lags; ++lag)
+        for (int begin = 0; begin < arguments.n_steps; begin += kStepsPerThread)
+          observe_pairs(arguments, lag, i, begin, std::min(begin + kStepsPerThread, arguments.n_steps), add);
+      observe_sets(arguments, i, add);
     }
   }
 

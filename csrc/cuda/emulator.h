@@ -90,15 +90,20 @@ class Emulator::Thread {
   void sync_all() { e_.suspend(index_, Wait::kAll); }
   void sync_warp() { e_.suspend(index_, Wait::kWarp); }
 
-  double shuffle_xor(double value, int mask) {
+  // Every float and every int is a double too.
+  template <class T>
+  T shuffle(T value, int from) {
     Warp& warp = own_warp();
-    warp.number[lane()] = value;
+    warp.number[lane()] = static_cast<double>(value);
     sync_warp();
-    const double other = warp.number[lane() ^ mask];
+    const double other = warp.number[from];
     sync_warp();
-    return other;
+    return static_cast<T>(other);
   }
-  float shuffle_xor(float value, int mask) { return static_cast<float>(shuffle_xor(static_cast<double>(value), mask)); }
+  template <class T>
+  T shuffle_xor(T value, int mask) {
+    return shuffle(value, lane() ^ mask);
+  }
 
   // mma.sync.m16n8k16, half inputs, float sums. Lane l = 4 g + c holds of A the words (row g, inputs 2c..), (row g+8,
   // 2c..), (row g, 2c+8..), (row g+8, 2c+8..); of B (inputs 2c.., column g), (2c+8.., column g); of C rows g, g and
@@ -134,6 +139,7 @@ class Emulator::Thread {
     for (const auto& memory : e_.shared_) std::memcpy(memory.get() + offset, &value, sizeof value);
   }
   void raise(std::uint32_t* status, std::uint32_t bit) { *status |= bit; }
+  void count(std::uint32_t* counter, std::uint32_t n) { *counter += n; }
 
   static float fma(float a, float b, float c) { return std::fma(a, b, c); }
   static float max(float a, float b) { return std::fmax(a, b); }

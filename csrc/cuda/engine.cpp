@@ -1,10 +1,10 @@
 // The tiled engine over any platform: checks, choice of tile and ranks, memory planned before it is taken.
 #include <algorithm>
-#include <cmath>
 
 #include "engine_common.h"
 #include "nanomd/check.h"
 #include "nanomd/cuda_engine.h"
+#include "nanomd/engine_checks.h"
 #include "pack.h"
 #include "session.h"
 
@@ -12,20 +12,9 @@ namespace nanomd::cuda {
 
 namespace {
 
-void check_mode(const ModelShape& shape, Mode mode, int hop_keep) {
-  check(mode != Mode::kRing || !shape.learned_position,
-        "mode ring needs rotary positions, but this model has learned ones; use hop or crop");
-  check(mode != Mode::kHop || (hop_keep >= 1 && hop_keep < shape.context_length), "hop_keep must be in [1, ",
-        shape.context_length - 1, "] (below the context length), got ", hop_keep);
-}
-
-void check_tokens(const std::uint16_t* tokens, std::size_t n, int n_states) {
-  for (std::size_t i = 0; i < n; ++i)
-    check(tokens[i] < n_states, "tokens must be in [0, ", n_states - 1, "], got ", tokens[i]);
-}
-
 // Most blocks that one multiprocessor runs at once, by registers.
 constexpr int kBlocksPerMultiprocessor = 2;
+constexpr int kAuto = -1;  // lookahead
 
 class TiledEngine final : public CudaEngine {
  public:
@@ -43,7 +32,7 @@ class TiledEngine final : public CudaEngine {
       throw UnsupportedError("regime latency needs clusters of thread blocks (compute capability 9.0 or later), " +
                              platform_->name() + " has none; use regime=\"throughput\"");
     Model check_only(shape, tensors, multipliers);  // names, shapes and values as for every engine
-    const Layout layout = choose(1);
+    const Layout layout = choose(1, 0);
     const std::vector<unsigned char> image = pack_weights(layout, tensors, multipliers);
     const std::size_t free = platform_->free_memory();
     check(image.size() < free, "the weights take ", image.size() >> 20, " MiB, the device has ", free >> 20,
@@ -53,61 +42,39 @@ class TiledEngine final : public CudaEngine {
   }
 
   std::string name() const override { return platform_->name(); }
-  std::size_t bytes_per_trajectory() const override { return choose(1).cache_bytes(); }
+  std::size_t bytes_per_trajectory() const override { return choose(1, 0).cache_bytes(); }
 
   std::uint64_t replay_length(Mode mode, int hop_keep, std::uint64_t n_tokens) const override {
-    const std::int64_t n = static_cast<std::int64_t>(n_tokens), W = shape_.context_length;
-    if (mode == Mode::kRing)
-      return std::min<std::uint64_t>(n_tokens, static_cast<std::uint64_t>(shape_.receptive_field()));
-    return static_cast<std::uint64_t>(mode == Mode::kHop ? hop_window(n, W, hop_keep) : crop_window(n, W));
+    return mode_replay(shape_, mode, hop_keep, n_tokens);
   }
 
   std::unique_ptr<Session> open(const SessionOptions& options) const override {
-    check_mode(shape_, options.mode, options.hop_keep);
-    check(options.n_trajs >= 1, "n_trajs must be at least 1, got ", options.n_trajs);
-    check(options.temperature > 0 && std::isfinite(options.temperature), "sampling_temperature must be positive, got ",
-          options.temperature);
-    check(options.n_history >= 1, "a rollout starts from at least one state");
-    const std::uint64_t replay = replay_length(options.mode, options.hop_keep, options.n_before + options.n_history);
-    check(replay <= options.n_history, "the history must hold the last ", replay, " tokens, got ", options.n_history);
-    check_tokens(options.history, options.n_history * static_cast<std::size_t>(options.n_trajs), shape_.n_states);
-    check_memory(memory_plan(options.mode, options.n_trajs), options.n_trajs);
-    return std::make_unique<TiledSession>(uploaded(options.n_trajs), replay, options);
+    const std::uint64_t replay = check_session(shape_, options);
+    check(options.lookahead >= -1, "lookahead must be auto or at least 0, got ", options.lookahead);
+    const ObservablesSpec* observed = options.observables == nullptr ? nullptr : &options.observables->spec();
+    check(observed == nullptr || (observed->n_states == shape_.n_states &&
+                                  options.observables->n_trajs() == static_cast<std::size_t>(options.n_trajs)),
+          "the observables must be of the model's ", shape_.n_states, " states and of ", options.n_trajs,
+          " trajectories");
+    check_memory(plan(options.mode, options.n_trajs, observed, options.lookahead), options.n_trajs);
+    return std::make_unique<TiledSession>(uploaded(options.n_trajs, options.lookahead), replay, options);
   }
 
   bool log_probs(const LogProbOptions& options, float* out, const ProgressCallback& progress) const override {
-    check_mode(shape_, options.mode, options.hop_keep);
-    check_tokens(options.tokens, options.n_tokens * static_cast<std::size_t>(options.n_sequences), shape_.n_states);
-    return tiled_log_probs(*uploaded(options.n_sequences), options, out, progress);
+    check_sequences(shape_, options);
+    return tiled_log_probs(*uploaded(options.n_sequences, kAuto), options, out, progress);
   }
 
-  CudaMemoryPlan memory_plan(Mode mode, int n_trajs) const override {
-    const SessionBytes bytes = session_bytes(choose(n_trajs), mode, n_trajs);
-    CudaMemoryPlan plan;
-    plan.weights = weights_->bytes();
-    plan.per_trajectory = bytes.per_trajectory;
-    plan.fixed = bytes.fixed;
-    plan.total = bytes.fixed + bytes.per_trajectory * static_cast<std::size_t>(n_trajs);
-    plan.free = platform_->free_memory();
-    const std::size_t usable = plan.free / 20 * 19;  // allocations are rounded up
-    // Fewer trajectories take longer output rows: what fits is found by halving.
-    std::size_t low = 0, high = usable / choose(n_trajs).cache_bytes() + 1;
-    while (low + 1 < high) {
-      const std::size_t n = (low + high) / 2;
-      const SessionBytes of_n =
-          session_bytes(choose(n_trajs), mode, static_cast<int>(std::min<std::size_t>(n, 1 << 30)));
-      (of_n.fixed + of_n.per_trajectory * n <= usable ? low : high) = n;
-    }
-    plan.largest_n_trajs = low;
-    return plan;
+  CudaMemoryPlan memory_plan(Mode mode, int n_trajs, const ObservablesSpec* observed) const override {
+    return plan(mode, n_trajs, observed, kAuto);
   }
 
   std::string describe(int n_trajs) const override {
-    const Layout layout = choose(n_trajs);
-    if (layout.ranks == 1 && layout.weights.resident_fragments == 0)
-      return join("throughput, ", layout.tile, " trajectories a block, ", options_.precision);
+    const Layout layout = choose(n_trajs, kAuto);
+    if (!layout.latency) return join("throughput, ", layout.tile, " trajectories a block, ", options_.precision);
     return join("latency, ", layout.ranks, " blocks a cluster",
-                layout.weights.resident_fragments > 0 ? ", weights resident" : "", ", ", options_.precision);
+                layout.weights.resident_fragments > 0 ? ", weights resident" : "",
+                layout.ahead > 0 ? join(", ", layout.ahead - 1, " states ahead") : "", ", ", options_.precision);
   }
 
  private:
@@ -117,8 +84,39 @@ class TiledEngine final : public CudaEngine {
           plan.largest_n_trajs, " fit at a time");
   }
 
+  CudaMemoryPlan plan(Mode mode, int n_trajs, const ObservablesSpec* observed, int lookahead) const {
+    const Layout layout = choose(n_trajs, lookahead);
+    const SessionBytes bytes = session_bytes(layout, mode, n_trajs, observed);
+    CudaMemoryPlan result;
+    result.weights = weights_->bytes();
+    result.per_trajectory = bytes.per_trajectory;
+    result.fixed = bytes.fixed;
+    result.total = bytes.fixed + bytes.per_trajectory * static_cast<std::size_t>(n_trajs);
+    result.free = platform_->free_memory();
+    const std::size_t usable = result.free / 20 * 19;  // allocations are rounded up
+    // Fewer trajectories take longer output rows: what fits is found by halving.
+    std::size_t low = 0, high = usable / layout.cache_bytes() + 1;
+    while (low + 1 < high) {
+      const std::size_t n = (low + high) / 2;
+      const SessionBytes of_n =
+          session_bytes(layout, mode, static_cast<int>(std::min<std::size_t>(n, 1 << 30)), observed);
+      (of_n.fixed + of_n.per_trajectory * n <= usable ? low : high) = n;
+    }
+    result.largest_n_trajs = low;
+    return result;
+  }
+
   // By speed alone: the tokens do not depend on it.
-  Layout choose(int n_trajs) const {
+  Layout choose(int n_trajs, int lookahead) const {
+    const Layout layout = choose_regime(n_trajs);
+    // With a cluster for each trajectory, columns that would idle look ahead.
+    const int columns = lookahead < 0 ? kTileColumns : lookahead + 1;
+    const bool idle =
+        layout.latency && static_cast<std::int64_t>(n_trajs) * layout.ranks <= platform_->multiprocessors();
+    return idle && columns > 1 ? with_lookahead(layout, columns) : layout;
+  }
+
+  Layout choose_regime(int n_trajs) const {
     const bool precise = options_.precision == "float32";
     const std::size_t limit = platform_->shared_limit();
     const int eights = (n_trajs + 7) / 8;
@@ -128,12 +126,16 @@ class TiledEngine final : public CudaEngine {
       latency = true;
     if (latency) {
       check(options_.tile != 16, "regime latency takes tiles of 8 trajectories, got ", options_.tile);
+      const auto latency_layout = [&](int ranks) {
+        Layout layout = make_layout(shape_, precise, 8, ranks, limit, true, guard_);
+        layout.latency = true;
+        return layout;
+      };
       const int most = std::min(kLargestRanks, platform_->largest_cluster());
-      if (options_.ranks > 0)
-        return make_layout(shape_, precise, 8, std::min(options_.ranks, most), limit, true, guard_);
+      if (options_.ranks > 0) return latency_layout(std::min(options_.ranks, most));
       // The smallest cluster that holds the weights: fewer blocks exchange faster. Else the largest.
       for (int ranks = 1; ranks <= most; ranks *= 2) {
-        const Layout layout = make_layout(shape_, precise, 8, ranks, limit, true, guard_);
+        const Layout layout = latency_layout(ranks);
         if (layout.weights.resident_fragments > 0 || ranks * 2 > most) return layout;
       }
     }
@@ -147,10 +149,10 @@ class TiledEngine final : public CudaEngine {
     }
   }
 
-  std::shared_ptr<const Uploaded> uploaded(int n_trajs) const {
+  std::shared_ptr<const Uploaded> uploaded(int n_trajs, int lookahead) const {
     auto result = std::make_shared<Uploaded>();
     result->platform = platform_;
-    result->layout = choose(n_trajs);
+    result->layout = choose(n_trajs, lookahead);
     result->weights = weights_;
     return result;
   }

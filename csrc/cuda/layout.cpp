@@ -4,6 +4,7 @@
 #include <cmath>
 #include <string>
 
+#include "ahead.h"
 #include "nanomd/check.h"
 
 namespace nanomd::cuda {
@@ -11,6 +12,7 @@ namespace nanomd::cuda {
 namespace {
 
 constexpr std::size_t kAlign = 256;
+constexpr std::size_t kDraftFloats = std::size_t{1} << 20;  // of one table of drafts: 4 MiB
 
 std::size_t aligned(std::size_t n, std::size_t to = kAlign) { return (n + to - 1) / to * to; }
 int ceil_div(int a, int b) { return (a + b - 1) / b; }
@@ -70,6 +72,13 @@ void place_resident(WeightLayout& w, int n_layer, int ranks) {
   w.resident_fragments = at * n_layer + ceil_div(w.head.n_blocks, ranks) * w.head.k_steps;
 }
 
+void place_cache(Layout& layout) {
+  const ModelShape& s = layout.shape;
+  layout.head_cache = static_cast<std::size_t>(layout.slots()) * static_cast<std::size_t>(layout.d_head);
+  layout.cache_elements =
+      static_cast<std::size_t>(s.n_layer) * static_cast<std::size_t>(s.n_kv_head) * 2 * layout.head_cache;
+}
+
 SharedLayout make_shared(const Layout& layout, bool logits_in_shared, std::size_t guard) {
   const ModelShape& s = layout.shape;
   const std::size_t T = static_cast<std::size_t>(layout.tile), parts = layout.precise ? 2 : 1;
@@ -96,6 +105,7 @@ SharedLayout make_shared(const Layout& layout, bool logits_in_shared, std::size_
   const std::size_t common = std::max(T * m.q_stride * 4, parts * T * m.hid_stride * 2);
   m.q = m.hid = region(at, layout.ranks == 1 ? std::max(common, logit_bytes) : common);
   m.logits = layout.ranks == 1 ? m.q : region(at, logit_bytes);
+  m.drafts = region(at, sizeof(DraftState));
   m.resident = region(at, static_cast<std::size_t>(layout.weights.resident_fragments) * kFragmentBytes);
   m.total_bytes = static_cast<std::uint32_t>(at);
   return m;
@@ -116,9 +126,7 @@ Layout make_layout(const ModelShape& shape, bool precise, int tile, int ranks, s
   layout.precise = precise;
   layout.tile = tile;
   layout.d_head = shape.d_head();
-  layout.head_cache = static_cast<std::size_t>(shape.context_length) * static_cast<std::size_t>(layout.d_head);
-  layout.cache_elements =
-      static_cast<std::size_t>(shape.n_layer) * static_cast<std::size_t>(shape.n_kv_head) * 2 * layout.head_cache;
+  place_cache(layout);
   layout.ranks = ranks;
   layout.query_scale = static_cast<float>(1.4426950408889634 / std::sqrt(static_cast<double>(shape.d_head())));
   layout.weights = make_weights(shape, precise);
@@ -141,6 +149,17 @@ Layout make_layout(const ModelShape& shape, bool precise, int tile, int ranks, s
     throw UnsupportedError(join("the cuda engine needs ", layout.shared.total_bytes,
                                 " bytes of shared memory a block for this ", "model (d_model ", shape.d_model,
                                 ", d_mlp ", shape.d_mlp, "), the device has ", shared_limit, "; use backend=\"cpu\""));
+  return layout;
+}
+
+Layout with_lookahead(Layout layout, int columns) {
+  const std::size_t V = static_cast<std::size_t>(layout.shape.n_states);
+  if (!layout.shared.logits_in_shared) return layout;
+  // A draft must not overwrite a slot that another one of the same pass reads as its own.
+  layout.ahead = std::min({columns, kTileColumns, layout.shape.context_length});
+  layout.draft_rows = static_cast<int>(std::min(V * V, std::max<std::size_t>(kDraftFloats / V, 1)));
+  layout.draft_bytes = static_cast<std::size_t>(layout.draft_rows) * 4 * (1 + V);
+  place_cache(layout);
   return layout;
 }
 

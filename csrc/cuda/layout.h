@@ -45,6 +45,7 @@ struct SharedLayout {
   std::uint32_t hid = 0;       // [parts][T][hid_stride] half, hidden layer of the MLP
   std::uint32_t q = 0;         // [T][q_stride] float, queries; shares memory with hid
   std::uint32_t logits = 0;    // [T][logit_stride] float; shares memory with hid in a block alone
+  std::uint32_t drafts = 0;    // DraftState, with lookahead
   std::uint32_t resident = 0;  // fragments
   int x_stride = 0, act_stride = 0, hid_stride = 0, q_stride = 0, logit_stride = 0;
   std::uint32_t guard = 0;       // unused bytes after every region, for tests
@@ -56,20 +57,31 @@ struct Layout {
   ModelShape shape;
   WeightLayout weights;
   SharedLayout shared;
-  int tile = 0;           // T: trajectories of a block, 8 or 16
-  int ranks = 1;          // thread blocks that share a tile
-  bool precise = false;   // split weights and activations, fp32 cache
-  float query_scale = 0;  // 1/sqrt(d_head), times log2(e): the softmax takes powers of two
+  int tile = 0;                 // T: trajectories of a block, 8 or 16
+  int ranks = 1;                // thread blocks that share a tile
+  bool latency = false;         // by cluster kernels, even of one block
+  int ahead = 0;                // lookahead: columns of a tile are successive states of one trajectory, at most so many
+  int draft_rows = 0;           // pairs of states in a table of drafts
+  std::size_t draft_bytes = 0;  // of one rank's table: keys, then weights
+  bool precise = false;         // split weights and activations, fp32 cache
+  float query_scale = 0;        // 1/sqrt(d_head), times log2(e): the softmax takes powers of two
 
   int d_head = 0;
   std::size_t head_cache = 0;      // elements of one layer's keys (or values) of one key/value head of one trajectory
-  std::size_t cache_elements = 0;  // of one trajectory: [L][n_kv_head][key, value][W][d_head]
+  std::size_t cache_elements = 0;  // of one trajectory: [L][n_kv_head][key, value][slots()][d_head]
   std::size_t cache_bytes() const { return cache_elements * (precise ? 4 : 2); }
+  // Of the cache: those of the window, then (lookahead) two banks for what is not yet sure to stand. A pass writes one
+  // bank while what stood of the pass before is copied from the other.
+  int slots() const { return shape.context_length + (ahead > 0 ? 2 * (ahead - 1) : 0); }
+  int trajectories_a_tile() const { return ahead > 0 ? 1 : tile; }
 };
 
 // `shared_limit`: bytes of shared memory a block may take. `resident`: try to keep each rank's share of the weights in
 // shared memory. `guard`: unused bytes between regions, for tests. Throws UnsupportedError, naming the limit.
 Layout make_layout(const ModelShape& shape, bool precise, int tile, int ranks, std::size_t shared_limit, bool resident,
                    std::size_t guard = 0);
+
+// The same with so many columns of lookahead (>= 2), where the logits lie in shared memory; else unchanged.
+Layout with_lookahead(Layout layout, int columns);
 
 }  // namespace nanomd::cuda

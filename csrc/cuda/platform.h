@@ -8,6 +8,7 @@
 #include <string>
 
 #include "arguments.h"
+#include "observe.h"
 
 namespace nanomd::cuda {
 
@@ -19,6 +20,7 @@ class Queue {
   virtual ~Queue() = default;
   virtual void upload(void* device, const void* pinned, std::size_t bytes) = 0;
   virtual void launch(const Arguments& arguments, int n_tiles) = 0;
+  virtual void observe(const ObserveArguments& arguments) = 0;
   // After the launches so far; wait(slot) returns when all downloads of the slot have arrived.
   virtual void download(int slot, void* pinned, const void* device, std::size_t bytes) = 0;
   virtual void wait(int slot) = 0;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "device_exec.cuh"
+#include "observe.h"
 #include "tile.h"
 
 namespace nanomd::cuda {
@@ -41,5 +42,6 @@ using Kernel = void (*)(const Arguments);
 Kernel throughput_kernel_half(int tiles, int group);
 Kernel throughput_kernel_precise(int group);
 Kernel latency_kernel(int group, bool precise);
+void launch_observe(const ObserveArguments& arguments, cudaStream_t stream);
 
 }  // namespace nanomd::cuda

@@ -1,6 +1,8 @@
 // Modes become slots: which token goes where, step by step. The kernels know only the resulting table.
 #pragma once
 
+#include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
@@ -8,6 +10,16 @@
 #include "nanomd/kv_cache.h"
 
 namespace nanomd::cuda {
+
+// Lookahead: how many tokens, from each entry on, may go through the model together: all wanted for the same, at
+// positions in a row, at most so many.
+inline void mark_runs(StepEntry* entries, std::size_t n, int most) {
+  for (std::size_t i = n; i-- > 0;) {
+    const bool more =
+        i + 1 < n && entries[i + 1].want == entries[i].want && entries[i + 1].angle == entries[i].angle + 1;
+    entries[i].run = more ? std::min(entries[i + 1].run + 1, most) : 1;
+  }
+}
 
 class Schedule {
  public:
@@ -59,7 +71,7 @@ class Schedule {
     entry.end = slot + 1;
     entry.source = static_cast<std::int32_t>(position % columns_);
     entry.target = static_cast<std::int32_t>((position + 1) % columns_);
-    entry.column = -1;
+    entry.column = entry.trail = -1;
     entry.want = Want::kNothing;
     return entry;
   }

@@ -3,39 +3,44 @@
 #include <algorithm>
 #include <cstring>
 
+#include "ahead.h"
 #include "nanomd/check.h"
+#include "nanomd/engine_checks.h"
 
 namespace nanomd::cuda {
 
 namespace {
 // A launch as long as this hides its start-up and the copies, and still answers Ctrl-C promptly.
 constexpr double kSecondsPerLaunch = 0.05;
+constexpr std::size_t kStatusBytes = 2 * sizeof(std::uint32_t);
 }  // namespace
-
-std::uint64_t history_columns(const ModelShape& shape, Mode mode) {
-  return static_cast<std::uint64_t>(mode == Mode::kRing ? shape.receptive_field() : shape.context_length);
-}
 
 int output_columns(int n_trajs, std::size_t element_bytes) {
   const std::size_t columns = kOutputBytes / (static_cast<std::size_t>(n_trajs) * element_bytes);
   return static_cast<int>(std::clamp<std::size_t>(columns, 1, kMaxEntries));
 }
 
-SessionBytes session_bytes(const Layout& layout, Mode mode, int n_trajs) {
+SessionBytes session_bytes(const Layout& layout, Mode mode, int n_trajs, const ObservablesSpec* observed) {
   SessionBytes bytes;
   const std::size_t columns = static_cast<std::size_t>(output_columns(n_trajs, 2));
   bytes.per_trajectory =
-      layout.cache_bytes() + history_columns(layout.shape, mode) * 2 + sizeof(std::uint64_t) + kSlots * columns * 2;
+      layout.cache_bytes() + mode_history(layout.shape, mode) * 2 + sizeof(std::uint64_t) + kSlots * columns * 2;
   if (!layout.shared.logits_in_shared)
     bytes.per_trajectory += static_cast<std::size_t>(layout.shared.logit_stride) * sizeof(float);
+  if (layout.ahead > 0) bytes.per_trajectory += static_cast<std::size_t>(layout.ranks) * layout.draft_bytes;
   bytes.fixed = kSlots * kMaxEntries * sizeof(StepEntry) + kMaxEntries * sizeof(float) * layout.d_head;
+  if (observed != nullptr) {
+    bytes.per_trajectory += DeviceObservables::trajectory_bytes(*observed, output_columns(n_trajs, 2));
+    bytes.fixed += DeviceObservables::table_bytes(*observed);
+  }
   return bytes;
 }
 
 Runner::Runner(const Uploaded& uploaded, int n_trajs, std::uint64_t columns, std::size_t out_bytes)
     : platform_(uploaded.platform), n_trajs_(n_trajs), columns_(columns), out_bytes_(out_bytes) {
   const Layout& layout = uploaded.layout;
-  n_tiles_ = (n_trajs + layout.tile - 1) / layout.tile;
+  const int together = layout.trajectories_a_tile();
+  n_tiles_ = (n_trajs + together - 1) / together;
   const std::size_t n = static_cast<std::size_t>(n_trajs);
   cache_ = Buffer(platform_, n * layout.cache_bytes());
   history_ = Buffer(platform_, n * columns * sizeof(std::uint16_t));
@@ -44,16 +49,24 @@ Runner::Runner(const Uploaded& uploaded, int n_trajs, std::uint64_t columns, std
   if (!layout.shared.logits_in_shared)
     logits_ = Buffer(platform_,
                      static_cast<std::size_t>(n_tiles_) * layout.tile * layout.shared.logit_stride * sizeof(float));
-  status_ = Buffer(platform_, sizeof(std::uint32_t));
-  const std::uint32_t zero = 0;
-  platform_->copy_in(status_.as(), &zero, sizeof zero);
+  if (layout.ahead > 0) {
+    const std::size_t tables = n * static_cast<std::size_t>(layout.ranks);
+    drafts_ = Buffer(platform_, tables * layout.draft_bytes);
+    const std::vector<std::uint32_t> unknown(static_cast<std::size_t>(layout.draft_rows), kNoPair);
+    for (std::size_t i = 0; i < tables; ++i)
+      platform_->copy_in(drafts_.as() + i * layout.draft_bytes, unknown.data(), unknown.size() * sizeof(std::uint32_t));
+    arguments.drafts = drafts_.as();
+  }
+  status_ = Buffer(platform_, kStatusBytes);
+  const std::uint32_t zero[2] = {0, 0};
+  platform_->copy_in(status_.as(), zero, kStatusBytes);
   for (int slot = 0; slot < kSlots; ++slot) {
     steps_[slot] = Buffer(platform_, kMaxEntries * sizeof(StepEntry));
     pinned_steps_[slot] = Buffer(platform_, kMaxEntries * sizeof(StepEntry), true);
     out_[slot] = Buffer(platform_, out_bytes);
     pinned_out_[slot] = Buffer(platform_, out_bytes, true);
-    pinned_status_[slot] = Buffer(platform_, sizeof(std::uint32_t), true);
-    *pinned_status_[slot].as<std::uint32_t>() = 0;
+    pinned_status_[slot] = Buffer(platform_, kStatusBytes, true);
+    std::memcpy(pinned_status_[slot].as(), zero, kStatusBytes);
   }
   queue_ = platform_->make_queue();
   arguments.layout = layout;
@@ -80,7 +93,9 @@ void Runner::submit(int slot, const std::vector<StepEntry>& entries, std::uint64
   if (entries.empty() || entries.size() > kMaxEntries || out_bytes > out_bytes_)
     throw std::logic_error("a launch beyond the buffers of its session");
   const std::size_t bytes = entries.size() * sizeof(StepEntry);
-  std::memcpy(pinned_steps_[slot].as(), entries.data(), bytes);
+  auto* steps = pinned_steps_[slot].as<StepEntry>();
+  std::copy(entries.begin(), entries.end(), steps);
+  if (arguments.layout.ahead > 0) mark_runs(steps, entries.size(), arguments.layout.ahead);
   queue_->upload(steps_[slot].as(), pinned_steps_[slot].as(), bytes);
   arguments.steps = steps_[slot].as<StepEntry>();
   arguments.n_steps = static_cast<std::int32_t>(entries.size());
@@ -89,11 +104,12 @@ void Runner::submit(int slot, const std::vector<StepEntry>& entries, std::uint64
   arguments.out_stride = out_stride;
   queue_->launch(arguments, n_tiles_);
   if (out_bytes > 0) queue_->download(slot, pinned_out_[slot].as(), out_[slot].as(), out_bytes);
-  queue_->download(slot, pinned_status_[slot].as(), status_.as(), sizeof(std::uint32_t));
+  queue_->download(slot, pinned_status_[slot].as(), status_.as(), kStatusBytes);
 }
 
 void Runner::wait(int slot) {
   queue_->wait(slot);
+  passes_ = pinned_status_[slot].as<std::uint32_t>()[1];
   check((*pinned_status_[slot].as<std::uint32_t>() & kNotFinite) == 0,
         "the model gave probabilities that are not finite: activations left the range of 16 bits, or the weights are "
         "damaged; "
@@ -104,7 +120,7 @@ TiledSession::TiledSession(std::shared_ptr<const Uploaded> uploaded, std::uint64
                            const SessionOptions& options)
     : uploaded_(std::move(uploaded)),
       n_trajs_(options.n_trajs),
-      columns_(history_columns(uploaded_->layout.shape, options.mode)),
+      columns_(mode_history(uploaded_->layout.shape, options.mode)),
       step_(options.first_step),
       end_(options.n_before + options.n_history),
       recorded_(std::min<std::uint64_t>(options.n_history, columns_)),
@@ -120,6 +136,12 @@ TiledSession::TiledSession(std::shared_ptr<const Uploaded> uploaded, std::uint64
                                n * sizeof(std::uint64_t));
   runner_.arguments.seed = options.seed;
   runner_.arguments.inverse_temperature = static_cast<float>(1.0 / options.temperature);
+
+  if (options.observables != nullptr) {
+    observables_ =
+        std::make_unique<DeviceObservables>(uploaded_->platform, *options.observables, output_columns(n_trajs_, 2));
+    runner_.arguments.trail = observables_->trail();
+  }
 
   // Fill the caches with all but the last token, which the first step feeds.
   schedule_.start(end_ - replay);
@@ -146,7 +168,9 @@ TiledSession::Pending TiledSession::submit(int slot, std::uint64_t n_steps, cons
          (pending.n_steps == 0 || static_cast<double>(entries_.size()) < entries_per_launch_)) {
     const bool keep = stored && step_ % sink.stride == 0;
     if (keep && pending.columns == largest) break;
+    if (observables_ && pending.n_steps == static_cast<std::uint64_t>(output_columns(n_trajs_, 2))) break;
     schedule_.feed(Want::kSample, step_, keep ? pending.columns++ : -1, entries_);
+    if (observables_) entries_.back().trail = observables_->row(static_cast<std::int64_t>(pending.n_steps));
     ++step_;
     ++end_;
     ++pending.n_steps;
@@ -154,6 +178,7 @@ TiledSession::Pending TiledSession::submit(int slot, std::uint64_t n_steps, cons
   runner_.arguments.item_size = sink.item_size;
   const std::size_t columns = static_cast<std::size_t>(pending.columns);
   runner_.submit(slot, entries_, columns, stored ? columns * n_trajs_ * sink.item_size : 0);
+  if (observables_) observables_->count(runner_.queue(), pending.n_steps);
   return pending;
 }
 

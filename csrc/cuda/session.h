@@ -5,6 +5,7 @@
 #include <memory>
 #include <vector>
 
+#include "device_observables.h"
 #include "nanomd/engine.h"
 #include "platform.h"
 #include "schedule.h"
@@ -25,9 +26,9 @@ struct Uploaded {
 struct SessionBytes {
   std::size_t per_trajectory = 0, fixed = 0;
 };
-std::uint64_t history_columns(const ModelShape& shape, Mode mode);
 int output_columns(int n_trajs, std::size_t element_bytes);
-SessionBytes session_bytes(const Layout& layout, Mode mode, int n_trajs);
+// observed: what the session accumulates, or null.
+SessionBytes session_bytes(const Layout& layout, Mode mode, int n_trajs, const ObservablesSpec* observed);
 
 // Shared by rollouts and teacher-forced log-probabilities.
 class Runner {
@@ -40,6 +41,8 @@ class Runner {
   void submit(int slot, const std::vector<StepEntry>& entries, std::uint64_t out_stride, std::size_t out_bytes);
   void wait(int slot);  // and throws if the device saw probabilities that are not finite
   const unsigned char* results(int slot) const { return pinned_out_[slot].as(); }
+  Queue& queue() { return *queue_; }
+  std::uint32_t passes() const { return passes_; }  // of those waited for; with lookahead only
   Arguments arguments;
   std::size_t out_capacity() const { return out_bytes_; }
 
@@ -48,7 +51,8 @@ class Runner {
   int n_trajs_, n_tiles_;
   std::uint64_t columns_;
   std::size_t out_bytes_;
-  Buffer cache_, history_, trajectory_, angles_, logits_, status_;
+  std::uint32_t passes_ = 0;
+  Buffer cache_, history_, trajectory_, angles_, logits_, drafts_, status_;
   Buffer steps_[kSlots], pinned_steps_[kSlots], out_[kSlots], pinned_out_[kSlots], pinned_status_[kSlots];
   std::unique_ptr<Queue> queue_;  // destroyed first: nothing may run when memory is freed
 };
@@ -59,6 +63,10 @@ class TiledSession final : public Session {
   bool advance(std::uint64_t n_steps, const TokenSink& sink, const ProgressCallback& progress) override;
   std::size_t history_length() const override { return recorded_; }
   void copy_history(std::uint16_t* history) const override;
+  // With lookahead: passes through the model that drew states so far (modulo 2^32), of all trajectories.
+  std::uint32_t passes() const { return runner_.passes(); }
+  bool observes() const override { return observables_ != nullptr; }
+  void collect(ObservablesWriter& writer) const override { observables_->collect(writer); }
 
  private:
   struct Pending {
@@ -72,6 +80,7 @@ class TiledSession final : public Session {
   int n_trajs_;
   std::uint64_t columns_, step_, end_, recorded_;
   Schedule schedule_;
+  std::unique_ptr<DeviceObservables> observables_;  // freed after the queue of the runner
   Runner runner_;
   std::vector<StepEntry> entries_;
   double entries_per_launch_ = 64;

@@ -7,6 +7,7 @@
 // LayerNorm and drawing are done by every rank for itself. Every sum is that of a block alone.
 #pragma once
 
+#include "ahead.h"
 #include "arguments.h"
 #include "attention.h"
 #include "draw.h"
@@ -28,7 +29,7 @@ class RolloutTile {
         s_(arguments.layout.shape),
         w_(arguments.layout.weights),
         m_(arguments.layout.shared) {
-    first_ = tile * kTrajectories;
+    first_ = tile * (ahead() ? 1 : kTrajectories);
     n_ = arguments.n_trajs - first_ < kTrajectories ? arguments.n_trajs - first_ : kTrajectories;
   }
 
@@ -42,23 +43,32 @@ class RolloutTile {
     if (Exec::kCluster && w_.resident_fragments > 0) load_resident();
     exec_.sync_all();  // also: no rank may send into the memory of one that has not started
     NANOMD_NO_UNROLL
-    for (int i = 0; i < arg_.n_steps; ++i)
-      step(arg_.steps[i], arg_.angles + static_cast<std::size_t>(i) * arg_.layout.d_head);
+    for (at_ = 0; at_ < arg_.n_steps; at_ += stood_) {
+      if (ahead()) draft();
+      step();
+      if (ahead()) settle();
+    }
+    if (ahead() && exec_.rank() == 0 && exec_.thread() == 0) exec_.count(arg_.status + 1, passes_);
     exec_.sync_all();  // nor of one that has ended
   }
 
  private:
-  NANOMD_TILE void step(const StepEntry& entry, const float* angles) {
-    embed(entry);
+  // With lookahead, column t is the token t steps on, else trajectory t of the tile.
+  NANOMD_TILE bool ahead() const { return Exec::kCluster && arg_.layout.ahead > 0; }
+  NANOMD_TILE const StepEntry& entry(int t) const { return arg_.steps[at_ + (ahead() ? t : 0)]; }
+  NANOMD_TILE int trajectory(int t) const { return ahead() ? first_ : first_ + t; }
+
+  NANOMD_TILE void step() {
+    embed();
     exec_.sync();
     NANOMD_NO_UNROLL
     for (int l = 0; l < s_.n_layer; ++l) {
       const unsigned char* layer = arg_.weights + w_.layer_bytes * static_cast<std::size_t>(l);
-      project_qkv(entry, angles, layer, l);
+      project_qkv(layer, l);
       exec_.sync_all();
       // Keys and values are all that later tokens need of one whose logits nobody wants.
-      if (entry.want == Want::kNothing && l + 1 == s_.n_layer) return;
-      attention(entry, l);
+      if (entry(0).want == Want::kNothing && l + 1 == s_.n_layer) return;
+      attention(l);
       exec_.sync_all();
       add_product(w_.proj, layer, l, act());
       exec_.sync_all();
@@ -73,7 +83,7 @@ class RolloutTile {
     }
     head();
     exec_.sync_all();
-    draw(entry);
+    draw();
   }
 
   // LayerNorm before the next product: pre-norm the next layer's first (or the final one), post-norm this layer's
@@ -87,17 +97,17 @@ class RolloutTile {
   // A warp keeps its trajectories from the draw through embedding and norm, so these need no barrier between them.
   NANOMD_TILE int own(int j) const { return exec_.warp() * kPerWarp + j; }
 
-  NANOMD_TILE void embed(const StepEntry& entry) {
+  NANOMD_TILE void embed() {
     const int d = s_.d_model;
     exec_.sync_warp();  // the token was drawn by one lane
     NANOMD_NO_UNROLL
     for (int j = 0; j < kPerWarp; ++j) {
       const int t = own(j);
-      const int token = t < n_ ? history(t)[entry.source] : 0;
+      const int token = t < n_ ? token_of(t) : 0;
       const float* row =
           reinterpret_cast<const float*>(arg_.weights + w_.embedding) + static_cast<std::size_t>(token) * d;
       const float* position = reinterpret_cast<const float*>(arg_.weights + w_.position) +
-                              static_cast<std::size_t>(s_.learned_position ? entry.position : 0) * d;
+                              static_cast<std::size_t>(s_.learned_position && t < n_ ? entry(t).position : 0) * d;
       float* stream = x() + t * m_.x_stride;
       for (int i = exec_.lane(); i < d; i += 32) {
         float value = exec_.constant(row + i);
@@ -117,7 +127,7 @@ class RolloutTile {
   }
 
   // Queries, rotated and scaled, to shared memory; keys, rotated, and values to their slot of the cache.
-  NANOMD_TILE void project_qkv(const StepEntry& entry, const float* angles, const unsigned char* layer, int l) {
+  NANOMD_TILE void project_qkv(const unsigned char* layer, int l) {
     const int half = arg_.layout.d_head / 2, n_keys = s_.n_head + s_.n_kv_head, n_heads = n_keys + s_.n_kv_head;
     multiply<kTiles, kPrecise>(
         exec_, view(w_.qkv, layer, l), act(), [&](int b, int g, int c, const float (&acc)[kTiles][4]) {
@@ -126,11 +136,16 @@ class RolloutTile {
           const float* bias = reinterpret_cast<const float*>(layer + w_.qkv.bias) + b * kBlockRows + g;
           const float bias1 = exec_.constant(bias), bias2 = exec_.constant(bias + 8);
           const bool rotate = !s_.learned_position && head < n_keys;
-          const float cosine = rotate ? angles[2 * i] : 1.0f, sine = rotate ? angles[2 * i + 1] : 0.0f;
+          const float* angles = arg_.angles + static_cast<std::size_t>(at_) * arg_.layout.d_head + 2 * i;
+          float cosine = rotate ? exec_.constant(angles) : 1.0f, sine = rotate ? exec_.constant(angles + 1) : 0.0f;
           NANOMD_UNROLL
           for (int t = 0; t < kTiles; ++t) NANOMD_UNROLL
           for (int j = 0; j < 2; ++j) {
-            const int trajectory = t * kTileColumns + 2 * c + j;
+            const int column = t * kTileColumns + 2 * c + j;
+            if (rotate && ahead() && column < n_) {
+              cosine = exec_.constant(angles + column * arg_.layout.d_head);
+              sine = exec_.constant(angles + column * arg_.layout.d_head + 1);
+            }
             float x1 = acc[t][j] + bias1, x2 = acc[t][2 + j] + bias2;
             if (rotate) {
               const float y1 = exec_.fma(x1, cosine, -(x2 * sine));
@@ -138,13 +153,14 @@ class RolloutTile {
               x1 = y1;
             }
             if (head < s_.n_head) {
-              float* query = q() + trajectory * m_.q_stride + head * arg_.layout.d_head + i;
+              float* query = q() + column * m_.q_stride + head * arg_.layout.d_head + i;
               exec_.publish(query, x1 * arg_.layout.query_scale);
               exec_.publish(query + half, x2 * arg_.layout.query_scale);
-            } else if (trajectory < n_) {
+            } else if (column < n_) {
               const bool is_value = head >= n_keys;
-              unsigned char* row = cache(trajectory, l, head - (is_value ? n_keys : s_.n_head), is_value) +
-                                   (static_cast<std::size_t>(entry.slot) * arg_.layout.d_head + i) * kCacheElement;
+              const int slot = ahead() && column > 0 ? spare(bank_) + column - 1 : entry(0).slot;
+              unsigned char* row = cache(column, l, head - (is_value ? n_keys : s_.n_head), is_value) +
+                                   (static_cast<std::size_t>(slot) * arg_.layout.d_head + i) * kCacheElement;
               store_cache(row, x1);
               store_cache(row + half * kCacheElement, x2);
             }
@@ -152,23 +168,25 @@ class RolloutTile {
         });
   }
 
-  NANOMD_TILE void attention(const StepEntry& entry, int l) {
+  NANOMD_TILE void attention(int l) {
     const int group = s_.n_head / s_.n_kv_head, d_head = arg_.layout.d_head;
     const int pieces = (group + kGroup - 1) / kGroup;  // of the query heads of one key/value head
-    const SlotWindow slots{entry.end, entry.hole_begin, entry.hole_end};
     NANOMD_NO_UNROLL
     for (int work = exec_.rank() + exec_.ranks() * exec_.warp(); work < n_ * s_.n_kv_head * pieces;
          work += exec_.ranks() * kWarps) {
-      const int piece = work % pieces, kv_head = work / pieces % s_.n_kv_head,
-                trajectory = work / pieces / s_.n_kv_head;
+      const int piece = work % pieces, kv_head = work / pieces % s_.n_kv_head, column = work / pieces / s_.n_kv_head;
       const int first_head = kv_head * group + piece * kGroup;
       const int n_heads = group - piece * kGroup < kGroup ? group - piece * kGroup : kGroup;
-      attend<kGroup, kPrecise>(exec_, q() + trajectory * m_.q_stride + first_head * d_head, n_heads, d_head,
-                               cache(trajectory, l, kv_head, false), cache(trajectory, l, kv_head, true), slots,
+      SlotWindow slots{entry(column).end, entry(column).hole_begin, entry(column).hole_end};
+      if (ahead())
+        slots.n_drafts = column, slots.draft_begin = (entry(0).slot + 1) % s_.context_length,
+        slots.spare = spare(bank_), slots.window = s_.context_length;
+      attend<kGroup, kPrecise>(exec_, q() + column * m_.q_stride + first_head * d_head, n_heads, d_head,
+                               cache(column, l, kv_head, false), cache(column, l, kv_head, true), slots,
                                [&](int head, int feature, const float (&out)[8]) {
                                  NANOMD_UNROLL
                                  for (int i = 0; i < 8; ++i)
-                                   act().publish(exec_, trajectory, (first_head + head) * d_head + feature + i, out[i]);
+                                   act().publish(exec_, column, (first_head + head) * d_head + feature + i, out[i]);
                                });
     }
   }
@@ -236,46 +254,22 @@ class RolloutTile {
         });
   }
 
-  // Every rank draws for itself, from the same numbers; the first one writes.
-  NANOMD_TILE void draw(const StepEntry& entry) {
-    bool finite = true;
-    // Logits in device memory are one copy for all ranks, so only the first may turn them into weights.
-    const bool alone = exec_.rank() == 0;
-    if (alone || m_.logits_in_shared) {
-      NANOMD_NO_UNROLL
-      for (int j = 0; j < kPerWarp; ++j) {
-        const int t = own(j);
-        if (t >= n_) break;
-        const int token = history(t)[entry.source];
-        const float* markov = s_.markov_head ? reinterpret_cast<const float*>(arg_.weights + w_.markov) +
-                                                   static_cast<std::size_t>(token) * s_.n_states
-                                             : nullptr;
-        float* z = logits(t);
-        if (entry.want == Want::kSample) {
-          finite = make_weights(exec_, z, s_.n_states, markov, arg_.inverse_temperature) && finite;
-        } else {
-          const std::size_t row = static_cast<std::size_t>(first_ + t) * arg_.out_stride + entry.column;
-          finite =
-              write_log_probs(exec_, z, s_.n_states, markov, alone ? arg_.log_probs + row * s_.n_states : nullptr) &&
-              finite;
-        }
-      }
-      const int t = own(exec_.lane());
-      if (entry.want == Want::kSample && exec_.lane() < kPerWarp && t < n_) {
-        const double u = rollout_uniform(arg_.seed, entry.step, exec_.constant(arg_.trajectory + first_ + t));
-        const int state = sample_state(logits(t), s_.n_states, u);
-        history(t)[entry.target] = static_cast<std::uint16_t>(state);
-        if (alone && entry.column >= 0) {
-          const std::size_t at = static_cast<std::size_t>(first_ + t) * arg_.out_stride + entry.column;
-          if (arg_.item_size == 1)
-            static_cast<std::uint8_t*>(arg_.out)[at] = static_cast<std::uint8_t>(state);
-          else
-            static_cast<std::uint16_t*>(arg_.out)[at] = static_cast<std::uint16_t>(state);
-        }
-      }
-      if (!finite && exec_.lane() == 0) exec_.raise(arg_.status, kNotFinite);
-    }
-    if (!m_.logits_in_shared) exec_.sync_all();  // the other ranks take the state from the history
+  // From logits to states, and lookahead: tile_states.h.
+  NANOMD_TILE void draw();
+  NANOMD_TILE double uniform(int t) const;
+  NANOMD_TILE void keep(int t, int state);
+  NANOMD_TILE void draft();
+  NANOMD_TILE void settle();
+
+  NANOMD_TILE int token_of(int t) const { return ahead() ? drafts().token[t] : history(t)[entry(0).source]; }
+  NANOMD_TILE int spare(int bank) const { return s_.context_length + bank * (arg_.layout.ahead - 1); }
+  NANOMD_TILE DraftState& drafts() const { return *reinterpret_cast<DraftState*>(exec_.shared() + m_.drafts); }
+  NANOMD_TILE DraftTable table() const {
+    const std::size_t index = static_cast<std::size_t>(first_) * exec_.ranks() + exec_.rank();
+    unsigned char* base = arg_.drafts + index * arg_.layout.draft_bytes;
+    const std::size_t keys = static_cast<std::size_t>(arg_.layout.draft_rows) * 4;
+    return {reinterpret_cast<std::uint32_t*>(base), reinterpret_cast<float*>(base + keys), arg_.layout.draft_rows,
+            s_.n_states};
   }
 
   NANOMD_TILE void load_resident() {
@@ -324,12 +318,12 @@ class RolloutTile {
   }
 
   NANOMD_TILE std::uint16_t* history(int t) const {
-    return arg_.history + static_cast<std::size_t>(first_ + t) * arg_.history_stride;
+    return arg_.history + static_cast<std::size_t>(trajectory(t)) * arg_.history_stride;
   }
 
   NANOMD_TILE unsigned char* cache(int t, int l, int kv_head, bool values) const {
     const std::size_t head = static_cast<std::size_t>(l) * s_.n_kv_head + kv_head;
-    return arg_.cache + (static_cast<std::size_t>(first_ + t) * arg_.layout.cache_elements +
+    return arg_.cache + (static_cast<std::size_t>(trajectory(t)) * arg_.layout.cache_elements +
                          (head * 2 + (values ? 1 : 0)) * arg_.layout.head_cache) *
                             kCacheElement;
   }
@@ -347,7 +341,12 @@ class RolloutTile {
   const ModelShape& s_;
   const WeightLayout& w_;
   const SharedLayout& m_;
-  int first_, n_;
+  int first_, n_;               // first trajectory, columns in use
+  int at_ = 0, stood_ = 1;      // entry of the first column; entries that the pass has done
+  int bank_ = 0, before_ = -1;  // lookahead: bank of the cache, token before the first column's
+  std::uint32_t passes_ = 0;    // lookahead: that drew
 };
 
 }  // namespace nanomd::cuda
+
+#include "tile_states.h"

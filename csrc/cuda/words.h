@@ -39,4 +39,13 @@ NANOMD_TILE Wide load_wide(const void* from) {
 #endif
 }
 
+template <class Wide>
+NANOMD_TILE void store_wide(void* to, const Wide& value) {
+#if defined(__CUDA_ARCH__)
+  *static_cast<Wide*>(to) = value;
+#else
+  std::memcpy(to, &value, sizeof value);
+#endif
+}
+
 }  // namespace nanomd::cuda

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanomd._native.core import CORE, core_errors
+from nanomd._native.observables import NativeObservables, ObservablesSpec
 
 
 class NativeEngine:
@@ -72,6 +73,7 @@ class NativeEngine:
         temperature: float = 1.0,
         n_threads: int = 1,
         lookahead: int = -1,
+        observables: NativeObservables | None = None,
     ) -> NativeSession:
         """Start or continue trajectories.
 
@@ -92,13 +94,16 @@ class NativeEngine:
         lookahead : int
             States guessed ahead: -1 for as many as pay where a thread has one trajectory, 0 for none, k for always k
             (then each trajectory runs by itself). The tokens do not depend on it.
+        observables : NativeObservables, optional
+            To be accumulated from where it stands by an engine that can; see `NativeSession.observes`.
         """
         rows = np.ascontiguousarray(history, dtype=np.uint16)
         index = np.ascontiguousarray(trajectories, dtype=np.uint64)
         with core_errors():
             session = self._engine.open(
-                mode, hop_keep, rows, n_before, index, first_step, seed, temperature, n_threads, lookahead
-            )
+                mode, hop_keep, rows, n_before, index, first_step, seed, temperature, n_threads, lookahead,
+                None if observables is None else observables.writer,
+            )  # fmt: skip
         return NativeSession(session, first_step)
 
     def log_probs(
@@ -182,10 +187,20 @@ class NativeCudaEngine(NativeEngine):
         self.name = self._engine.name
         self.bytes_per_trajectory = self._engine.bytes_per_trajectory
 
-    def memory_plan(self, mode: str, n_trajs: int) -> dict[str, int]:
-        """Return bytes of device memory: weights, per_trajectory, fixed, total, free; and largest_n_trajs that fit."""
+    def memory_plan(self, mode: str, n_trajs: int, observed: ObservablesSpec | None = None) -> dict[str, int]:
+        """Return bytes of device memory: weights, per_trajectory, fixed, total, free; and largest_n_trajs that fit.
+
+        Parameters
+        ----------
+        mode : str
+        n_trajs : int
+        observed : ObservablesSpec, optional
+            What is accumulated on the device.
+        """
         with core_errors():
-            plan: dict[str, int] = self._engine.memory_plan(mode, n_trajs)
+            plan: dict[str, int] = self._engine.memory_plan(
+                mode, n_trajs, None if observed is None else tuple(observed)
+            )
         return plan
 
     def describe(self, n_trajs: int) -> str:
@@ -244,6 +259,16 @@ class NativeSession:
             finished = bool(self._session.advance(n_steps, self.step, out, stride, progress))
         self.step += n_steps
         return finished
+
+    @property
+    def observes(self) -> bool:
+        """True if the session accumulates the observables it was opened with; else that is left to the caller."""
+        return bool(self._session.observes)
+
+    def collect(self, observables: NativeObservables) -> None:
+        """Bring the observables that the session accumulates up to the last state drawn."""
+        with core_errors():
+            self._session.collect(observables.writer)
 
     def history(self) -> NDArray[np.uint16]:
         """Return the latest tokens, (n_trajs, n): enough to open a session that continues bit-identically."""

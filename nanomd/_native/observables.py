@@ -23,7 +23,7 @@ class ObservablesSpec(NamedTuple):
 def observables_layout(spec: ObservablesSpec) -> dict[str, int]:
     """Return where each table begins in the flat int64 array of totals, and its ``"size"``."""
     with core_errors():
-        layout: dict[str, int] = CORE.observables_layout(*spec)
+        layout: dict[str, int] = CORE.observables_layout(tuple(spec))
     return layout
 
 
@@ -49,9 +49,9 @@ class NativeObservables:
         recent: NDArray[np.uint16] | None = None,
     ) -> None:
         with core_errors():
-            self._writer = CORE.ObservablesWriter(*spec, n_trajs)
+            self.writer = CORE.ObservablesWriter(tuple(spec), n_trajs)
             if totals is not None:
-                self._writer.restore(
+                self.writer.restore(
                     np.ascontiguousarray(totals, np.int64),
                     self.counters() if counters is None else np.ascontiguousarray(counters, np.int64),
                     self.recent() if recent is None else np.ascontiguousarray(recent, np.uint16),
@@ -60,23 +60,23 @@ class NativeObservables:
     def add(self, tokens: NDArray[Any], n_threads: int = 1) -> None:
         """Take the next tokens of all trajectories, (n_trajs, n) uint8 or uint16; not strided."""
         with core_errors():
-            self._writer.add(tokens, n_threads)
+            self.writer.add(tokens, n_threads)
 
     def finish(self) -> None:
         """End the trajectories: what is under way is counted as cut."""
-        self._writer.finish()
+        self.writer.finish()
 
     def totals(self) -> NDArray[np.int64]:
         """Return all tables in one flat array."""
-        totals: NDArray[np.int64] = self._writer.totals()
+        totals: NDArray[np.int64] = self.writer.totals()
         return totals
 
     def counters(self) -> NDArray[np.int64]:
         """Return what is remembered of the trajectories."""
-        counters: NDArray[np.int64] = self._writer.counters()
+        counters: NDArray[np.int64] = self.writer.counters()
         return counters
 
     def recent(self) -> NDArray[np.uint16]:
         """Return the latest tokens of the trajectories, as many as the longest lag."""
-        recent: NDArray[np.uint16] = self._writer.recent()
+        recent: NDArray[np.uint16] = self.writer.recent()
         return recent

@@ -114,23 +114,26 @@ def make_step(
     return TrainingStep(network, make_optimiser(network, config), windows, config, learning_rate=rate, fixed=fixed)
 
 
-def verify(model: ModelConfig, config: TrainConfig, plain: bool, device: torch.device) -> float:
-    """Return how much the losses of some steps differ from eager PyTorch in float32, relatively.
+def verify(step: TrainingStep) -> tuple[float, float]:
+    """Take the first steps; return how much their losses differ from eager PyTorch's in float32, and the first's time.
 
     Raises
     ------
     VerificationError
         If by more than rounding.
     """
-    step = make_step(model, config, plain=plain, device=device)
+    config = step.config
     reference = config.replace(compile="none", precision="fp32")
-    expected = make_step(model, reference, plain=True, device=device, fixed=step.fixed)
-    steps = range(FIRST_STEP, FIRST_STEP + VERIFIED_STEPS)
-    pairs = [(float(step(k)), float(expected(k))) for k in steps]
-    error = max(abs(found / wanted - 1) for found, wanted in pairs)
+    expected = make_step(step.model.config, reference, plain=True, device=step.device, fixed=step.fixed)
+    begin = time.perf_counter()
+    found = [float(step(FIRST_STEP))]
+    seconds = time.perf_counter() - begin
+    found += [float(step(k)) for k in range(FIRST_STEP + 1, FIRST_STEP + VERIFIED_STEPS)]
+    wanted = [float(expected(FIRST_STEP + k)) for k in range(VERIFIED_STEPS)]
+    error = max(abs(a / b - 1) for a, b in zip(found, wanted, strict=True))
     if not error <= TOLERANCE[config.precision]:
         raise VerificationError(f"losses of {config.objective} differ from plain PyTorch's by {error:.2g}")
-    return error
+    return error, seconds
 
 
 def floor(model: ModelConfig, objective: str, length: int, precision: str, rates: tuple[float, float]) -> Any:
@@ -177,8 +180,8 @@ def measure_rates(device: torch.device, precision: str, n_threads: int) -> tuple
 
 
 def runner(step: TrainingStep) -> Callable[[int], int]:
-    """Return a function that does some steps and returns their number of frames."""
-    done = FIRST_STEP
+    """Return a function that does some steps, after those that were verified, and returns their number of frames."""
+    done = FIRST_STEP + VERIFIED_STEPS
 
     def run(n_steps: int) -> int:
         nonlocal done
@@ -235,13 +238,9 @@ def train_cases(
                         device=place.type,  # type: ignore[arg-type]
                     )
                     label = f"{objective} {contender}"
-                    errors[label] = verify(model, config, plain, place)
                     step = make_step(model, config, plain=plain, device=place)
+                    errors[label], startup[label] = verify(step)
                     functions[label] = runner(step)
-                    begin = time.perf_counter()
-                    functions[label](1)
-                    startup[label] = time.perf_counter() - begin
-                    functions[label](2)
             timed = interleaved(functions, seconds, repeats)
         length = step.windows.length
         speeds = {label: result["median"] for label, result in timed.items()}

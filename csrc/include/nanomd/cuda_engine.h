@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "nanomd/engine.h"
+#include "nanomd/observables.h"
 
 namespace nanomd {
 
@@ -24,8 +25,8 @@ struct CudaOptions {
 
 struct CudaMemoryPlan {
   std::size_t weights = 0;          // taken when the engine is made
-  std::size_t per_trajectory = 0;   // caches, history and output buffers
-  std::size_t fixed = 0;            // step tables and logits that do not fit in shared memory
+  std::size_t per_trajectory = 0;   // caches, history, output buffers, what the observables remember
+  std::size_t fixed = 0;            // step tables, and the tables of the observables
   std::size_t total = 0;            // of a session: n_trajs * per_trajectory + fixed
   std::size_t free = 0;             // on the device now
   std::size_t largest_n_trajs = 0;  // that would fit
@@ -33,7 +34,8 @@ struct CudaMemoryPlan {
 
 class CudaEngine : public RolloutEngine {
  public:
-  virtual CudaMemoryPlan memory_plan(Mode mode, int n_trajs) const = 0;
+  // observed: what sessions accumulate on the device, if anything.
+  virtual CudaMemoryPlan memory_plan(Mode mode, int n_trajs, const ObservablesSpec* observed = nullptr) const = 0;
   // "throughput, 16 trajectories a block", for provenance.
   virtual std::string describe(int n_trajs) const = 0;
 };

@@ -17,6 +17,8 @@
 
 namespace nanomd {
 
+class ObservablesWriter;
+
 // Where trajectories stand when a session opens. All of them have seen the same number of tokens.
 struct SessionOptions {
   Mode mode = Mode::kRing;
@@ -33,6 +35,9 @@ struct SessionOptions {
   // States guessed ahead of the sampler where a thread has one trajectory: -1 as many as pay, 0 none, k always k, for
   // every trajectory. The tokens do not depend on it.
   int lookahead = -1;
+  // To be accumulated over every state drawn, going on where this writer stands, by an engine that can (see
+  // Session::observes); for one that cannot, the caller adds the tokens.
+  const ObservablesWriter* observables = nullptr;
 };
 
 // Where drawn states go: state of step s of trajectory i, for s divisible by stride, at
@@ -56,6 +61,10 @@ class Session {
   // The tokens that a new session needs to continue this one bit-identically: [n_trajs][history_length()].
   virtual std::size_t history_length() const = 0;
   virtual void copy_history(std::uint16_t* history) const = 0;
+  // Does the session accumulate the observables? collect() then brings the writer that it began with, or one like it,
+  // up to the last state drawn.
+  virtual bool observes() const { return false; }
+  virtual void collect(ObservablesWriter&) const {}
 };
 
 struct LogProbOptions {

@@ -28,6 +28,7 @@ struct ObservablesSpec {
 
 // Where the tables lie in one flat array of int64. B = number of bins, n = n_sets, V = n_states.
 struct ObservablesLayout {
+  ObservablesLayout() = default;
   explicit ObservablesLayout(const ObservablesSpec& spec);  // throws InputError for a spec that cannot be
   std::size_t visits;                                       // [V]
   std::size_t transitions;                                  // [n_lags][V][V], sliding
@@ -65,6 +66,10 @@ class ObservablesWriter {
 
   std::vector<std::int64_t> totals() const;  // [layout.size]
 
+  const ObservablesSpec& spec() const { return spec_; }
+  const ObservablesLayout& layout() const { return layout_; }
+  std::size_t n_trajs() const { return n_trajs_; }
+
   // All that is needed to go on elsewhere, as two flat arrays.
   std::size_t counters_per_trajectory() const;
   std::size_t recent_per_trajectory() const;
@@ -77,8 +82,6 @@ class ObservablesWriter {
  private:
   template <class Token>
   void add_row(std::size_t trajectory, const Token* row, std::size_t n_steps, std::int64_t* table);
-  void step_sets(std::int64_t* counters, std::int64_t time, std::int32_t set, std::int64_t* table) const;
-  std::size_t bin(std::int64_t length) const;
 
   ObservablesSpec spec_;
   ObservablesLayout layout_;

@@ -1,0 +1,66 @@
+"""The GPU benchmark's own code on a CPU: its peers compute the model, and every part of it runs."""
+
+import importlib
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+
+@pytest.fixture(scope="module")
+def bench():
+    folder = str(Path(__file__).resolve().parent.parent / "benchmarks")
+    sys.path.insert(0, folder)
+    try:
+        yield importlib.import_module("bench_cuda_rollout")
+    finally:
+        sys.path.remove(folder)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # those of other people's libraries
+def test_dry_run(bench):
+    cases = bench.dry_run()
+    assert [case["n_trajs"] for case in cases] == [1, 9]
+    names = {"cuda", "cuda, counted", "cuda, no lookahead", "graph", "eager"}
+    names |= {"Hugging Face"} if find_spec("transformers") else set()
+    for case in cases:
+        assert set(case["tokens_per_second"]) == names
+        assert all(error < 1e-2 for error in case["errors"].values())
+        assert case["floor"]["operations"] > 0 < case["floor"]["cache_bytes"]
+
+
+def test_a_peer_that_computes_something_else_is_not_timed(bench, monkeypatch):
+    found = bench.StaticCacheLoop.log_probs
+    monkeypatch.setattr(bench.StaticCacheLoop, "log_probs", lambda self, tokens: found(self, tokens) + 0.1)
+    config = bench.ModelConfig(n_states=5, d_model=8, n_layer=1, n_head=1, context_length=3, mlp_ratio=1)
+    with pytest.raises(SystemExit, match="graph does not compute the model"):
+        bench.verify(bench.random_model(config), "cpu", torch.float32, emulate=True, regime="throughput")
+
+
+def test_the_race_draws_by_probability(bench):
+    from cuda_peers import sample
+
+    torch.manual_seed(0)
+    p = np.array([0.7, 0.2, 0.1])
+    drawn = sample(torch.log(torch.tensor(p)).expand(20000, 3)).numpy()
+    assert np.abs(np.bincount(drawn, minlength=3) / 20000 - p).max() < 0.015
+
+
+def test_rounding_to_eight_bits(bench):
+    import cache_precision as cache
+
+    x = np.random.default_rng(0).normal(size=(50, 16))
+    largest = np.abs(x).max(axis=1, keepdims=True)
+    assert (np.abs(cache.int8(x) - x) <= largest / 254 * (1 + 1e-12)).all()
+    size = np.abs(x) / largest * 448
+    error = np.abs(cache.float8(x) - x) / largest * 448
+    assert (error <= np.maximum(size / 16, 2.0**-10) * (1 + 1e-12)).all()  # half a unit of three bits, or of the least
+    assert (error[size >= 16] / size[size >= 16]).max() > 0.05
+    for function in (cache.int8, cache.float8, cache.float16):
+        exact = function(np.array([[-448.0, 0.0, 224.0 if function is not cache.int8 else 448.0]]))
+        assert np.array_equal(function(exact), exact)
