@@ -119,7 +119,18 @@ fi
 for script in benchmarks/kernels/bench_*.py; do
   [ -e "$script" ] && step "$(basename "$script" .py)" 60 "$PYTHON" "$script" --out "$records" "${quick[@]}"
 done
-[ -e benchmarks/bench_train.py ] && step bench_train 90 "$PYTHON" benchmarks/bench_train.py --run "$records" "${quick[@]}"
+# --- Training: S against eager and compiled PyTorch, the small shapes without the compiler, and a trace of the steps.
+step bench_train 240 "$PYTHON" benchmarks/bench_train.py --run "$records" --models S --precision bf16 "${quick[@]}"
+step bench_train_more 90 "$PYTHON" benchmarks/bench_train.py --run "$records" --models S XS demo --no-compiled --repeats 3 \
+  --seconds 0.3 --profile "$OUT/train_trace.json" "${quick[@]}"
+if [ "$("$PYTHON" -c 'import torch; print(torch.cuda.device_count())')" -ge 2 ]; then
+  two="$OUT/two_gpus"
+  step two_gpus 120 bash -c "rm -rf '$two' && '$PYTHON' -m nanomd simulate --run '$two' --n-frames 20000 --n-trajs 4 --quiet \
+    && '$PYTHON' -m nanomd tokenize --run '$two' --states 20 --quiet \
+    && '$PYTHON' -m torch.distributed.run --standalone --nproc-per-node 2 -m -- nanomd train --run '$two' --n-steps 200"
+else
+  skip two_gpus "one GPU here"
+fi
 
 {
   printf '\n== summary (%s, CUDA %s, %d s)\n' \

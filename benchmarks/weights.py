@@ -23,6 +23,7 @@ import torch
 from nanomd.averaging import WeightAverage
 from nanomd.checkpoint import ModelFiles, Starts
 from nanomd.config import ModelConfig, TrainConfig, model_preset
+from nanomd.distributed import World
 from nanomd.dtrajs import StateMap
 from nanomd.kinetics.estimates import Sample, passage_times
 from nanomd.kinetics.macrostates import macrostates
@@ -91,20 +92,20 @@ def errors(model: tuple[np.ndarray, np.ndarray], md: tuple[np.ndarray, np.ndarra
     }
 
 
-class Loop(_Loop):
-    """The training, with several means of its weights on the side: they do not touch it."""
+class Means(WeightAverage):
+    """Several means of the weights beside the training, which does not see them."""
 
-    def prepare(self) -> None:
-        self.means = {
-            name: WeightAverage(self.model, self.config.replace(average=kind, average_span=span))
+    def __init__(self, model: torch.nn.Module, config: TrainConfig) -> None:
+        super().__init__(model, config)
+        self.others = {
+            name: WeightAverage(model, config.replace(average=kind, average_span=span))
             for name, (kind, span) in MEANS.items()
         }
 
-    def step(self, step: int) -> torch.Tensor:
-        loss = super().step(step)
-        for mean in self.means.values():
-            mean.update(step + 1)
-        return loss
+    def update(self, step: int) -> None:
+        super().update(step)
+        for mean in self.others.values():
+            mean.update(step)
 
 
 def main() -> None:
@@ -140,12 +141,12 @@ def main() -> None:
             begin = time.process_time()
             device = torch.device("cpu")
             with torch_settings(device, 1):
-                loop = Loop(shape, config, training, (), device, None)
-                loop.prepare()
+                loop = _Loop(shape, config, training, (), device, None, World())
+                means = loop.average = Means(loop.model, config)
                 loop.run(False, None)
             seconds = time.process_time() - begin
             last = {key: value.detach().clone() for key, value in loop.model.state_dict().items()}
-            variants = {"none": last} | {key: loop.means[key].weights() for key in options.means}
+            variants = {"none": last} | {key: means.others[key].weights() for key in options.means}
             for kind, weights in variants.items():
                 begin = time.process_time()
                 loop.model.load_state_dict(weights)

@@ -17,6 +17,8 @@ Position = Literal["rope", "learned"]
 Objective = Literal["one_pass", "two_pass_token", "two_pass_hidden"]
 Average = Literal["none", "ema", "tail"]
 Select = Literal["loss", "kinetics", "last"]
+Compile = Literal["auto", "none", "compile", "graph", "compile-graph"]
+Precision = Literal["fp32", "bf16", "fp16"]
 Mode = Literal["auto", "ring", "hop", "crop"]
 
 MAX_STATES = 65536
@@ -265,6 +267,13 @@ class TrainConfig(_Config):
         ``"auto"``, ``"cpu"`` or ``"cuda"``.
     backend : str
         Training operations: ``"auto"``, ``"reference"`` or ``"triton"``.
+    compile : str
+        How a step runs: ``"none"``, operation by operation; ``"compile"``, through `torch.compile`; ``"graph"``, as one
+        CUDA graph; ``"compile-graph"``, both; ``"auto"``, a graph on CUDA devices and nothing elsewhere. See
+        `nanomd.training_step`.
+    precision : str
+        Of matrix products and attention: ``"fp32"``, ``"bf16"`` or ``"fp16"``. Weights, optimiser, residual stream,
+        LayerNorm, logits and loss are always float32; fp16 scales the loss.
     n_threads : int, optional
         CPU threads; PyTorch's own choice when None.
     """
@@ -299,6 +308,8 @@ class TrainConfig(_Config):
     seed: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     backend: Literal["auto", "reference", "triton"] = "auto"
+    compile: Compile = "auto"
+    precision: Precision = "fp32"
     n_threads: int | None = None
 
     def __post_init__(self) -> None:
@@ -312,6 +323,8 @@ class TrainConfig(_Config):
         check_choice("lr_schedule", self.lr_schedule, Literal["cosine", "constant"])
         check_choice("device", self.device, Literal["auto", "cpu", "cuda"])
         check_choice("backend", self.backend, Literal["auto", "reference", "triton"])
+        check_choice("compile", self.compile, Compile)
+        check_choice("precision", self.precision, Precision)
         if self.train_length is not None:
             check_range("train_length", self.train_length, 2)
         if self.burn_in is not None:

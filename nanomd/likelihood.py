@@ -15,13 +15,22 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from nanomd.config import ModelConfig
+from nanomd.kernels import cross_entropy
 from nanomd.model import NanoGPT
 
 
-def weighted_nll(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+def weighted_nll(
+    logits: Tensor,
+    targets: Tensor,
+    weights: Tensor,
+    *,
+    current: Tensor | None = None,
+    markov: Tensor | None = None,
+    total: Tensor | None = None,
+    backend: str = "auto",
+) -> Tensor:
     """Return the mean negative log-likelihood in nats per frame.
 
     Parameters
@@ -31,10 +40,23 @@ def weighted_nll(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
         int64 states.
     weights : Tensor, shape (B, T)
         Zero on padding.
+    current, markov : Tensor, optional
+        Current states (B, T) and a table (V, V) of which their rows are added to the logits; both or neither.
+    total : Tensor, optional
+        Divides the sum in place of the sum of the weights: that of a step which several processes share.
+    backend : str
+        Implementation of the cross-entropy.
     """
-    nll = cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
+    nll = cross_entropy(
+        logits.flatten(0, 1),
+        targets.flatten(),
+        current=None if markov is None or current is None else current.flatten(),
+        markov=markov,
+        backend=backend,
+    )
     flat = weights.flatten()
-    return (nll * flat).sum() / flat.sum()
+    loss: Tensor = (nll * flat).sum() / (flat.sum() if total is None else total)
+    return loss
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,8 @@ class LookaheadHeads(nn.Module):
         `lookahead_lags`, `lookahead_weight` and `seed`.
     length, burn_in : int
         Targets of a training window, and how many of the first are not scored.
+    n_processes : int
+        That add their gradients up; each divides by the weights of its own windows.
 
     Raises
     ------
@@ -43,7 +45,9 @@ class LookaheadHeads(nn.Module):
         For a lag that no window has room for.
     """
 
-    def __init__(self, model: ModelConfig, config: TrainConfig, length: int, burn_in: int) -> None:
+    def __init__(
+        self, model: ModelConfig, config: TrainConfig, length: int, burn_in: int, n_processes: int = 1
+    ) -> None:
         super().__init__()
         longest = length - burn_in
         if max(config.lookahead_lags) > longest:
@@ -51,7 +55,7 @@ class LookaheadHeads(nn.Module):
                 f"lookahead_lags must be at most {longest} (train_length {length} less burn_in {burn_in}), "
                 f"got {max(config.lookahead_lags)}; use longer windows"
             )
-        self.lags, self.share = config.lookahead_lags, config.lookahead_weight
+        self.lags, self.share, self.n_processes = config.lookahead_lags, config.lookahead_weight, n_processes
         generator = torch.Generator().manual_seed(config.seed)
         self.latest: Tensor  # the term in the last step, for the record
         self.register_buffer("latest", torch.zeros(()), persistent=False)
@@ -67,7 +71,7 @@ class LookaheadHeads(nn.Module):
         """Return zero with the gradient of `loss`: added to a loss, it leaves the number to be the model's own."""
         term = self.loss(model, hidden, targets, weights)
         self.latest.copy_(term.detach())
-        return term - term.detach()
+        return (term - term.detach()) / self.n_processes
 
     def loss(self, model: NanoGPT, hidden: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
         """Return the term.

@@ -96,7 +96,7 @@ class NanoGPT(nn.Module):
     config : ModelConfig
         The shape.
     backend : str
-        Implementation of attention: ``"auto"``, ``"reference"`` or ``"triton"``.
+        Implementation of attention, and of the training's operations: ``"auto"``, ``"reference"`` or ``"triton"``.
     seed : int, optional
         Seeds the initial weights, without touching PyTorch's global generator.
 
@@ -111,7 +111,7 @@ class NanoGPT(nn.Module):
 
     def __init__(self, config: ModelConfig, backend: str = "auto", seed: int = 0) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.backend = config, backend
         # Modules draw initial weights from the global generator on construction; they are redrawn below from our own.
         with torch.random.fork_rng(devices=[]):
             self.embedding = nn.Embedding(config.n_states, config.d_model)
@@ -219,13 +219,31 @@ class NanoGPT(nn.Module):
         x: Tensor = self.norm(hidden) if self.config.norm == "pre" else hidden
         return x
 
-    def logits(self, hidden: Tensor, tokens: Tensor) -> Tensor:
-        """Map hidden states (..., d) and the current states (...) to logits (..., V)."""
+    def scores(self, hidden: Tensor) -> Tensor:
+        """Map hidden states (..., d) to logits (..., V) without the markov head's table.
+
+        In float32 also where the blocks run in 16 bits: rounding of the logits would be an error of every rate.
+        """
         x = self.normalise(hidden)
         if self.training and self.config.final_dropout:
             x = F.dropout(x, self.config.final_dropout)
-        out: Tensor = self.head(x)
+        out: Tensor
+        if not torch.is_autocast_enabled(x.device.type):
+            out = self.head(x)
+            return out
+        with torch.autocast(x.device.type, enabled=False):
+            out = self.head(x.float())
+        return out
+
+    def logits(self, hidden: Tensor, tokens: Tensor) -> Tensor:
+        """Map hidden states (..., d) and the current states (...) to logits (..., V)."""
+        out = self.scores(hidden)
         return out + self.markov(tokens) if self.config.markov_head else out
+
+    @property
+    def table(self) -> Tensor | None:
+        """The markov head's table (V, V), if there is one."""
+        return self.markov.weight if self.config.markov_head else None
 
     def _rope(self, length: int, positions: Tensor | None, device: torch.device) -> tuple[Tensor, Tensor]:
         if positions is not None:

@@ -26,6 +26,9 @@ from nanomd.units import FrameInterval
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from nanomd.estimator import GPTModel
+    from nanomd.progress import Progress
+
 PathLike = str | Path
 
 
@@ -286,38 +289,59 @@ def train(
     resume: bool = False,
     progress: bool | None = None,
 ) -> str:
-    """Train a nano-GPT on tokens/ into model/, with checkpoints/ and logs/metrics.jsonl on the way."""
+    """Train a nano-GPT on tokens/ into model/, with checkpoints/ and logs/metrics.jsonl on the way.
+
+    Under ``torchrun`` every process trains on its slice of the batches, and the first one alone writes.
+    """
+    from nanomd.distributed import join
+
+    world = join(str((overrides or {}).get("device", "auto")))
     folder = RunFolder(run, create=False)
     dtrajs, interval = load_tokens(folder)
     training, _ = split_held_out(dtrajs, hold_out)
     settings = {"preset": preset, "hold_out": hold_out, **(overrides or {}), "seed": seed}
+
+    def fit(bar: Progress | None) -> GPTModel:
+        from nanomd.estimator import GPTEstimator
+
+        estimator = GPTEstimator(
+            preset,
+            **(overrides or {}),
+            seed=seed,
+            frame_interval=interval,
+            run_dir=folder.path,
+            resume=resume,
+            progress=bar,
+        )
+        return estimator.fit(training).fetch_model()
+
+    if not world.first:
+        if world.agree(0.0):
+            fit(None)
+        return ""
     with folder.lock():
         inputs = {"tokens": sha256_of(folder.tokens)}
-        if not folder.begin("train", settings, inputs, force=force, resume=resume):
+        begun = False
+        try:
+            begun = folder.begin("train", settings, inputs, force=force, resume=resume)
+        finally:
+            world.agree(float(begun))  # the other processes end where there is nothing to do
+        if not begun:
             return nothing_to_do(folder, "train")
         from nanomd.config import TrainConfig
-        from nanomd.estimator import GPTEstimator
 
         n_steps = int((overrides or {}).get("n_steps", TrainConfig().n_steps))
         start = time.perf_counter()
         bar = progress_bar(n_steps, "train", "step", progress)
         try:
-            estimator = GPTEstimator(
-                preset,
-                **(overrides or {}),
-                seed=seed,
-                frame_interval=interval,
-                run_dir=folder.path,
-                resume=resume,
-                progress=bar,
-            )
-            model = estimator.fit(training).fetch_model()
+            model = fit(bar)
         finally:
             bar.close()
         model.save(folder.model)
         seconds = time.perf_counter() - start
         last = model.history[-1] if model.history else {}
-        folder.finish("train", settings, inputs, seconds, n_steps=n_steps, last_metrics=last)
+        more = {"n_processes": world.size} if world.size > 1 else {}
+        folder.finish("train", settings, inputs, seconds, n_steps=n_steps, last_metrics=last, **more)
     return f"trained {n_steps} steps in {seconds:.1f} s; model in {folder.model}"
 
 

@@ -1,4 +1,8 @@
-"""The training loop: windows on the device, AdamW, validation, checkpoints that resume bit for bit, metrics."""
+"""The training loop: AdamW, validation, checkpoints that resume bit for bit, metrics.
+
+A step itself is `nanomd.training_step`. Under ``torchrun`` every process runs this loop on its slice of the batches
+(`nanomd.distributed`), and the first one validates and writes.
+"""
 
 from __future__ import annotations
 
@@ -20,22 +24,27 @@ from torch import Tensor
 from nanomd._nvtx import annotate
 from nanomd.averaging import WeightAverage
 from nanomd.config import ModelConfig, TrainConfig
+from nanomd.distributed import World, join
 from nanomd.errors import BackendUnavailableError, InputError, NanomdError, StoreError
 from nanomd.likelihood import mean_log_likelihood
 from nanomd.lookahead import LookaheadHeads
+from nanomd.loss_scale import LOWEST
 from nanomd.model import NanoGPT
 from nanomd.progress import Progress
 from nanomd.selection import KineticsSelector
+from nanomd.training_records import Clock, Pending
 from nanomd.training_state import (
     TrainingState,
     data_digest,
     find_checkpoints,
     load_checkpoint,
     save_checkpoint,
+    start_moments,
     training_identity,
 )
-from nanomd.two_pass import token_mix_probability, training_loss
-from nanomd.windows import STREAM_DROPOUT, STREAM_MIX, STREAM_ROLLOUT, WindowSampler, step_seed, transition_counts
+from nanomd.training_step import TrainingStep, resolve_compile
+from nanomd.two_pass import token_mix_probability
+from nanomd.windows import STREAM_ROLLOUT, WindowSampler, step_seed, transition_counts
 
 # Targets scored in one validation; more data than this is sampled in evenly spread pieces.
 VALIDATION_TARGETS = 32768
@@ -60,10 +69,9 @@ class TrainingResult:
         The weights after the last step; their mean where weights are averaged.
     history : list of dict
         Records of ``step``, ``loss``, ``lookahead_loss`` (the term of auxiliary heads, in the last step) and, after
-        validations, ``validation_loss`` (nats per frame), with
-        ``learning_rate``, ``mix`` (replacement probability of the token objective), ``seconds`` and
-        ``frames_per_second``. Where rollouts were scored, ``kinetics_score``, ``kinetics_held_out`` (1, or 0 where the
-        training MD had to judge) and ``kinetics_seconds``.
+        validations, ``validation_loss`` (nats per frame), with ``learning_rate``, ``mix`` (replacement probability of
+        the token objective), ``seconds`` and ``frames_per_second``. Where rollouts were scored, ``kinetics_score``,
+        ``kinetics_held_out`` (1, or 0 where the training MD had to judge) and ``kinetics_seconds``.
     best_step, best_loss : int, float
         The step of `model`'s weights, and its validation loss (NaN where nothing was held out).
     selection : dict
@@ -78,13 +86,15 @@ class TrainingResult:
     selection: dict[str, Any]
 
 
-def resolve_device(name: str) -> torch.device:
-    """Return the device of a training: ``"auto"`` takes CUDA where there is one."""
+def resolve_device(name: str, world: World | None = None) -> torch.device:
+    """Return the device of a training: ``"auto"`` takes CUDA where there is one, each process its own."""
     if name == "cuda" and not torch.cuda.is_available():
         raise BackendUnavailableError(
             "device 'cuda' is not available: PyTorch finds no CUDA device; use 'auto' or 'cpu'"
         )
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+    if name == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", world.local_rank) if world is not None and world.size > 1 else torch.device("cuda")
 
 
 def resolve_train_length(model: ModelConfig, train: TrainConfig, longest: int) -> int:
@@ -133,7 +143,8 @@ def learning_rate(step: int, config: TrainConfig) -> float:
 def make_optimiser(model: NanoGPT, config: TrainConfig, heads: torch.nn.Module | None = None) -> torch.optim.AdamW:
     """Return AdamW; weight decay acts on the weights of linear layers, not on biases, norms, embeddings or counts.
 
-    `heads` are parameters that only the training has.
+    `heads` are parameters that only the training has. On a CUDA device the learning rate is a tensor there, so that a
+    captured step can change it.
     """
     decayed: list[torch.nn.Parameter] = []
     free: list[torch.nn.Parameter] = []
@@ -143,7 +154,15 @@ def make_optimiser(model: NanoGPT, config: TrainConfig, heads: torch.nn.Module |
     for parameter in () if heads is None else heads.parameters():
         (decayed if parameter.ndim == 2 else free).append(parameter)
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": free, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True)
+    device = free[0].device
+    rate = torch.tensor(config.learning_rate, device=device) if device.type == "cuda" else config.learning_rate
+    return torch.optim.AdamW(
+        groups,
+        lr=rate,
+        betas=(config.beta1, config.beta2),
+        fused=True,
+        capturable="graph" in resolve_compile(config, device),
+    )
 
 
 @contextmanager
@@ -201,9 +220,12 @@ def train(
     TrainingDivergedError
         If the loss is no longer finite.
     """
-    device = resolve_device(config.device)
+    world = join(config.device)
+    device = resolve_device(config.device, world)
+    if not world.first:
+        progress = None
     with torch_settings(device, config.n_threads):
-        return _Loop(model_config, config, trajectories, validation, device, run_dir).run(resume, progress)
+        return _Loop(model_config, config, trajectories, validation, device, run_dir, world).run(resume, progress)
 
 
 class _Loop:
@@ -215,8 +237,9 @@ class _Loop:
         validation: Sequence[NDArray[Any]],
         device: torch.device,
         run_dir: str | Path | None,
+        world: World,
     ) -> None:
-        self.config, self.device = config, device
+        self.config, self.device, self.world = config, device, world
         self.validation = [trajectory for trajectory in validation if len(trajectory) >= 2]
         longest = max((len(trajectory) for trajectory in trajectories), default=0)
         self.length = resolve_train_length(model_config, config, longest)
@@ -239,10 +262,11 @@ class _Loop:
             self.model.start_at_markov(counts, config.markov_pseudocount)
         self.model.to(device)
         self.heads = (
-            LookaheadHeads(model_config, config, self.length, burn_in).to(device) if config.lookahead_lags else None
+            LookaheadHeads(model_config, config, self.length, burn_in, n_processes=world.size).to(device)
+            if config.lookahead_lags
+            else None
         )
         self.optimiser = make_optimiser(self.model, config, self.heads)
-        self.parameters = [*self.model.parameters(), *([] if self.heads is None else self.heads.parameters())]
         self.average = WeightAverage(self.model, config)
         self.selector = (
             KineticsSelector(
@@ -255,17 +279,68 @@ class _Loop:
                 cuda=device.type == "cuda",
                 n_threads=config.n_threads,
             )
-            if config.select == "kinetics"
+            if config.select == "kinetics" and world.first
             else None
         )
-        self.mixer = torch.Generator(device=device)
+        self.step = TrainingStep(
+            self.model,
+            self.optimiser,
+            self.windows,
+            config,
+            learning_rate=partial(learning_rate, config=config),
+            world=world,
+            extra=None if self.heads is None else partial(self.heads.gradient, self.model),
+        )
+        run_dir = run_dir if world.first else None
         self.checkpoints = None if run_dir is None else Path(run_dir) / "checkpoints"
         self.metrics = None if run_dir is None else Path(run_dir) / "logs" / "metrics.jsonl"
         self.identity = training_identity(model_config, config, data_digest([*trajectories, *self.validation]))
         self.state = TrainingState(0, [], 0, math.inf, self.average.weights(), self.average.state())
 
     def run(self, resume: bool, progress: Progress | None) -> TrainingResult:
-        config, state = self.config, self.state
+        config, state = self.config, self._begin(resume)
+        if progress is not None and state.step:
+            progress.update(state.step)
+        self.model.train()
+        clock = Clock(state.step, state.history[-1]["seconds"] if state.history else 0.0)
+        losses: list[Tensor] = []
+        pending: Pending | None = None
+        term: Tensor | None = None
+        while state.step < config.n_steps:
+            losses.append(self.step(state.step))
+            state.step += 1
+            self.average.update(state.step)
+            if pending is not None:  # its numbers arrived while this step was under way
+                self._record(pending, term, clock, progress)
+                pending = None
+            last = state.step == config.n_steps
+            roll_out = self.selector is not None and state.step in self.selector.steps
+            validate = bool(self.validation) and (state.step % config.validation_interval == 0 or last or roll_out)
+            save = state.step % config.checkpoint_interval == 0 or last
+            record = validate or roll_out or state.step % METRICS_INTERVAL == 0 or last
+            if record or save or self.device.type == "cpu":
+                pending = Pending(state.step, losses, self._loss_scale(), record, validate)
+                term = None if self.heads is None else self.heads.latest.clone()
+            if record:
+                losses = []
+            if pending is not None and (validate or roll_out or save or self.device.type == "cpu"):
+                self._record(pending, term, clock, progress)
+                pending = None
+            if save and self.checkpoints is not None:
+                state.loss_scale = [] if self.step.scale is None else self.step.scale.to_list()
+                with annotate("checkpoint"):
+                    save_checkpoint(self.checkpoints, state, self.model, self.optimiser, self.identity, self.heads)
+            if progress is not None:
+                progress.update(1)
+        last_weights = self.average.weights()
+        self._take_choice_of_first()
+        self.model.load_state_dict(state.best)
+        best_loss = state.best_loss if self.validation else math.nan
+        selection = {"select": config.select} | ({} if self.selector is None else self.selector.describe())
+        return TrainingResult(self.model.eval(), last_weights, state.history, state.best_step, best_loss, selection)
+
+    def _begin(self, resume: bool) -> TrainingState:
+        """Take up the last checkpoint, if there is one, in every process."""
         if self.checkpoints is not None:
             found = find_checkpoints(self.checkpoints)
             if found and not resume:
@@ -274,92 +349,69 @@ class _Loop:
                     "resume it, or use a new run folder"
                 )
             if found:
-                state = self.state = load_checkpoint(
+                self.state = load_checkpoint(
                     found[-1], self.model, self.optimiser, self.identity, self.heads, self.average.state()
                 )
-            self._write_metrics(state.history, "w")
-        if progress is not None and state.step:
-            progress.update(state.step)
-        self.model.train()
-        begin, before = time.perf_counter(), state.history[-1]["seconds"] if state.history else 0.0
-        losses: list[Tensor] = []
-        clock, clock_step = begin, state.step
-        while state.step < config.n_steps:
-            step = state.step
-            losses.append(self.step(step))
-            state.step = step + 1
-            self.average.update(state.step)
-            last = state.step == config.n_steps
-            if self.device.type == "cpu" or state.step % METRICS_INTERVAL == 0 or last:
-                self._check_finite(losses[-1], step)
-            roll_out = self.selector is not None and state.step in self.selector.steps
-            validate = bool(self.validation) and (state.step % config.validation_interval == 0 or last or roll_out)
-            if validate or roll_out or state.step % METRICS_INTERVAL == 0 or last:
-                now = time.perf_counter()
-                speed = (state.step - clock_step) * config.batch_size * self.length / (now - clock)
-                record = {
-                    "step": state.step,
-                    "loss": float(torch.stack(losses).mean()),
-                    "learning_rate": learning_rate(step, config),
-                    "frames_per_second": speed,
-                }
-                if self.heads is not None:
-                    record["lookahead_loss"] = float(self.heads.latest)
-                if config.objective == "two_pass_token":
-                    record["mix"] = token_mix_probability(step, config)
-                with self.average.applied():
-                    if validate:
-                        record["validation_loss"] = self._validate()
-                    if self.selector is not None and roll_out:
-                        record |= self._score(self.selector)
-                if self._is_chosen(record, last):
-                    state.best_loss = record.get("validation_loss", math.inf)
-                    state.best_step, state.best = state.step, self.average.weights()
-                record["seconds"] = before + time.perf_counter() - begin
-                self._write_metrics([record], "a")
-                state.history.append(record)
-                losses, clock, clock_step = [], time.perf_counter(), state.step
-                if progress is not None:
-                    progress.note(_note(record, speed))
-            if self.checkpoints is not None and (state.step % config.checkpoint_interval == 0 or last):
-                with annotate("checkpoint"):
-                    save_checkpoint(self.checkpoints, state, self.model, self.optimiser, self.identity, self.heads)
-            if progress is not None:
-                progress.update(1)
-        last_weights = self.average.weights()
-        self.model.load_state_dict(state.best)
-        best_loss = state.best_loss if self.validation else math.nan
-        selection = {"select": config.select} | ({} if self.selector is None else self.selector.describe())
-        return TrainingResult(self.model.eval(), last_weights, state.history, state.best_step, best_loss, selection)
+                if self.step.scale is not None and self.state.loss_scale:
+                    self.step.scale.load(self.state.loss_scale)
+            self._write_metrics(self.state.history, "w")
+        if self.world.size > 1:
+            self.state.step = int(self.world.agree(self.state.step))
+            if self.state.step and not self.world.first:
+                start_moments(self.step.parameters, self.optimiser)
+            self.world.share(self.step.parameters)
+            self.world.share(self.average.state())
+            if self.step.scale is not None:
+                self.world.share([self.step.scale.state])
+            for parameter in self.step.parameters if self.state.step else ():
+                moments = self.optimiser.state[parameter]
+                self.world.share([moments[name] for name in sorted(moments)])
+        return self.state
 
-    def step(self, step: int) -> Tensor:
-        """Do one optimiser step, and return its loss."""
-        config = self.config
-        with annotate("step"):
-            with annotate("windows"):
-                batch = self.windows.batch(step)
-            self.mixer.manual_seed(step_seed(config.seed, STREAM_MIX, step))
-            if self.model.config.dropout or self.model.config.final_dropout:
-                torch.manual_seed(step_seed(config.seed, STREAM_DROPOUT, step))
-            for group in self.optimiser.param_groups:
-                group["lr"] = learning_rate(step, config)
-            loss = training_loss(
-                self.model,
-                batch.tokens,
-                batch.targets,
-                batch.weights,
-                step=step,
-                config=config,
-                generator=self.mixer,
-                extra=None if self.heads is None else partial(self.heads.gradient, self.model),
-            )
-            with annotate("backward"):
-                self.optimiser.zero_grad(set_to_none=True)
-                loss.backward()  # type: ignore[no-untyped-call]
-            with annotate("optimiser"):
-                torch.nn.utils.clip_grad_norm_(self.parameters, config.gradient_clip)
-                self.optimiser.step()
-        return loss.detach()
+    def _record(self, pending: Pending, term: Tensor | None, clock: Clock, progress: Progress | None) -> None:
+        """Check the loss, and where a record is due, validate, choose and write it; `term` is the heads'."""
+        config, state = self.config, self.state
+        mean, latest, scale = pending.values()
+        self._check_finite(latest, scale, pending.step)
+        if not pending.record:
+            return
+        speed = clock.steps_per_second(pending.step) * config.batch_size * self.length
+        record = {
+            "step": pending.step,
+            "loss": mean,
+            "learning_rate": learning_rate(pending.step - 1, config),
+            "frames_per_second": speed,
+        }
+        if term is not None:
+            record["lookahead_loss"] = float(term)
+        if config.objective == "two_pass_token":
+            record["mix"] = token_mix_probability(pending.step - 1, config)
+        with self.average.applied():
+            if pending.validate and self.world.first:
+                record["validation_loss"] = self._validate()
+            if self.selector is not None and pending.step in self.selector.steps:
+                record |= self._score(self.selector)
+        if self._is_chosen(record, pending.step == config.n_steps):
+            state.best_loss = record.get("validation_loss", math.inf)
+            state.best_step, state.best = state.step, self.average.weights()
+        record["seconds"] = clock.seconds()
+        self._write_metrics([record], "a")
+        state.history.append(record)
+        clock.start(pending.step)
+        if progress is not None:
+            progress.note(_note(record, speed))
+
+    def _take_choice_of_first(self) -> None:
+        """Give every process the weights that the first one chose."""
+        if self.world.size == 1:
+            return
+        state = self.state
+        state.best_step = int(self.world.agree(state.best_step))
+        state.best_loss = self.world.agree(state.best_loss)
+        self.world.share(state.best)
+
+    def _loss_scale(self) -> Tensor | None:
+        return None if self.step.scale is None else self.step.scale.state[0]
 
     def _validate(self) -> float:
         """Score the held-out data by teacher forcing (nats per frame)."""
@@ -400,12 +452,14 @@ class _Loop:
         tolerance = SELECTION_TOLERANCE * abs(lowest) if self.selector is None else self.selector.tolerance
         return record[name] <= lowest + tolerance
 
-    def _check_finite(self, loss: Tensor, step: int) -> None:
-        if not math.isfinite(float(loss)):
-            raise TrainingDivergedError(
-                f"the loss is {float(loss)} at step {step + 1}: the training diverged; lower learning_rate "
-                f"(now {self.config.learning_rate:g}) or raise warmup_steps (now {self.config.warmup_steps})"
-            )
+    def _check_finite(self, loss: float, scale: float, step: int) -> None:
+        if math.isfinite(loss) and scale >= LOWEST:
+            return
+        what = f"the loss is {loss}" if not math.isfinite(loss) else "gradients are not finite"
+        raise TrainingDivergedError(
+            f"{what} at step {step}: the training diverged; lower learning_rate "
+            f"(now {self.config.learning_rate:g}) or raise warmup_steps (now {self.config.warmup_steps})"
+        )
 
     def _write_metrics(self, records: Sequence[dict[str, float]], mode: str) -> None:
         """Append records, or (mode "w") put back those that a checkpoint knows, dropping what came after it."""

@@ -29,7 +29,7 @@ from nanomd.errors import InputError, StoreError
 FORMAT, FORMAT_VERSION = "nanomd-training", 1
 KEPT = 3  # checkpoints kept: the last ones
 # Options that change neither the weights nor what a resumed training would compute.
-_FREE_OPTIONS = ("device", "backend", "n_threads", "checkpoint_interval")
+_FREE_OPTIONS = ("device", "backend", "compile", "n_threads", "checkpoint_interval")
 
 
 @dataclass(slots=True)
@@ -48,6 +48,8 @@ class TrainingState:
         The weights there.
     average : dict of Tensor
         The running mean of the weights, updated in place; empty where there is none.
+    loss_scale : list of float
+        `nanomd.loss_scale.LossScale.to_list`; empty unless the training is in fp16.
     """
 
     step: int
@@ -56,6 +58,7 @@ class TrainingState:
     best_loss: float
     best: dict[str, Tensor]
     average: dict[str, Tensor] = field(default_factory=dict)
+    loss_scale: list[float] = field(default_factory=list)
 
 
 def data_digest(trajectories: Sequence[NDArray[Any]]) -> str:
@@ -117,6 +120,7 @@ def save_checkpoint(
             "best_step": state.best_step,
             "best_loss": state.best_loss if np.isfinite(state.best_loss) else None,
             "history": state.history,
+            "loss_scale": state.loss_scale,
             "identity": dict(identity),
         }
         (staging / "state.json").write_text(json.dumps(description), encoding="utf-8")
@@ -164,6 +168,7 @@ def load_checkpoint(
             best_step=int(description["best_step"]),
             best_loss=float("inf") if description["best_loss"] is None else float(description["best_loss"]),
             best={},
+            loss_scale=[float(value) for value in description.get("loss_scale", [])],
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         if isinstance(error, InputError):
@@ -197,6 +202,16 @@ def load_checkpoint(
     return state
 
 
+def start_moments(parameters: Sequence[torch.nn.Parameter], optimiser: torch.optim.Optimizer) -> None:
+    """Give an optimiser that has taken no step the state that `load_checkpoint` fills, of zeros."""
+    for parameter in parameters:
+        optimiser.state[parameter] = {
+            "step": torch.zeros((), device=parameter.device),
+            "exp_avg": torch.zeros_like(parameter),
+            "exp_avg_sq": torch.zeros_like(parameter),
+        }
+
+
 def training_identity(model: ModelConfig, train: TrainConfig, digest: str) -> dict[str, dict[str, Any]]:
     """Return what must agree between a checkpoint and the training that resumes it."""
     options = {name: value for name, value in train.to_dict().items() if name not in _FREE_OPTIONS}
@@ -204,6 +219,8 @@ def training_identity(model: ModelConfig, train: TrainConfig, digest: str) -> di
 
 
 def _compare(path: Path, section: str, own: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
+    if section == "train":  # an option that is newer than the checkpoint had its default
+        saved = {name: value for name, value in TrainConfig().to_dict().items() if name not in saved} | dict(saved)
     for name, value in own.items():
         if name not in saved or saved[name] != value:
             what = "the training data differ" if section == "data" else f"{name} was {saved.get(name)!r}, now {value!r}"

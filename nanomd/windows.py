@@ -57,24 +57,33 @@ def padded_weights(start: NDArray[np.int64], n_targets: NDArray[np.int64], lengt
     length : int
         T.
     """
-    target = start[:, None] + np.arange(length)[None, :]  # index of the target in its trajectory, from 0
-    total = n_targets[:, None]
-    last_start = np.maximum(total - length, 0)
+    target = torch.from_numpy(start)[:, None] + torch.arange(length)
+    weights: NDArray[np.float64] = _even_weights(target, torch.from_numpy(n_targets)[:, None], length).numpy()
+    return weights
+
+
+def _even_weights(target: Tensor, total: Tensor, length: int) -> Tensor:
+    """Return the weights, float64, of targets (B, T) counted in trajectories of `total` (B, 1) targets."""
+    last_start = (total - length).clamp(min=0)
     extra = length // 2
     cases = last_start + 1 + 2 * extra
-    covering = np.minimum(target, last_start) - np.maximum(0, target - length + 1) + 1
+    covering = torch.minimum(target, last_start) - (target - length + 1).clamp(min=0) + 1
     covering = covering + extra * (target < length) + extra * (target >= last_start)
-    weights = length * cases / (np.maximum(total, 1) * np.maximum(covering, 1))
-    return np.where(target < total, np.where(total < length, 1.0, weights), 0.0)
+    weights = (length * cases).double() / (total.clamp(min=1) * covering.clamp(min=1)).double()
+    return weights.masked_fill(total < length, 1.0).masked_fill(target >= total, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """One step's windows: `tokens` and `targets` int64 (B, T), `weights` (B, T), zero on padding."""
+    """One step's windows: `tokens` and `targets` int64 (B, T), `weights` (B, T), zero on padding.
+
+    `total` is the sum of the weights of all windows of the step, also of those that other processes read.
+    """
 
     tokens: Tensor
     targets: Tensor
     weights: Tensor
+    total: Tensor
 
 
 class WindowSampler:
@@ -127,6 +136,8 @@ class WindowSampler:
         dtype = torch.uint8 if max(int(trajectory.max()) for trajectory in kept) < 256 else torch.int32
         flat = torch.from_numpy(np.concatenate([trajectory.astype(np.int32) for trajectory in kept]))
         self.flat = flat.to(dtype).to(self.device)
+        self._device_offsets = torch.from_numpy(self.offsets).to(self.device)
+        self._device_targets = torch.from_numpy(self.n_targets).to(self.device)
         self._share = np.cumsum(np.maximum(self.n_targets, self.scored_length)).astype(np.float64)
         self._grid = None if shift is None else self._make_grid(shift)
         self._epoch: tuple[int, NDArray[np.int64]] = (-1, np.empty(0, dtype=np.int64))
@@ -169,31 +180,48 @@ class WindowSampler:
             self._epoch = (epoch, random.permutation(len(self._grid)))
         return self._epoch[1]
 
-    def batch(self, step: int) -> Batch:
-        """Return the windows of an optimiser step."""
-        chosen, start = self.choose(step)
-        total = self.n_targets[chosen]
-        scored = np.minimum(total - start, self.scored_length)
-        lead = np.minimum(start, self.context)  # frames read before the scored targets, as far as there are any
-        place = np.arange(self.length + 1)[None, :]
-        # Frames in reading order. Read backwards, a trajectory is a trajectory like any other.
-        frame = (start - lead)[:, None] + np.minimum(place, (lead + scored)[:, None])
-        if self.reverse:
-            random = np.random.Generator(np.random.Philox(step_seed(self.seed, STREAM_REVERSE, step)))
-            backwards = random.random(self.batch_size) < 0.5
-            frame = np.where(backwards[:, None], total[:, None] - frame, frame)
-        tokens = self.flat[torch.from_numpy(self.offsets[chosen][:, None] + frame).to(self.device)].long()
-        target = place[:, :-1] - lead[:, None]  # counted from the first scored one
-        valid = (target >= 0) & (target < scored[:, None])
-        weights = valid.astype(np.float64)
+    def plan(self, first: int, n_steps: int = 1) -> NDArray[np.int64]:
+        """Return (trajectory, start, backwards) of the windows of some steps, (n_steps, batch_size, 3) int64."""
+        rows = np.zeros((n_steps, self.batch_size, 3), dtype=np.int64)
+        for row, step in zip(rows, range(first, first + n_steps), strict=True):
+            row[:, 0], row[:, 1] = self.choose(step)
+            if self.reverse:
+                random = np.random.Generator(np.random.Philox(step_seed(self.seed, STREAM_REVERSE, step)))
+                row[:, 2] = random.random(self.batch_size) < 0.5
+        return rows
+
+    def gather(self, plan: Tensor, rows: slice = slice(None)) -> Batch:
+        """Return the windows of one step, gathered where the tokens live.
+
+        Only operations of fixed shapes, without a word to the host, so that a CUDA graph can hold them.
+
+        Parameters
+        ----------
+        plan : Tensor, shape (B, 3)
+            One step of `plan`, int64, on the device of the tokens.
+        rows : slice
+            The windows to read; `Batch.total` is the weight of all of them.
+        """
+        chosen, start, backwards = plan[:, :1], plan[:, 1:2], plan[:, 2:]
+        total = self._device_targets[chosen]
+        scored = (total - start).clamp(max=self.scored_length)
+        lead = start.clamp(max=self.context)  # frames read before the scored targets, as far as there are any
+        place = torch.arange(self.length + 1, device=plan.device)
+        target = place[:-1] - lead  # counted from the first scored one
+        weights = ((target >= 0) & (target < scored)).double()
         if self._grid is None:
-            even = padded_weights(start, total, self.scored_length)
-            weights *= np.take_along_axis(even, np.clip(target, 0, self.scored_length - 1), axis=1)
-        return Batch(
-            tokens=tokens[:, :-1],
-            targets=tokens[:, 1:],
-            weights=torch.from_numpy(weights.astype(np.float32)).to(self.device),
-        )
+            seen = start + target.clamp(0, self.scored_length - 1)
+            weights = weights * _even_weights(seen, total, self.scored_length)
+        weights = weights.float()
+        # Frames in reading order. Read backwards, a trajectory is a trajectory like any other.
+        frame = (start - lead)[rows] + torch.minimum(place, (lead + scored)[rows])
+        frame = torch.where(backwards[rows] > 0, total[rows] - frame, frame)
+        tokens = self.flat[self._device_offsets[chosen[rows]] + frame].long()
+        return Batch(tokens=tokens[:, :-1], targets=tokens[:, 1:], weights=weights[rows], total=weights.sum())
+
+    def batch(self, step: int, rows: slice = slice(None)) -> Batch:
+        """Return the windows of an optimiser step, or some of them."""
+        return self.gather(torch.from_numpy(self.plan(step)[0]).to(self.device), rows)
 
 
 def transition_counts(trajectories: Sequence[NDArray[Any]], n_states: int) -> NDArray[np.float64]:

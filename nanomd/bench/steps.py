@@ -1,72 +1,14 @@
-"""Speed of what surrounds the rollout: training steps, the tokenizer, the kinetics."""
+"""Speed of what surrounds the rollout: the tokenizer, the kinetics."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from nanomd.bench.models import VerificationError, bench_config
+from nanomd.bench.models import VerificationError
 from nanomd.bench.timing import interleaved
-from nanomd.config import TrainConfig
-
-OBJECTIVES = ("one_pass", "two_pass_token", "two_pass_hidden")
-
-
-def train_cases(models: Sequence[str], batch_size: int, seconds: float, repeats: int) -> list[dict[str, Any]]:
-    """Time optimiser steps by objective, in frames per second, on CUDA where there is a device.
-
-    Verified first: without replacement the token objective has the loss of one pass.
-    """
-    import torch
-
-    from nanomd.model import NanoGPT
-    from nanomd.two_pass import training_loss
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    cases = []
-    for name in models:
-        config = bench_config(name)
-        length = 4 * config.context_length if config.position == "rope" else config.context_length
-        generator = torch.Generator().manual_seed(0)
-        frames = torch.randint(config.n_states, (batch_size, length + 1), generator=generator).to(device)
-        batch = (frames[:, :-1], frames[:, 1:], torch.ones(batch_size, length, device=device))
-
-        def loss(model: Any, objective: str, step: int, batch: Any = batch, **settings: Any) -> Any:
-            wanted = TrainConfig(objective=objective, n_steps=10_000, **settings)  # type: ignore[arg-type]
-            draws = torch.Generator(device=device).manual_seed(1)
-            return training_loss(model, *batch, step=step, config=wanted, generator=draws)
-
-        with torch.no_grad():
-            model = NanoGPT(config).to(device).eval()
-            error = abs(float(loss(model, "one_pass", 0) - loss(model, "two_pass_token", 500, mix_max=0.0)))
-        if not error <= 1e-5:
-            raise VerificationError(f"two_pass_token without replacement differs from one_pass by {error:.2g}")
-
-        def stepper(objective: str, config: Any = config, loss: Any = loss, n: int = batch_size * length) -> Any:
-            model = NanoGPT(config).to(device).train()
-            optimiser = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
-
-            def run(n_steps: int) -> int:
-                for _ in range(n_steps):
-                    optimiser.zero_grad(set_to_none=True)
-                    loss(model, objective, 5_000).backward()
-                    optimiser.step()
-                if device == "cuda":
-                    torch.cuda.synchronize()
-                return n_steps * n
-
-            return run
-
-        timed = interleaved({o: stepper(o) for o in OBJECTIVES}, seconds, repeats)
-        cases.append(
-            {
-                "model": name, "batch_size": batch_size, "length": length, "device": device,
-                "loss_error": error, "frames_per_second": timed,
-            }
-        )  # fmt: skip
-    return cases
 
 
 def tokenizer_cases(n_frames: int, seconds: float, repeats: int) -> dict[str, Any]:

@@ -94,7 +94,7 @@ def run(
         "rollout": lambda: {"cases": list(cases(plan, tell))},
         "flatness": lambda: flatness(model, 16, last_step or (10_000 if quick else 1_000_000), isa=isa, seed=seed),
         "start": lambda: cold_start(model, repeats=plan.repeats, seed=seed),
-        "train": lambda: steps.train_cases(plan.models[:1], 4 if quick else 32, plan.seconds, plan.repeats),
+        "train": lambda: _train_cases(plan.models[:1], 4 if quick else 32, plan.seconds, plan.repeats),
         "tokenizer": lambda: steps.tokenizer_cases(2_000 if quick else 100_000, plan.seconds, plan.repeats),
         "kinetics": lambda: steps.kinetics_cases(size, plan.seconds, plan.repeats),
     }
@@ -116,6 +116,12 @@ def run(
         tell(f"note: the load average was {load:.1f} before the start; speeds are of a shared machine, compare ratios")
     tell(f"record: {path}")
     return "\n".join(lines)
+
+
+def _train_cases(models: Sequence[str], batch_size: int, seconds: float, repeats: int) -> list[dict[str, Any]]:
+    from nanomd.bench.training import train_cases  # torch takes seconds to import
+
+    return train_cases(models, batch_size, seconds, repeats)
 
 
 def summary(part: str, result: Any) -> str:

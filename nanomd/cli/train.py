@@ -1,6 +1,7 @@
 """Train a nano-GPT on the states of the run folder.
 
 Checkpoints are written on the way; after an interruption, --resume goes on bit for bit.
+On several GPUs: torchrun --standalone --nproc-per-node 4 -m -- nanomd train --run my_run ...
 """
 
 from __future__ import annotations
@@ -44,5 +45,6 @@ def run(options: argparse.Namespace) -> int:
         resume=options.resume,
         progress=progress(options),
     )
-    say(options, text)
+    if text:  # of several processes, the first one speaks
+        say(options, text)
     return 0
