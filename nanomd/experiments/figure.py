@@ -31,7 +31,8 @@ def plot_pieces(references: dict[int, tables.Row], records: Iterable[tables.Row]
     for method in methods:
         series[method] = [(n, by_length[n][method]["mfpt_model"]) for n in lengths if method in by_length[n]]
     sources = [reference["sources"] for reference in references.values()]
-    noise = float(np.exp(np.mean([np.log(errors(s["MD training"], s["MD held out"])["mfpt_factor"]) for s in sources])))
+    sampling = [errors(s["MD training"], s["MD held out"])["mfpt_factor"] for s in sources]
+    noise = float(np.exp(np.mean(np.log(sampling))))
     styles = source_styles([*series], "MD")
     with look():
         figure, axes = new_figure(620, 380)
@@ -45,7 +46,12 @@ def plot_pieces(references: dict[int, tables.Row], records: Iterable[tables.Row]
             above = np.array([max(values) for _, values in points]) - middle
             style = styles[name]
             axes.errorbar(
-                x, middle, [np.maximum(below, 0), np.maximum(above, 0)], color=style.color, marker=style.marker, label=name
+                x,
+                middle,
+                [np.maximum(below, 0), np.maximum(above, 0)],
+                color=style.color,
+                marker=style.marker,
+                label=name,
             )
         axes.set_xscale("log")
         axes.set_yscale("log")
