@@ -80,8 +80,8 @@ def _plan_long(single: bool, d_head: int, window: int, group: int) -> Launch:
             return Launch(backward, 64, 4, 1, "walk")
         if not single and window <= 129 and half == 8:
             return Launch(backward, 128, 8, 1, "walk")
-    # The masks of padded heads take registers. Wide ones leave none for a whole tile. Four warps would spill heads of 24
-    # in 16 bits; eight in float32 would too, where the compiler trades registers for more blocks at once.
+    # The masks of padded heads take registers: wide ones leave none for a whole tile. Heads of 24 would spill with four
+    # warps in 16 bits, and with eight in float32, where the compiler trades registers for more blocks at once.
     block = (32 if single else 64) // (2 if wide and padded else 1)
     return Launch(backward, block, 8 if wide or (padded and not single) else 4, 1, "tiles")
 
