@@ -23,7 +23,7 @@ from nanomd.kernels import triton_attention, triton_cross_entropy, triton_sample
 
 # Shared memory that one block may use, bytes, by compute capability.
 SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
-_FLOAT32 = {"COS", "SIN", "LSE", "NLL", "DNLL", "MARKOV"}
+_FLOAT32 = {"COS", "SIN", "STATS", "LSE", "NLL", "DNLL", "MARKOV"}
 _NAMES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 
 
@@ -108,7 +108,7 @@ def attention_variants(dtype: torch.dtype, d_heads: tuple[int, ...]) -> Iterator
                 triton_attention.plan_backward(dtype, d_head, length, window, group),
             ):
                 constants = launch.constants(group, d_head, rotary)
-                name = launch.kernel.fn.__name__ + ("_one" if launch.one_tile else "")
+                name = " ".join(filter(None, (launch.kernel.fn.__name__, launch.route)))
                 label = f"{name} {_NAMES[dtype]} d_head={d_head} block={launch.block} group={group}"
                 label += " rotary" if rotary else ""
                 if label not in seen:

@@ -8,7 +8,6 @@ training backend, overrides the argument.
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 import logging
 import os
@@ -67,16 +66,16 @@ class Implementation:
     @property
     def run(self) -> Callable[..., Any]:
         """The function, imported now if it was not yet."""
-        return _loaded(self.load)
+        if self.load not in _loaded:
+            _loaded[self.load] = self.load()
+        return _loaded[self.load]
 
 
 _operations: dict[str, list[Implementation]] = {}
 _said: set[tuple[str, str]] = set()
-
-
-@functools.cache
-def _loaded(load: Callable[[], Callable[..., Any]]) -> Callable[..., Any]:
-    return load()
+# A dictionary, where functools.cache would draw a warning from torch.compile, which traces through here.
+_loaded: dict[Callable[[], Callable[..., Any]], Callable[..., Any]] = {}
+_HAS_TRITON = importlib.util.find_spec("triton") is not None
 
 
 def register(
@@ -167,17 +166,10 @@ def interpreting() -> bool:
     return os.environ.get("TRITON_INTERPRET", "") in ("1", "true", "on")
 
 
-@functools.cache
-def _triton_missing() -> str | None:
-    if importlib.util.find_spec("triton") is None:
-        return "triton is not installed; install the version in constraints.txt"
-    return None
-
-
 def refuse_triton(request: Request, dtypes: tuple[torch.dtype, ...]) -> str | None:
     """Return why Triton cannot run on a request's device and type, or None."""
-    if (missing := _triton_missing()) is not None:
-        return missing
+    if not _HAS_TRITON:
+        return "triton is not installed; install the version in constraints.txt"
     if request.device.type != "cuda" and not interpreting():
         return f"it needs tensors on a CUDA device, these are on {request.device}"
     if request.device.type == "cuda" and torch.cuda.get_device_capability(request.device) < (8, 0):

@@ -7,6 +7,7 @@ queries over two blocks of keys, 2 W T scores rather than T^2: with T = 4 W a qu
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -14,8 +15,20 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 
 from nanomd.kernels.reference.attention import rotate
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
-@lru_cache(maxsize=32)
+
+@lru_cache(maxsize=64)
+def _kept(make: Callable[..., Tensor], *arguments: object) -> Tensor:
+    return make(*arguments)
+
+
+def _mask(make: Callable[..., Tensor], *arguments: object) -> Tensor:
+    """Make a mask once; torch.compile, which would trace past the cache, has it made in its graph."""
+    return make(*arguments) if torch.compiler.is_compiling() else _kept(make, *arguments)
+
+
 def _band_mask(length: int, window: int, device: torch.device) -> Tensor:
     """Return the boolean mask (length, length), True where 0 <= i - j < window."""
     index = torch.arange(length, device=device)
@@ -23,7 +36,6 @@ def _band_mask(length: int, window: int, device: torch.device) -> Tensor:
     return (lag >= 0) & (lag < window)
 
 
-@lru_cache(maxsize=32)
 def _block_mask(n_blocks: int, n_head: int, window: int, device: torch.device) -> Tensor:
     """Mask (1, n_head * n_blocks, window, 2 window): queries of a block on keys of the block before and their own."""
     query = torch.arange(window, device=device)[:, None]
@@ -53,7 +65,7 @@ def attention(
     if window >= length:
         return scaled_dot_product_attention(q, k, v, is_causal=True)
     if 2 * window >= length:
-        return scaled_dot_product_attention(q, k, v, attn_mask=_band_mask(length, window, q.device))
+        return scaled_dot_product_attention(q, k, v, attn_mask=_mask(_band_mask, length, window, q.device))
     return _blocked(q, k, v, window)
 
 
@@ -71,6 +83,6 @@ def _blocked(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
         q.unflatten(2, (n_blocks, window)).flatten(1, 2),
         two_blocks(k),
         two_blocks(v),
-        attn_mask=_block_mask(n_blocks, n_head, window, q.device),
+        attn_mask=_mask(_block_mask, n_blocks, n_head, window, q.device),
     )
     return out.unflatten(1, (n_head, n_blocks)).flatten(2, 3)[:, :, :length]

@@ -75,46 +75,70 @@ def plan(n_states: int) -> tuple[int, int]:
     return max(1, MAX_BLOCK // block), block
 
 
-class _CrossEntropy(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, logits: Tensor, markov: Tensor | None, targets: Tensor, current: Tensor | None) -> Tensor:
-        logits = logits if logits.stride(1) == 1 else logits.contiguous()
-        markov = None if markov is None else markov.contiguous()
-        targets = targets.contiguous()
-        current = targets if current is None else current.contiguous()  # a pointer is needed, and not read through
-        n_rows, n_states = logits.shape
-        nll = torch.empty(n_rows, dtype=torch.float32, device=logits.device)
-        lse = torch.empty_like(nll)
-        rows, block = plan(n_states)
-        loss_forward[(triton.cdiv(n_rows, rows),)](
-            logits, logits if markov is None else markov, targets, current, nll, lse,
-            n_rows, n_states, logits.stride(0),
-            ROWS=rows, BLOCK=block, HAS_MARKOV=markov is not None, num_warps=4,
-        )  # fmt: skip
-        ctx.save_for_backward(logits, markov, targets, current, lse)
-        return nll
+@torch.library.custom_op("nanomd::cross_entropy", mutates_args=())
+def _loss(logits: Tensor, markov: Tensor | None, targets: Tensor, current: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Compute nll and log-sum-exp, (N,) float32."""
+    n_rows, n_states = logits.shape
+    nll, lse = _empty_losses(logits)
+    rows, block = plan(n_states)
+    loss_forward[(triton.cdiv(n_rows, rows),)](
+        logits, logits if markov is None else markov, targets, targets if current is None else current, nll, lse,
+        n_rows, n_states, logits.stride(0),
+        ROWS=rows, BLOCK=block, HAS_MARKOV=markov is not None, num_warps=4,
+    )  # fmt: skip
+    return nll, lse
 
-    @staticmethod
-    def backward(ctx: Any, dnll: Tensor) -> tuple[Tensor | None, ...]:
-        logits, markov, targets, current, lse = ctx.saved_tensors
-        n_rows, n_states = logits.shape
-        # The table's gradient sums many rows: in float32, whatever the type of the logits.
-        dtype = logits.dtype if markov is None else torch.float32
-        dlogits = torch.empty((n_rows, n_states), dtype=dtype, device=logits.device)
-        rows, block = plan(n_states)
-        loss_backward[(triton.cdiv(n_rows, rows), triton.cdiv(n_states, block))](
-            logits, logits if markov is None else markov, targets, current, dnll, lse, dlogits,
-            n_rows, n_states, logits.stride(0), dnll.stride(0),
-            ROWS=rows, BLOCK=block, HAS_MARKOV=markov is not None, num_warps=4,
-        )  # fmt: skip
-        dmarkov = None
-        if markov is not None and ctx.needs_input_grad[1]:
-            dmarkov = torch.ops.aten.embedding_dense_backward(dlogits, current, n_states, -1, False).to(markov.dtype)
-        return dlogits.to(logits.dtype), dmarkov, None, None
+
+@_loss.register_fake
+def _empty_losses(logits: Tensor, *_: object) -> tuple[Tensor, Tensor]:
+    nll = logits.new_empty(logits.shape[0], dtype=torch.float32)
+    return nll, torch.empty_like(nll)
+
+
+@torch.library.custom_op("nanomd::cross_entropy_backward", mutates_args=())
+def _gradient(
+    dnll: Tensor, logits: Tensor, markov: Tensor | None, targets: Tensor, current: Tensor | None, lse: Tensor
+) -> Tensor:
+    """Compute the gradient of the logits (N, V); with a table, whose gradient sums many rows of it, in float32."""
+    n_rows, n_states = logits.shape
+    dlogits = _empty_gradient(dnll, logits, markov)
+    rows, block = plan(n_states)
+    loss_backward[(triton.cdiv(n_rows, rows), triton.cdiv(n_states, block))](
+        logits, logits if markov is None else markov, targets, targets if current is None else current,
+        dnll, lse, dlogits, n_rows, n_states, logits.stride(0), dnll.stride(0),
+        ROWS=rows, BLOCK=block, HAS_MARKOV=markov is not None, num_warps=4,
+    )  # fmt: skip
+    return dlogits
+
+
+@_gradient.register_fake
+def _empty_gradient(_dnll: Tensor, logits: Tensor, markov: Tensor | None, *_: object) -> Tensor:
+    return logits.new_empty(logits.shape, dtype=logits.dtype if markov is None else torch.float32)
+
+
+def _keep(ctx: Any, inputs: tuple[Tensor | None, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.save_for_backward(*inputs, output[1])
+    ctx.mark_non_differentiable(output[1])
+
+
+def _differentiate(ctx: Any, dnll: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
+    logits, markov, targets, current, lse = ctx.saved_tensors
+    dlogits = _gradient(dnll, logits, markov, targets, current, lse)
+    dmarkov = None
+    if markov is not None and ctx.needs_input_grad[1]:
+        n_states = logits.shape[1]
+        dmarkov = torch.ops.aten.embedding_dense_backward(dlogits, current, n_states, -1, False).to(markov.dtype)
+    return dlogits.to(logits.dtype), dmarkov, None, None
+
+
+_loss.register_autograd(_differentiate, setup_context=_keep)
 
 
 def cross_entropy(
     logits: Tensor, targets: Tensor, *, current: Tensor | None = None, markov: Tensor | None = None
 ) -> Tensor:
     """Arguments as `nanomd.kernels.cross_entropy`; already checked there."""
-    return _CrossEntropy.apply(logits, markov, targets, current)
+    logits = logits if logits.stride(1) == 1 else logits.contiguous()
+    markov = None if markov is None else markov.contiguous()
+    nll: Tensor = _loss(logits, markov, targets.contiguous(), None if current is None else current.contiguous())[0]
+    return nll

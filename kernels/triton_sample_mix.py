@@ -101,6 +101,28 @@ def plan(n_states: int) -> tuple[int, int]:
     return max(1, MAX_BLOCK // block), block
 
 
+@torch.library.custom_op("nanomd::sample_mix", mutates_args=())
+def _mix(
+    logits: Tensor, tokens: Tensor, probability: Tensor, step: Tensor, markov: Tensor | None,
+    key: int, first_sequence: int,
+) -> Tensor:  # fmt: skip
+    """Launch the kernel: an operator, so that torch.compile takes it whole."""
+    batch, length, n_states = logits.shape
+    mixed = torch.empty_like(tokens)
+    rows, block = plan(n_states)
+    sample_and_mix[(triton.cdiv(batch * length, rows),)](
+        logits, logits if markov is None else markov, tokens, mixed, probability, step,
+        key, first_sequence, batch * length, length, n_states, logits.stride(0), logits.stride(1),
+        ROWS=rows, BLOCK=block, HAS_MARKOV=markov is not None, num_warps=4,
+    )  # fmt: skip
+    return mixed
+
+
+@_mix.register_fake
+def _empty_mixed(_logits: Tensor, tokens: Tensor, *_: object) -> Tensor:
+    return torch.empty_like(tokens)
+
+
 def sample_mix(
     logits: Tensor,
     tokens: Tensor,
@@ -113,14 +135,7 @@ def sample_mix(
 ) -> Tensor:
     """Arguments as the reference's; already checked by `nanomd.kernels.sample_mix`."""
     logits = logits if logits.stride(-1) == 1 else logits.contiguous()
-    tokens = tokens.contiguous()
-    batch, length, n_states = logits.shape
-    mixed = torch.empty_like(tokens)
-    rows, block = plan(n_states)
+    markov = None if markov is None else markov.contiguous()
     signed_key = key - (1 << 64) if key >= 1 << 63 else key
-    sample_and_mix[(triton.cdiv(batch * length, rows),)](
-        logits, logits if markov is None else markov.contiguous(), tokens, mixed, probability, step,
-        signed_key, first_sequence, batch * length, length, n_states, logits.stride(0), logits.stride(1),
-        ROWS=rows, BLOCK=block, HAS_MARKOV=markov is not None, num_warps=4,
-    )  # fmt: skip
+    mixed: Tensor = _mix(logits, tokens.contiguous(), probability, step, markov, signed_key, first_sequence)
     return mixed

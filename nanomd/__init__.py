@@ -30,9 +30,12 @@ _PUBLIC = {
     "validate": "nanomd.kinetics",
 }
 
-__all__ = ["__version__", *_PUBLIC]
+_MODULES = ("interpret",)
+
+__all__ = ["__version__", *_MODULES, *_PUBLIC]
 
 if TYPE_CHECKING:
+    from nanomd import interpret
     from nanomd.config import ModelConfig, RolloutConfig, TrainConfig
     from nanomd.dtrajs import StateMap, load_dtrajs
     from nanomd.errors import InputError, NanomdError
@@ -47,6 +50,8 @@ if TYPE_CHECKING:
 
 def __getattr__(name: str) -> Any:
     """Import a public name on first use."""
+    if name in _MODULES:
+        return import_module(f"nanomd.{name}")
     module = _PUBLIC.get(name)
     if module is None:
         raise AttributeError(f"module 'nanomd' has no attribute {name!r}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal, Self, get_args
@@ -14,6 +15,8 @@ Norm = Literal["pre", "post"]
 Activation = Literal["gelu", "relu"]
 Position = Literal["rope", "learned"]
 Objective = Literal["one_pass", "two_pass_token", "two_pass_hidden"]
+Average = Literal["none", "ema", "tail"]
+Select = Literal["loss", "kinetics", "last"]
 Mode = Literal["auto", "ring", "hop", "crop"]
 
 MAX_STATES = 65536
@@ -36,6 +39,15 @@ def check_choice(name: str, value: object, choices: object) -> None:
         raise InputError(f"{name} must be one of {', '.join(map(str, allowed))}, got {value!r}")
 
 
+def check_lags(name: str, lags: object) -> tuple[int, ...]:
+    """Return lags in frames as a tuple; raise `InputError` unless they are rising whole numbers of at least 2."""
+    values = tuple(lags) if isinstance(lags, (tuple, list)) else (lags,)
+    whole = all(isinstance(lag, int) and not isinstance(lag, bool) for lag in values)
+    if not whole or any(lag < 2 for lag in values) or any(a >= b for a, b in pairwise(values)):
+        raise InputError(f"{name} must be rising whole numbers of frames from 2 on, got {list(values)}")
+    return values
+
+
 class _Config:
     """Shared by the three configurations: dictionaries in and out, and friendly errors for unknown keys."""
 
@@ -44,7 +56,8 @@ class _Config:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain values, ready for JSON or TOML."""
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
@@ -74,6 +87,8 @@ def _plain_types(annotation: str) -> tuple[type, ...]:
                 kinds += [int, float]
             case "bool":
                 kinds.append(bool)
+            case "tuple[int, ...]":
+                kinds += [tuple, list]
             case "None":
                 kinds.append(type(None))
             case _:
@@ -222,12 +237,26 @@ class TrainConfig(_Config):
         Token objective: bring the replacement probability back to zero over the second third; it rises over the first.
     hidden_position_base, hidden_step_base : float
         Hidden objective: replace with probability 1 - a^(t (1 - b^s)), a and b these two.
+    average : str
+        ``"none"``; ``"ema"``, an exponential mean of the weights; or ``"tail"``, their mean over the last steps. The
+        mean is what is validated, chosen and saved; see `nanomd.averaging`.
+    average_span : float
+        Over how much of the training weights are averaged, in (0, 1].
+    lookahead_lags : tuple of int
+        Frames ahead that auxiliary heads predict as well, such as ``(2, 5, 20, 50)``, in training only; none when
+        empty. See `nanomd.lookahead`.
+    lookahead_weight : float
+        Weight of their mean loss beside the model's own.
     time_reversal : bool
         Train on windows forwards and backwards; for equilibrium MD, which is reversible.
     markov_pseudocount : float
         Added to the counts that initialise the markov head.
     validation_fraction : float
         Part of the frames held out, by trajectory where there are enough, else the end of each.
+    select : str
+        Which weights are the result: ``"loss"``, the latest within 0.2 % of the lowest validation loss; ``"kinetics"``,
+        those whose rollouts fit the held-out MD best, of a few in the last half of the training (`nanomd.selection`);
+        ``"last"``.
     validation_interval, checkpoint_interval : int
         Steps between validations and between checkpoints.
     seed : int
@@ -257,9 +286,14 @@ class TrainConfig(_Config):
     mix_anneal: bool = True
     hidden_position_base: float = 0.95
     hidden_step_base: float = 0.99995
+    average: Average = "none"
+    average_span: float = 0.1
+    lookahead_lags: tuple[int, ...] = ()
+    lookahead_weight: float = 0.2
     time_reversal: bool = False
     markov_pseudocount: float = 1e-3
     validation_fraction: float = 0.1
+    select: Select = "loss"
     validation_interval: int = 100
     checkpoint_interval: int = 500
     seed: int = 0
@@ -270,6 +304,11 @@ class TrainConfig(_Config):
     def __post_init__(self) -> None:
         """Check every field."""
         check_choice("objective", self.objective, Objective)
+        check_choice("average", self.average, Average)
+        check_range("average_span", self.average_span, 1e-6, 1)
+        object.__setattr__(self, "lookahead_lags", check_lags("lookahead_lags", self.lookahead_lags))
+        check_range("lookahead_weight", self.lookahead_weight, 0)
+        check_choice("select", self.select, Select)
         check_choice("lr_schedule", self.lr_schedule, Literal["cosine", "constant"])
         check_choice("device", self.device, Literal["auto", "cpu", "cuda"])
         check_choice("backend", self.backend, Literal["auto", "reference", "triton"])

@@ -134,6 +134,7 @@ class GPTEstimator:
             "train": self.train_config.to_dict(),
             "n_frames": int(sum(len(trajectory) for trajectory in tokens)),
             "n_trajectories": len(tokens),
+            "selection": result.selection,
             "best_step": result.best_step,
             "validation_loss": result.best_loss if np.isfinite(result.best_loss) else None,
         }
@@ -163,8 +164,8 @@ class GPTEstimator:
         Parameters
         ----------
         which : str
-            ``"best"``: the latest weights whose validation loss is within 0.2 % of the lowest; ``"last"``: those of
-            the last step.
+            ``"best"``: the weights chosen by ``select``, by default the latest whose validation loss is within 0.2 %
+            of the lowest; ``"last"``: those of the last step.
         """
         if self._model is None or self._last is None:
             raise InputError("the estimator has no model yet: call fit(dtrajs) first")

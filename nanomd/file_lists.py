@@ -51,3 +51,11 @@ def expand_paths(source: str | Path | Sequence[str | Path], what: str = "file") 
     if not paths:
         raise InputError(f"no {what} given: the list is empty")
     return paths
+
+
+def by_folder(paths: Sequence[Path]) -> list[list[Path]]:
+    """Group files by folder; folders in the order of their first file, files of a folder sorted naturally."""
+    groups: dict[Path, list[Path]] = {}
+    for path in paths:
+        groups.setdefault(path.parent, []).append(path)
+    return [sorted(group, key=natural_key) for group in groups.values()]

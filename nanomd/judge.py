@@ -18,6 +18,7 @@ from nanomd.run_folder import RunFolder, sha256_of, write_atomic
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from nanomd.interpret.results import Interpretation
     from nanomd.kinetics.results import ValidationResult
     from nanomd.rollout import Rollout
 
@@ -32,6 +33,7 @@ def validate(
     lagtimes: Sequence[int] | None = None,
     lagtime: int | None = None,
     n_macrostates: int | None = None,
+    memory_kernel: bool | int = False,
     confidence: float = 0.95,
     n_bootstrap: int = 200,
     seed: int = 0,
@@ -48,7 +50,7 @@ def validate(
     training, held_out = split_held_out(dtrajs, int(folder.config("train").get("hold_out", 0)))
     files = expand_paths([str(path) for path in reference or ()]) if reference else []
     judge = load_dtrajs([str(f) for f in files]) if files else held_out or training
-    settings = {
+    settings: dict[str, Any] = {
         "lagtimes": None if lagtimes is None else list(lagtimes),
         "lagtime": lagtime,
         "n_macrostates": n_macrostates,
@@ -56,6 +58,8 @@ def validate(
         "n_bootstrap": n_bootstrap,
         "seed": seed,
     }
+    if memory_kernel is not False:
+        settings["memory_kernel"] = memory_kernel
     with folder.lock():
         inputs = {"tokens": sha256_of(folder.tokens), "generated": sha256_of(folder.generated / "manifest.json")}
         inputs |= {f.name: sha256_of(f) for f in files}
@@ -75,6 +79,7 @@ def validate(
             frame_interval=interval,
             training=training,
             others=others,
+            memory_kernel=memory_kernel,
             confidence=confidence,
             n_bootstrap=n_bootstrap,
             seed=seed,
@@ -125,6 +130,9 @@ def report(run: PathLike, *, title: str | None = None, summary: str | None = Non
     settings = {"title": title, "summary": summary}
     with folder.lock():
         inputs = {"validation": sha256_of(folder.report / "validation.json")}
+        interpretation = _interpretation(folder)
+        seen = {} if interpretation is None else {"interpret": sha256_of(folder.interpret)}
+        inputs |= seen
         if not folder.begin("report", settings, inputs, force=force):
             return f"{nothing_to_do(folder, 'report')}: {folder.report / 'index.html'}"
         start = time.perf_counter()
@@ -140,10 +148,25 @@ def report(run: PathLike, *, title: str | None = None, summary: str | None = Non
                 name: {k: v for k, v in stage.items() if k != "last_metrics"} for name, stage in stages.items()
             },
             landscape=_landscape(folder, result),
+            interpretation=interpretation,
         )
-        inputs = {"validation": sha256_of(folder.report / "validation.json")}
+        inputs = {"validation": sha256_of(folder.report / "validation.json"), **seen}
         folder.finish("report", settings, inputs, time.perf_counter() - start)
     return f"report: {path}"
+
+
+def _interpretation(folder: RunFolder) -> Interpretation | None:
+    """Return what `nanomd interpret` found, if it was run; that of another model is refused."""
+    record = folder.record("interpret")
+    if not record:
+        return None
+    if record["inputs"].get("model") != sha256_of(folder.model):
+        raise StoreError(
+            f"{folder.interpret} is about another model; run `nanomd interpret --run {folder.path} --force`"
+        )
+    from nanomd.interpret.results import Interpretation
+
+    return Interpretation.load(folder.interpret)
 
 
 def _summary(stages: dict[str, Any], result: ValidationResult) -> str:

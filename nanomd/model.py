@@ -214,9 +214,14 @@ class NanoGPT(nn.Module):
             x = block(x, tables)
         return x
 
+    def normalise(self, hidden: Tensor) -> Tensor:
+        """Return what the head reads: hidden states (..., d) after the final LayerNorm, where there is one."""
+        x: Tensor = self.norm(hidden) if self.config.norm == "pre" else hidden
+        return x
+
     def logits(self, hidden: Tensor, tokens: Tensor) -> Tensor:
         """Map hidden states (..., d) and the current states (...) to logits (..., V)."""
-        x: Tensor = self.norm(hidden) if self.config.norm == "pre" else hidden
+        x = self.normalise(hidden)
         if self.training and self.config.final_dropout:
             x = F.dropout(x, self.config.final_dropout)
         out: Tensor = self.head(x)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -87,17 +88,23 @@ def tokenize(
     n_components: int | None = None,
     n_states: int | None = None,
     stride: int = 1,
+    join_folders: bool = False,
     scheme: str = "x-bins",
     frame_interval: str | FrameInterval | None = None,
     seed: int = 0,
     force: bool = False,
     progress: bool | None = None,
 ) -> str:
-    """Write discrete trajectories to tokens/, from MD files, ready-made dtrajs, a known system, or simulation/."""
+    """Write discrete trajectories to tokens/, from MD files, ready-made dtrajs, a known system, or simulation/.
+
+    With `join_folders` the files of one folder, in natural order, are consecutive parts of one trajectory.
+    """
     from nanomd.dtrajs import save_dtrajs
     from nanomd.file_lists import expand_paths
 
     check_range("stride", stride, 1)
+    if join_folders and top is None:
+        raise InputError("join_folders is for trajectory files with a topology: give --top")
     folder = RunFolder(run)
     common = {"seed": seed, "stride": stride, "frame_interval": _interval_text(frame_interval)}
     sources: list[Path] = []
@@ -112,22 +119,29 @@ def tokenize(
         source = {
             "features": features, "reduction": reduction, "lagtime": lagtime, "n_components": n_components,
             "n_states": 100 if n_states is None else n_states, "top": str(top),
+            **({"join_folders": True} if join_folders else {}),
         }  # fmt: skip
         sources = [Path(top), *expand_paths([Path(f) for f in files])]
     elif files:
         source = {"dtrajs": True}
         sources = expand_paths([Path(f) for f in files])
     else:
-        if not folder.record("simulate"):
+        simulated = folder.record("simulate")
+        if not simulated:
             raise InputError(
                 "nothing to tokenize: give trajectory files with --top, discrete trajectories, or --system, "
                 f"or run `nanomd simulate --run {run}` first"
             )
-        source = {"system": "four-state", "scheme": scheme, "n_states": n_states}
-        sources = sorted(folder.simulation.glob("xy_*.npy"))
+        of = str(simulated.get("settings", {}).get("system", "four-state"))
+        if of == "four-state":
+            source = {"system": of, "scheme": scheme, "n_states": n_states}
+            sources = sorted(folder.simulation.glob("xy_*.npy"))
+        else:
+            source = {"system": of, "n_states": n_states}
+            sources = _system_files(of, folder.simulation)
     settings = {**source, **common}
     with folder.lock():
-        inputs = {path.name: sha256_of(path) for path in sources}
+        inputs = _hashes(sources)
         if not folder.begin("tokenize", settings, inputs, force=force):
             return nothing_to_do(folder, "tokenize")
         start = time.perf_counter()
@@ -153,6 +167,12 @@ def tokenize(
         folder.finish("tokenize", settings, inputs, seconds, n_states=len(states), n_frames=n_frames)
     each = "" if interval.unit == "frame" else f" of {interval}"
     return f"{len(dtrajs)} trajectories, {n_frames:,} frames{each}, {len(states)} states"
+
+
+def _hashes(sources: Sequence[Path]) -> dict[str, str]:
+    """Return the SHA-256 of each file by name; by path where files of several folders have one name."""
+    count = Counter(path.name for path in sources)
+    return {path.name if count[path.name] == 1 else str(path): sha256_of(path) for path in sources}
 
 
 def _system_files(system: str, data: PathLike | None) -> list[Path]:
@@ -193,7 +213,7 @@ def _make_dtrajs(
         torsions = [t[::stride] for t in alanine_dipeptide.load(sources[0].parent)]
         dtrajs, _ = alanine_dipeptide.tokenize(torsions, seed=seed, **chosen)
         if frame_interval is None:
-            interval = alanine_dipeptide.FRAME_INTERVAL
+            interval = alanine_dipeptide.frame_interval(sources[0].parent)
     else:
         if settings.get("system") == "ww-domain":
             from nanomd.systems import ww_domain
@@ -202,6 +222,7 @@ def _make_dtrajs(
                 **chosen, stride=stride, seed=seed, data_dir=sources[0].parent, progress=progress
             )
         else:
+            from nanomd.file_lists import by_folder
             from nanomd.tokenize import Tokenizer
 
             options = {k: settings[k] for k in ("lagtime", "n_components", "n_states") if settings[k] is not None}
@@ -213,7 +234,8 @@ def _make_dtrajs(
                 progress=progress,
                 **options,
             )
-            dtrajs = tokenizer.fit_transform(sources[0], sources[1:], stride)
+            files = by_folder(sources[1:]) if settings.get("join_folders") else sources[1:]
+            dtrajs = tokenizer.fit_transform(sources[0], files, stride)
         tokenizer.save(part / "tokenizer")
         return dtrajs, tokenizer.frame_interval
     if stride > 1:

@@ -7,7 +7,7 @@
       provenance.json    versions, seeds, input hashes, commit, device, backend of every finished step
       simulation/        xy_0000.npy ... (model systems only)
       tokens/            md_0000.npy ... manifest.json, tokenizer/
-      model/  checkpoints/  generated/  logs/  report/
+      model/  checkpoints/  generated/  interpret/  logs/  report/
 
 One process writes at a time (an advisory lock that dies with its process), and files appear whole or not at all.
 """
@@ -34,12 +34,13 @@ from nanomd.config import dump_toml, load_toml
 from nanomd.errors import BackendUnavailableError, InputError, StoreError
 
 # A step's results go stale with the results that they were made from.
-STAGES = ("simulate", "tokenize", "train", "generate", "validate", "report")
+STAGES = ("simulate", "tokenize", "train", "generate", "interpret", "validate", "report")
 _FOLDERS = {
     "simulate": ("simulation",),
     "tokenize": ("tokens",),
     "train": ("model", "checkpoints", "logs"),
     "generate": ("generated",),
+    "interpret": ("interpret",),
     "validate": ("report/validation.json",),
     "report": ("report/index.html", "report/png"),
 }
@@ -158,6 +159,11 @@ class RunFolder:
     def generated(self) -> Path:
         """Generated trajectories."""
         return self.path / "generated"
+
+    @property
+    def interpret(self) -> Path:
+        """What the model has learnt: attention, causal tracing, memory length, distances."""
+        return self.path / "interpret"
 
     @property
     def logs(self) -> Path:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nanomd._nvtx import annotate
+from nanomd.averaging import WeightAverage
 from nanomd.config import ModelConfig, TrainConfig
 from nanomd.errors import BackendUnavailableError, InputError, NanomdError, StoreError
 from nanomd.likelihood import mean_log_likelihood
+from nanomd.lookahead import LookaheadHeads
 from nanomd.model import NanoGPT
 from nanomd.progress import Progress
+from nanomd.selection import KineticsSelector
 from nanomd.training_state import (
     TrainingState,
     data_digest,
@@ -31,7 +35,7 @@ from nanomd.training_state import (
     training_identity,
 )
 from nanomd.two_pass import token_mix_probability, training_loss
-from nanomd.windows import STREAM_DROPOUT, STREAM_MIX, WindowSampler, step_seed, transition_counts
+from nanomd.windows import STREAM_DROPOUT, STREAM_MIX, STREAM_ROLLOUT, WindowSampler, step_seed, transition_counts
 
 # Targets scored in one validation; more data than this is sampled in evenly spread pieces.
 VALIDATION_TARGETS = 32768
@@ -51,15 +55,19 @@ class TrainingResult:
     Parameters
     ----------
     model : NanoGPT
-        With the chosen weights: the latest whose validation loss is within 0.2 % of the lowest.
+        With the chosen weights; see `TrainConfig.select`.
     last : dict of Tensor
-        The weights after the last step.
+        The weights after the last step; their mean where weights are averaged.
     history : list of dict
-        Records of ``step``, ``loss`` and, after validations, ``validation_loss`` (nats per frame), with
+        Records of ``step``, ``loss``, ``lookahead_loss`` (the term of auxiliary heads, in the last step) and, after
+        validations, ``validation_loss`` (nats per frame), with
         ``learning_rate``, ``mix`` (replacement probability of the token objective), ``seconds`` and
-        ``frames_per_second``.
+        ``frames_per_second``. Where rollouts were scored, ``kinetics_score``, ``kinetics_held_out`` (1, or 0 where the
+        training MD had to judge) and ``kinetics_seconds``.
     best_step, best_loss : int, float
         The step of `model`'s weights, and its validation loss (NaN where nothing was held out).
+    selection : dict
+        How the weights were chosen: ``select``, and with kinetics what `KineticsSelector.describe` says.
     """
 
     model: NanoGPT
@@ -67,6 +75,7 @@ class TrainingResult:
     history: list[dict[str, float]]
     best_step: int
     best_loss: float
+    selection: dict[str, Any]
 
 
 def resolve_device(name: str) -> torch.device:
@@ -121,13 +130,18 @@ def learning_rate(step: int, config: TrainConfig) -> float:
     return config.learning_rate * 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
-def make_optimiser(model: NanoGPT, config: TrainConfig) -> torch.optim.AdamW:
-    """Return AdamW; weight decay acts on the weights of linear layers, not on biases, norms, embeddings or counts."""
+def make_optimiser(model: NanoGPT, config: TrainConfig, heads: torch.nn.Module | None = None) -> torch.optim.AdamW:
+    """Return AdamW; weight decay acts on the weights of linear layers, not on biases, norms, embeddings or counts.
+
+    `heads` are parameters that only the training has.
+    """
     decayed: list[torch.nn.Parameter] = []
     free: list[torch.nn.Parameter] = []
     for name, parameter in model.named_parameters():
         linear = name.endswith("weight") and (name.startswith("head") or ".attention." in name or ".mlp." in name)
         (decayed if linear else free).append(parameter)
+    for parameter in () if heads is None else heads.parameters():
+        (decayed if parameter.ndim == 2 else free).append(parameter)
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": free, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True)
 
@@ -206,11 +220,12 @@ class _Loop:
         self.validation = [trajectory for trajectory in validation if len(trajectory) >= 2]
         longest = max((len(trajectory) for trajectory in trajectories), default=0)
         self.length = resolve_train_length(model_config, config, longest)
+        burn_in = resolve_burn_in(model_config, config, self.length)
         self.windows = WindowSampler(
             trajectories,
             length=self.length,
             batch_size=config.batch_size,
-            context=resolve_burn_in(model_config, config, self.length),
+            context=burn_in,
             shift=config.window_shift,
             reverse=config.time_reversal,
             seed=config.seed,
@@ -223,12 +238,31 @@ class _Loop:
                 counts = 0.5 * (counts + counts.T)
             self.model.start_at_markov(counts, config.markov_pseudocount)
         self.model.to(device)
-        self.optimiser = make_optimiser(self.model, config)
+        self.heads = (
+            LookaheadHeads(model_config, config, self.length, burn_in).to(device) if config.lookahead_lags else None
+        )
+        self.optimiser = make_optimiser(self.model, config, self.heads)
+        self.parameters = [*self.model.parameters(), *([] if self.heads is None else self.heads.parameters())]
+        self.average = WeightAverage(self.model, config)
+        self.selector = (
+            KineticsSelector(
+                model_config,
+                trajectories,
+                self.validation,
+                n_steps=config.n_steps,
+                frames=config.n_steps * config.batch_size * self.length,
+                seed=step_seed(config.seed, STREAM_ROLLOUT, 0),
+                cuda=device.type == "cuda",
+                n_threads=config.n_threads,
+            )
+            if config.select == "kinetics"
+            else None
+        )
         self.mixer = torch.Generator(device=device)
         self.checkpoints = None if run_dir is None else Path(run_dir) / "checkpoints"
         self.metrics = None if run_dir is None else Path(run_dir) / "logs" / "metrics.jsonl"
         self.identity = training_identity(model_config, config, data_digest([*trajectories, *self.validation]))
-        self.state = TrainingState(0, [], 0, math.inf, self._weights())
+        self.state = TrainingState(0, [], 0, math.inf, self.average.weights(), self.average.state())
 
     def run(self, resume: bool, progress: Progress | None) -> TrainingResult:
         config, state = self.config, self.state
@@ -240,7 +274,9 @@ class _Loop:
                     "resume it, or use a new run folder"
                 )
             if found:
-                state = self.state = load_checkpoint(found[-1], self.model, self.optimiser, self.identity)
+                state = self.state = load_checkpoint(
+                    found[-1], self.model, self.optimiser, self.identity, self.heads, self.average.state()
+                )
             self._write_metrics(state.history, "w")
         if progress is not None and state.step:
             progress.update(state.step)
@@ -252,11 +288,13 @@ class _Loop:
             step = state.step
             losses.append(self.step(step))
             state.step = step + 1
+            self.average.update(state.step)
             last = state.step == config.n_steps
             if self.device.type == "cpu" or state.step % METRICS_INTERVAL == 0 or last:
                 self._check_finite(losses[-1], step)
-            validate = bool(self.validation) and (state.step % config.validation_interval == 0 or last)
-            if validate or state.step % METRICS_INTERVAL == 0 or last:
+            roll_out = self.selector is not None and state.step in self.selector.steps
+            validate = bool(self.validation) and (state.step % config.validation_interval == 0 or last or roll_out)
+            if validate or roll_out or state.step % METRICS_INTERVAL == 0 or last:
                 now = time.perf_counter()
                 speed = (state.step - clock_step) * config.batch_size * self.length / (now - clock)
                 record = {
@@ -265,10 +303,18 @@ class _Loop:
                     "learning_rate": learning_rate(step, config),
                     "frames_per_second": speed,
                 }
+                if self.heads is not None:
+                    record["lookahead_loss"] = float(self.heads.latest)
                 if config.objective == "two_pass_token":
                     record["mix"] = token_mix_probability(step, config)
-                if validate:
-                    record["validation_loss"] = self._validate()
+                with self.average.applied():
+                    if validate:
+                        record["validation_loss"] = self._validate()
+                    if self.selector is not None and roll_out:
+                        record |= self._score(self.selector)
+                if self._is_chosen(record, last):
+                    state.best_loss = record.get("validation_loss", math.inf)
+                    state.best_step, state.best = state.step, self.average.weights()
                 record["seconds"] = before + time.perf_counter() - begin
                 self._write_metrics([record], "a")
                 state.history.append(record)
@@ -277,16 +323,14 @@ class _Loop:
                     progress.note(_note(record, speed))
             if self.checkpoints is not None and (state.step % config.checkpoint_interval == 0 or last):
                 with annotate("checkpoint"):
-                    save_checkpoint(self.checkpoints, state, self.model, self.optimiser, self.identity)
+                    save_checkpoint(self.checkpoints, state, self.model, self.optimiser, self.identity, self.heads)
             if progress is not None:
                 progress.update(1)
-        last_weights = self._weights()
-        if self.validation:
-            self.model.load_state_dict(state.best)
-        else:
-            state.best_step = state.step
+        last_weights = self.average.weights()
+        self.model.load_state_dict(state.best)
         best_loss = state.best_loss if self.validation else math.nan
-        return TrainingResult(self.model.eval(), last_weights, state.history, state.best_step, best_loss)
+        selection = {"select": config.select} | ({} if self.selector is None else self.selector.describe())
+        return TrainingResult(self.model.eval(), last_weights, state.history, state.best_step, best_loss, selection)
 
     def step(self, step: int) -> Tensor:
         """Do one optimiser step, and return its loss."""
@@ -300,26 +344,28 @@ class _Loop:
             for group in self.optimiser.param_groups:
                 group["lr"] = learning_rate(step, config)
             loss = training_loss(
-                self.model, batch.tokens, batch.targets, batch.weights, step=step, config=config, generator=self.mixer
+                self.model,
+                batch.tokens,
+                batch.targets,
+                batch.weights,
+                step=step,
+                config=config,
+                generator=self.mixer,
+                extra=None if self.heads is None else partial(self.heads.gradient, self.model),
             )
             with annotate("backward"):
                 self.optimiser.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]
             with annotate("optimiser"):
-                torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.gradient_clip)
+                torch.nn.utils.clip_grad_norm_(self.parameters, config.gradient_clip)
                 self.optimiser.step()
         return loss.detach()
 
     def _validate(self) -> float:
-        """Score the held-out data by teacher forcing (nats per frame), and choose among the weights seen so far.
-
-        Kept are the latest whose loss is within `SELECTION_TOLERANCE` of the lowest. The lowest itself is often a lucky
-        step before the learning rate had fallen to zero: its rates, on a chain of known kinetics, were wrong by 6 %
-        where those of the last step, 0.03 % worse in loss, were right to 1 %.
-        """
+        """Score the held-out data by teacher forcing (nats per frame)."""
         context = self.length // 2 if self.length > 1 else 0
         with annotate("validation"):
-            loss = -mean_log_likelihood(
+            return -mean_log_likelihood(
                 self.model,
                 self.validation,
                 length=self.length,
@@ -327,10 +373,32 @@ class _Loop:
                 max_targets=VALIDATION_TARGETS,
                 batch_size=self.config.batch_size,
             )
-        lowest = min([loss] + [x["validation_loss"] for x in self.state.history if "validation_loss" in x])
-        if loss <= lowest + SELECTION_TOLERANCE * abs(lowest):
-            self.state.best_loss, self.state.best_step, self.state.best = loss, self.state.step, self._weights()
-        return loss
+
+    def _score(self, selector: KineticsSelector) -> dict[str, float]:
+        begin = time.perf_counter()
+        with annotate("rollout"):
+            score = selector.score(self.model.to_tensors())
+        return {
+            "kinetics_score": score,
+            "kinetics_held_out": float(selector.reference.held_out),
+            "kinetics_seconds": time.perf_counter() - begin,
+        }
+
+    def _is_chosen(self, record: dict[str, float], last: bool) -> bool:
+        """Say whether the weights of a new record take the place of those kept so far.
+
+        By loss, kept are the latest within `SELECTION_TOLERANCE` of the lowest. The lowest itself is often a lucky step
+        before the learning rate had fallen to zero: its rates, on a chain of known kinetics, were wrong by 6 % where
+        those of the last step, 0.03 % worse in loss, were right to 1 %.
+        """
+        if self.config.select == "last" or (self.selector is None and not self.validation):
+            return last
+        name = "validation_loss" if self.selector is None else "kinetics_score"
+        if name not in record:
+            return False
+        lowest = min([record[name], *(x[name] for x in self.state.history if name in x)])
+        tolerance = SELECTION_TOLERANCE * abs(lowest) if self.selector is None else self.selector.tolerance
+        return record[name] <= lowest + tolerance
 
     def _check_finite(self, loss: Tensor, step: int) -> None:
         if not math.isfinite(float(loss)):
@@ -338,9 +406,6 @@ class _Loop:
                 f"the loss is {float(loss)} at step {step + 1}: the training diverged; lower learning_rate "
                 f"(now {self.config.learning_rate:g}) or raise warmup_steps (now {self.config.warmup_steps})"
             )
-
-    def _weights(self) -> dict[str, Tensor]:
-        return {name: value.detach().clone() for name, value in self.model.state_dict().items()}
 
     def _write_metrics(self, records: Sequence[dict[str, float]], mode: str) -> None:
         """Append records, or (mode "w") put back those that a checkpoint knows, dropping what came after it."""
@@ -362,4 +427,5 @@ class _Loop:
 
 def _note(record: dict[str, float], speed: float) -> str:
     held_out = f", held out {record['validation_loss']:.4f}" if "validation_loss" in record else ""
+    held_out += f", kinetics {record['kinetics_score']:.2f}" if "kinetics_score" in record else ""
     return f"loss {record['loss']:.4f}{held_out} nats/frame, {speed / 1e3:.0f}k frames/s"

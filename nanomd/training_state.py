@@ -1,8 +1,9 @@
 """Training checkpoints: weights, optimiser and progress in safetensors and JSON; never pickle.
 
 ``checkpoints/step_001000/`` holds ``model.safetensors``, ``best.safetensors``, ``optimiser.safetensors`` and
-``state.json``. It is written beside and renamed, so that a checkpoint that is there is whole. Random numbers are
-functions of (seed, step), so the step is all the generator state there is.
+``state.json``; with averaged weights ``average.safetensors``, and with auxiliary heads ``heads.safetensors``. It is
+written beside and renamed, so that a checkpoint that is there is whole. Random numbers are functions of (seed, step),
+so the step is all the generator state there is.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import os
 import re
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,8 @@ class TrainingState:
         Where the validation loss was lowest (nats per frame); infinity before the first validation.
     best : dict of Tensor
         The weights there.
+    average : dict of Tensor
+        The running mean of the weights, updated in place; empty where there is none.
     """
 
     step: int
@@ -52,6 +55,7 @@ class TrainingState:
     best_step: int
     best_loss: float
     best: dict[str, Tensor]
+    average: dict[str, Tensor] = field(default_factory=dict)
 
 
 def data_digest(trajectories: Sequence[NDArray[Any]]) -> str:
@@ -76,6 +80,7 @@ def save_checkpoint(
     model: torch.nn.Module,
     optimiser: torch.optim.Optimizer,
     identity: Mapping[str, Any],
+    heads: torch.nn.Module | None = None,
 ) -> Path:
     """Write ``folder/step_NNNNNN`` atomically, then drop all but the last few.
 
@@ -87,6 +92,8 @@ def save_checkpoint(
         What is saved.
     identity : mapping
         Configuration and data digest, compared on resume; see `training_identity`.
+    heads : nn.Module, optional
+        Parameters of the training that are no part of the model.
     """
     from safetensors.torch import save_file
 
@@ -98,7 +105,11 @@ def save_checkpoint(
         staging.mkdir()
         save_file(_on_host(model.state_dict()), staging / "model.safetensors")
         save_file(_on_host(state.best), staging / "best.safetensors")
-        save_file(_on_host(_optimiser_tensors(model, optimiser)), staging / "optimiser.safetensors")
+        save_file(_on_host(_optimiser_tensors(_parameters(model, heads), optimiser)), staging / "optimiser.safetensors")
+        if state.average:
+            save_file(_on_host(state.average), staging / "average.safetensors")
+        if heads is not None:
+            save_file(_on_host(heads.state_dict()), staging / "heads.safetensors")
         description = {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
@@ -130,8 +141,10 @@ def load_checkpoint(
     model: torch.nn.Module,
     optimiser: torch.optim.Optimizer,
     identity: Mapping[str, Any],
+    heads: torch.nn.Module | None = None,
+    average: Mapping[str, Tensor] | None = None,
 ) -> TrainingState:
-    """Restore model and optimiser from a checkpoint, and return the progress.
+    """Restore model, optimiser, heads and the mean of the weights from a checkpoint, and return the progress.
 
     Raises
     ------
@@ -160,13 +173,20 @@ def load_checkpoint(
     device = next(iter(weights.values())).device
     _copy_into(weights, _read(path / "model.safetensors", weights))
     state.best = {name: value.to(device) for name, value in _read(path / "best.safetensors", weights).items()}
+    if average:
+        state.average = dict(average)
+        _copy_into(state.average, _read(path / "average.safetensors", state.average))
+    if heads is not None:
+        own = heads.state_dict()
+        _copy_into(own, _read(path / "heads.safetensors", own))
+    parameters = _parameters(model, heads)
     expected = {
         f"{kind}.{name}": parameter if kind != "step" else torch.zeros(())
-        for name, parameter in model.named_parameters()
+        for name, parameter in parameters.items()
         for kind in ("exp_avg", "exp_avg_sq", "step")
     }
     moments = _read(path / "optimiser.safetensors", expected)
-    for name, parameter in model.named_parameters():
+    for name, parameter in parameters.items():
         optimiser.state[parameter] = {
             "step": moments[f"step.{name}"],
             "exp_avg": moments[f"exp_avg.{name}"].to(parameter.device),
@@ -194,9 +214,16 @@ def _on_host(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
 
 
-def _optimiser_tensors(model: torch.nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+def _parameters(model: torch.nn.Module, heads: torch.nn.Module | None) -> dict[str, torch.nn.Parameter]:
+    own = dict(model.named_parameters())
+    return own if heads is None else own | dict(heads.named_parameters(prefix="training_heads"))
+
+
+def _optimiser_tensors(
+    parameters: Mapping[str, torch.nn.Parameter], optimiser: torch.optim.Optimizer
+) -> dict[str, Tensor]:
     tensors = {}
-    for name, parameter in model.named_parameters():
+    for name, parameter in parameters.items():
         for kind in ("exp_avg", "exp_avg_sq", "step"):
             tensors[f"{kind}.{name}"] = torch.as_tensor(optimiser.state[parameter][kind])
     return tensors

@@ -29,6 +29,8 @@ with weights w that are zero on padding. They differ in what the model reads.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -36,6 +38,9 @@ from nanomd._nvtx import annotate
 from nanomd.config import TrainConfig
 from nanomd.likelihood import weighted_nll
 from nanomd.model import NanoGPT
+
+# A further term of the loss: hidden states (B, T, d) of the scored pass, targets and weights (B, T).
+ExtraTerm = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def token_mix_probability(step: int, config: TrainConfig) -> float:
@@ -62,9 +67,25 @@ def sample_states(logits: Tensor, generator: torch.Generator) -> Tensor:
     return torch.searchsorted(cumulative, threshold, right=True)[:, 0].clamp_(max=logits.shape[1] - 1)
 
 
-def one_pass_loss(model: NanoGPT, tokens: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+def one_pass_loss(
+    model: NanoGPT, tokens: Tensor, targets: Tensor, weights: Tensor, extra: ExtraTerm | None = None
+) -> Tensor:
     """Teacher forcing; `tokens`, `targets` and `weights` are (B, T)."""
-    return weighted_nll(model(tokens), targets, weights)
+    return _scored(model, tokens, None, targets, weights, extra)
+
+
+def _scored(
+    model: NanoGPT,
+    tokens: Tensor,
+    inputs_embeds: Tensor | None,
+    targets: Tensor,
+    weights: Tensor,
+    extra: ExtraTerm | None,
+) -> Tensor:
+    if extra is None:
+        return weighted_nll(model(tokens, inputs_embeds=inputs_embeds), targets, weights)
+    hidden = model.hidden(tokens, inputs_embeds=inputs_embeds)
+    return weighted_nll(model.logits(hidden, tokens), targets, weights) + extra(hidden, targets, weights)
 
 
 @torch.no_grad()
@@ -89,18 +110,30 @@ def mix_sampled_tokens(model: NanoGPT, tokens: Tensor, probability: float, gener
 
 
 def two_pass_token_loss(
-    model: NanoGPT, tokens: Tensor, targets: Tensor, weights: Tensor, probability: float, generator: torch.Generator
+    model: NanoGPT,
+    tokens: Tensor,
+    targets: Tensor,
+    weights: Tensor,
+    probability: float,
+    generator: torch.Generator,
+    extra: ExtraTerm | None = None,
 ) -> Tensor:
     """Parallel scheduled sampling at one replacement probability; see the head of this module."""
     if probability > 0.0:
         with annotate("pass 1"):
             tokens = mix_sampled_tokens(model, tokens, probability, generator)
     with annotate("pass 2"):
-        return one_pass_loss(model, tokens, targets, weights)
+        return one_pass_loss(model, tokens, targets, weights, extra)
 
 
 def two_pass_hidden_loss(
-    model: NanoGPT, tokens: Tensor, targets: Tensor, weights: Tensor, probability: Tensor, generator: torch.Generator
+    model: NanoGPT,
+    tokens: Tensor,
+    targets: Tensor,
+    weights: Tensor,
+    probability: Tensor,
+    generator: torch.Generator,
+    extra: ExtraTerm | None = None,
 ) -> Tensor:
     """Hidden states of pass 1 mixed into the input of pass 2; `probability` is (T,), see the head of this module."""
     embedded = model.embed(tokens)
@@ -111,7 +144,7 @@ def two_pass_hidden_loss(
         chosen = (uniform < probability.to(uniform.device)).to(tokens.device)
         embedded = torch.where(chosen[..., None], hidden, embedded)
     with annotate("pass 2"):
-        return weighted_nll(model(tokens, inputs_embeds=embedded), targets, weights)
+        return _scored(model, tokens, embedded, targets, weights, extra)
 
 
 def training_loss(
@@ -123,6 +156,7 @@ def training_loss(
     step: int,
     config: TrainConfig,
     generator: torch.Generator,
+    extra: ExtraTerm | None = None,
 ) -> Tensor:
     """Return the loss of the configured objective at an optimiser step.
 
@@ -138,11 +172,13 @@ def training_loss(
     config : TrainConfig
     generator : torch.Generator
         Decides what is replaced, and by what.
+    extra : callable, optional
+        A further term, of the hidden states of the pass that is scored, the targets and their weights.
     """
     if config.objective == "one_pass":
-        return one_pass_loss(model, tokens, targets, weights)
+        return one_pass_loss(model, tokens, targets, weights, extra)
     if config.objective == "two_pass_token":
         probability = token_mix_probability(step, config)
-        return two_pass_token_loss(model, tokens, targets, weights, probability, generator)
+        return two_pass_token_loss(model, tokens, targets, weights, probability, generator, extra)
     hidden = hidden_mix_probability(step, tokens.shape[1], model.config.context_length, config)
-    return two_pass_hidden_loss(model, tokens, targets, weights, hidden, generator)
+    return two_pass_hidden_loss(model, tokens, targets, weights, hidden, generator, extra)

@@ -37,7 +37,7 @@ from torch import Tensor
 from nanomd.errors import InputError
 
 # Streams of random numbers: each purpose of each step has its own.
-STREAM_WINDOWS, STREAM_REVERSE, STREAM_MIX, STREAM_DROPOUT, STREAM_EPOCH = range(1, 6)
+STREAM_WINDOWS, STREAM_REVERSE, STREAM_MIX, STREAM_DROPOUT, STREAM_EPOCH, STREAM_ROLLOUT = range(1, 7)
 
 
 def step_seed(seed: int, stream: int, step: int) -> int:

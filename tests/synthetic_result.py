@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from nanomd.kinetics.passage_error import mfpt_error
 from nanomd.kinetics.results import Cell, Interval, SourceKinetics, ValidationResult, VerdictRow
 from nanomd.units import FrameInterval
 
@@ -42,6 +43,10 @@ def source(name, rng, *, n_states, n_macro, speed, memory, relative, n_trajs, n_
     relax = np.exp(-ck_lags[:, None] / (700.0 * (0.6 + weights[None, :]) / speed))
     estimated = weights + (1 - weights) * relax
     predicted = weights + (1 - weights) * relax ** (1 + 0.35 * memory * (1 - 50 / ck_lags[:, None]))
+    path_times = np.unique(np.geomspace(1, 400, 30).astype(int))
+    path_mean = np.where(distance == 1, 1.0, 30.0 * distance) / speed ** (distance > 1)
+    np.fill_diagonal(path_mean, np.nan)
+    computed = name == "MSM"
     return SourceKinetics(
         name=name, n_trajs=n_trajs, n_frames=n_frames * n_trajs,
         populations=Interval(*(np.asarray(p) for p in (
@@ -53,6 +58,10 @@ def source(name, rng, *, n_states, n_macro, speed, memory, relative, n_trajs, n_
         residence_times=times, residence_survival=survival, ck_lagtimes=ck_lags,
         ck_estimated=interval(np.minimum(estimated, 1), relative * 0.15, rng, scatter * 0.3), ck_predicted=predicted,
         unseen_fraction=float("nan") if name == "MD" else 0.0007 * speed,
+        timescale_overlap=np.full(n_timescales, 0.97), timescale_events=np.full(n_timescales, 0 if computed else 400),
+        path_mean=interval(path_mean, relative), path_events=events * (not computed), path_times=path_times,
+        path_longer=np.exp(-np.maximum(path_times - 1, 0) / path_mean[..., None]),
+        path_resolution=100 if computed else 1,
     )  # fmt: skip
 
 
@@ -128,6 +137,8 @@ def make_result(
         chain_length_over_slowest={name: s.n_frames / s.n_trajs / 1200.0 for name, s in sources.items()},
         warnings=["timescale 4 is shorter than the lag time beyond 44 frames",
                   "3 microstates are visited fewer than 10 times in the MD"],
+        processes=[f"state {3 * k} ({k + 1} %) against the rest" for k in range(n_timescales)],
+        mfpt_errors={n: mfpt_error(sources["MD"].mfpt, s.mfpt) for n, s in sources.items() if n != "MD"},
     )  # fmt: skip
 
 

@@ -12,7 +12,10 @@ import pytest
 
 from nanomd.cli.main import build_parser, main
 
-COMMANDS = ["simulate", "tokenize", "train", "generate", "validate", "report", "structures", "bench", "doctor", "demo"]
+COMMANDS = [
+    "simulate", "tokenize", "train", "generate", "interpret", "validate", "report", "structures", "bench", "doctor",
+    "demo", "experiment",
+]  # fmt: skip
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
@@ -31,7 +34,8 @@ def test_every_command_has_help_and_the_shared_options() -> None:
     for name, parser in commands.items():
         text = parser.format_help()
         assert (parser.description or "").endswith((".", "folder")), name
-        for option in ("--config", "--quiet", "--run"):
+        # An experiment is many runs: it has an output folder of its own.
+        for option in ("--config", "--quiet", "--out" if name == "experiment" else "--run"):
             assert option in text, (name, option)
         if name not in {"doctor"}:
             assert "--seed" in text, name

@@ -144,7 +144,9 @@ def test_generate_from_a_given_state_and_with_a_stride(copy: Path, capsys: pytes
 
 def test_validate_against_other_trajectories(copy: Path, finished: Path) -> None:
     other = finished / "tokens" / "md_*.npy"
-    ok("validate", "--run", copy, "--force", "--reference", other, "--n-bootstrap", 20, "--macrostates", 2, "--quiet")
+    options = ["--n-bootstrap", 20, "--macrostates", 2, "--memory-kernel", 3, "--quiet"]
+    ok("validate", "--run", copy, "--force", "--reference", other, *options)
+    assert "memory kernel" in json.loads((copy / "report" / "validation.json").read_text())["sources"]
     stages = json.loads((copy / "provenance.json").read_text())["stages"]
     assert stages["validate"]["judged_by"] == "given trajectories"
 

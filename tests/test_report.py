@@ -23,6 +23,7 @@ from nanomd.report import ReportFigure, verdict_text, write_report
 from nanomd.report.landscape import free_energy_surfaces
 from nanomd.report.numbers import format_interval, format_number, format_row
 from nanomd.report.plots_kinetics import mfpt_error
+from nanomd.report.plots_paths import passage_notes, plot_transition_paths
 from nanomd.report.style import BLUE, DARK, source_styles
 from nanomd.units import FrameInterval
 
@@ -153,7 +154,16 @@ def test_hostile_names_are_escaped_everywhere(small, tmp_path):
 def test_pictures_are_valid_and_not_empty(report, result):
     files = sorted((report.parent / "png").glob("*.png"))
     names = {path.stem for path in files}
-    for stem in ("free_energy", "populations", "timescales", "mfpt", "chapman_kolmogorov", "residence", "training"):
+    for stem in (
+        "free_energy",
+        "populations",
+        "timescales",
+        "mfpt",
+        "chapman_kolmogorov",
+        "residence",
+        "transition_paths",
+        "training",
+    ):
         assert stem in names
     assert {"free_energy_5", "mfpt_2", "chapman_kolmogorov_4", "extra_1"} <= names
     page = Page(report.read_text(encoding="utf-8"))
@@ -185,6 +195,26 @@ def test_verdict_comes_first_with_words_and_numbers(report, result):
         for cell in cells.values():
             assert cell.value in text and cell.interval in text and cell.events in text
     assert "12.35" in page.words and "2\u202f100\u202f000" in page.words and "a" * 64 in page.words
+
+
+def test_transition_paths_and_what_is_said_beside(report, result):
+    words = Page(report.read_text(encoding="utf-8")).words
+    assert len(list((report.parent / "png").glob("transition_paths*.png"))) == 3, "six pairs, three of neighbours"
+    assert "3 of 6 pairs are neighbours" in words
+    error = result.mfpt_errors["MSM"]
+    assert f"MSM: a factor of {format_interval(error.factor, error.low, error.high)[0]}" in words
+    assert "too fast on average" in words
+    assert "Process 2 moves state 3 (2 %) against the rest (passages: MD 400, GPT 400, MSM 0)." in words
+    assert "Noise floor" not in words
+    floor = dataclasses.replace(error, factor=1.1234, low=1.0, high=1.3)
+    assert passage_notes(dataclasses.replace(result, noise_floor=floor))[0].startswith(
+        "Noise floor: the training MD is off from MD by a factor of 1.12 [1.00, 1.30]"
+    )
+    lacking = dataclasses.replace(result, mfpt_errors={"x": dataclasses.replace(error, n_missing=2)})
+    assert passage_notes(lacking)[0].endswith("; it lacks 2 pairs.")
+    old = with_sources(result, lambda s: dataclasses.replace(s, path_longer=np.zeros((0, 0, 0))))
+    group = plot_transition_paths(old, source_styles(list(old.sources), "MD"))
+    assert not group.panels and "validate again" in group.notes[0]
 
 
 def test_verdict_text_says_what_the_result_says(result):

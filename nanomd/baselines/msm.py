@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from nanomd.config import check_range
 from nanomd.errors import InputError
-from nanomd.kinetics.compare import check_lagtime
+from nanomd.kinetics.inputs import check_lagtime
 from nanomd.kinetics.markov import MarkovModel, estimate_markov_model, transition_counts
 
 FloatArray = NDArray[np.float64]

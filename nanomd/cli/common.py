@@ -47,6 +47,8 @@ def add_fields(parser: argparse.ArgumentParser, title: str, fields: type, skip: 
         shown = "" if field.default is None else f"default: {field.default}"
         if kind == "bool":
             group.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=shown)
+        elif kind.startswith("tuple[int"):
+            group.add_argument(flag, type=int, nargs="*", default=None, metavar="N", help="default: none")
         elif kind.startswith(("int", "float")):
             number: type = int if kind.startswith("int") else float
             group.add_argument(flag, type=number, default=None, metavar="N" if number is int else "X", help=shown)

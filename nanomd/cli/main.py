@@ -12,16 +12,43 @@ from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
 from nanomd import __version__
-from nanomd.cli import bench, demo, doctor, generate, report, simulate, structures, tokenize, train, validate
+from nanomd.cli import (
+    bench,
+    demo,
+    doctor,
+    experiment,
+    generate,
+    interpret,
+    report,
+    simulate,
+    structures,
+    tokenize,
+    train,
+    validate,
+)
 from nanomd.cli.common import apply_config
 from nanomd.errors import NanomdError
 
-_COMMANDS = (simulate, tokenize, train, generate, validate, report, structures, bench, doctor, demo)
+_COMMANDS = (
+    simulate,
+    tokenize,
+    train,
+    generate,
+    interpret,
+    validate,
+    report,
+    structures,
+    bench,
+    doctor,
+    demo,
+    experiment,
+)
 _EPILOG = """\
 a study, step by step, in one run folder:
   nanomd tokenize --run my_run --top protein.pdb --states 100 --frame-interval "0.2 ns" traj_*.xtc
   nanomd train    --run my_run --preset small
   nanomd generate --run my_run --n-steps 1000000 --n-trajs 16
+  nanomd interpret --run my_run
   nanomd validate --run my_run
   nanomd report   --run my_run
 or all of it on a model system, in two minutes:
@@ -86,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return result
     except KeyboardInterrupt:
-        return _interrupted(options.command, str(getattr(options, "run", "")), getattr(options, "shard", None))
+        return _interrupted(options)
     except BrokenPipeError:
         # The reader of our output has gone, as in `nanomd doctor | head -1`. Python would complain once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -106,11 +133,14 @@ def _fail(message: str) -> int:
     return 2
 
 
-def _interrupted(command: str, run: str, shard: str | None) -> int:
-    resume = " --resume" if command in {"train", "generate"} else ""
-    again = f"nanomd {command}{f' --run {run}' if run else ''}{f' --shard {shard}' if shard else ''}{resume}"
+def _interrupted(options: argparse.Namespace) -> int:
+    command, run, shard = options.command, str(getattr(options, "run", "")), getattr(options, "shard", None)
+    molecule = command == "simulate" and options.system != "four-state"
+    resume = " --resume" if command in {"train", "generate"} or molecule else ""
+    where = f" --out {options.out}" if molecule and options.out else f" --run {run}" if run else ""
+    again = f"nanomd {command}{f' {options.system}' if molecule else ''}{where}{f' --shard {shard}' if shard else ''}"
     kept = "what is complete is kept" if resume else "finished steps are kept"
-    print(f"\nnanomd: interrupted; {kept}. Go on with `{again}` and the same options.", file=sys.stderr)
+    print(f"\nnanomd: interrupted; {kept}. Go on with `{again}{resume}` and the same options.", file=sys.stderr)
     return 130
 
 

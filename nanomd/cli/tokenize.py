@@ -3,12 +3,18 @@
 nanomd tokenize --top protein.pdb --states 100 --frame-interval "0.2 ns" traj_*.xtc   molecular dynamics
 nanomd tokenize --frame-interval "1 ps" dtrajs_*.npy      discrete trajectories made elsewhere
 nanomd tokenize --system alanine-dipeptide --data DIR     a known system
+nanomd tokenize --top protein.pdb --join-folders run_a/*.dcd run_b/*.dcd    two trajectories in many files each
 nanomd tokenize                                           what `nanomd simulate` left in the run folder
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from nanomd.cli.common import add_common, progress, say
 
@@ -34,6 +40,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--states", type=int, default=None, help="number of microstates (k-means)")
     parser.add_argument("--stride", type=int, default=1, help="use every stride-th frame (default: %(default)s)")
     parser.add_argument(
+        "--join-folders",
+        action="store_true",
+        help="the files of one folder, in natural order, are consecutive parts of one trajectory",
+    )
+    parser.add_argument(
         "--scheme",
         choices=["cores", "x-bins", "kmeans"],
         default="x-bins",
@@ -48,23 +59,43 @@ def run(options: argparse.Namespace) -> int:
     """Run the command."""
     from nanomd import pipeline
 
-    text = pipeline.tokenize(
-        options.run,
-        options.files,
-        top=options.top,
-        system=options.system,
-        data=options.data,
-        features=options.features,
-        reduction=None if options.reduction == "none" else options.reduction,
-        lagtime=options.lagtime,
-        n_components=options.n_components,
-        n_states=options.states,
-        stride=options.stride,
-        scheme=options.scheme,
-        frame_interval=options.frame_interval,
-        seed=options.seed,
-        force=options.force,
-        progress=progress(options),
-    )
+    with _silent_readers():
+        text = pipeline.tokenize(
+            options.run,
+            options.files,
+            top=options.top,
+            system=options.system,
+            data=options.data,
+            features=options.features,
+            reduction=None if options.reduction == "none" else options.reduction,
+            lagtime=options.lagtime,
+            n_components=options.n_components,
+            n_states=options.states,
+            stride=options.stride,
+            join_folders=options.join_folders,
+            scheme=options.scheme,
+            frame_interval=options.frame_interval,
+            seed=options.seed,
+            force=options.force,
+            progress=progress(options),
+        )
     say(options, text)
     return 0
+
+
+@contextmanager
+def _silent_readers() -> Iterator[None]:
+    """Keep the C library that reads DCD files from printing two lines for every file it opens."""
+    c_library = ctypes.CDLL(None)
+    sys.stdout.flush()
+    kept = os.dup(1)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        c_library.fflush(None)
+        os.dup2(nowhere, 1)
+        yield
+    finally:
+        c_library.fflush(None)  # what C still holds must not come out after all
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nowhere)

@@ -23,6 +23,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--macrostates", type=int, default=None, help="number of macrostates (default: from the spectrum)"
     )
+    parser.add_argument(
+        "--memory-kernel", nargs="?", type=int, const=True, default=False, metavar="FRAMES",
+        help="add a Markov model with a memory of so many frames (default: by data), the strongest rival",
+    )  # fmt: skip
     parser.add_argument("--confidence", type=float, default=0.95, help="of the intervals (default: %(default)s)")
     parser.add_argument("--n-bootstrap", type=int, default=200, help="resamples (default: %(default)s)")
 
@@ -37,6 +41,7 @@ def run(options: argparse.Namespace) -> int:
         lagtimes=options.lagtimes,
         lagtime=options.lagtime,
         n_macrostates=options.macrostates,
+        memory_kernel=options.memory_kernel,
         confidence=options.confidence,
         n_bootstrap=options.n_bootstrap,
         seed=options.seed,

@@ -9,23 +9,27 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from nanomd import _native
 from nanomd.errors import InputError
-from nanomd.kinetics import deeptime_adapter, macrostates, markov
+from nanomd.kinetics import deeptime_adapter, estimates, macrostates, markov, paths, processes
 from nanomd.kinetics.bootstrap import Bootstrap
 from nanomd.kinetics.estimates import Sample
-from nanomd.kinetics.results import SourceKinetics, ValidationResult
+from nanomd.kinetics.inputs import Trajs, check_lagtime, trajectories, usable_length
+from nanomd.kinetics.memory_source import memory_source, passages_of_pieces
+from nanomd.kinetics.passage_error import mfpt_error
+from nanomd.kinetics.results import Interval, MfptError, SourceKinetics, ValidationResult
 from nanomd.kinetics.sources import Frame, markov_source, trajectory_source
 from nanomd.kinetics.verdict import verdict_notes, verdict_rows
 from nanomd.units import FrameInterval
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
-Trajs = list[NDArray[np.integer]]
 
 _SURVIVAL_POINTS = 60
+TAKEN = ("MD", "GPT", "MSM", "MSM (lag 1)", "memory kernel")
+PIECES = 20.0  # slowest timescales; trajectories shorter than this hold a biased sample of passages
 _CK_STEPS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 
 
@@ -36,9 +40,11 @@ def validate(
     lagtimes: Sequence[int] | None = None,
     lagtime: int | None = None,
     n_macrostates: int | None = None,
+    macrostate_of_state: ArrayLike | None = None,
     frame_interval: FrameInterval | str | None = None,
     training: Any = None,
     others: Mapping[str, Any] | None = None,
+    memory_kernel: bool | int = False,
     confidence: float = 0.95,
     n_bootstrap: int = 200,
     seed: int = 0,
@@ -61,12 +67,18 @@ def validate(
         slowest timescales have settled: within 5 % (10 % the others) of their value at the longest reliable lag.
     n_macrostates : int, optional
         By default the largest gap among the timescales; all states where there are at most five.
+    macrostate_of_state : array (n_states,), optional
+        Macrostates of your own, 0..m-1 (negative: none), such as folded and unfolded. Timescales are then those of the
+        processes between them (`nanomd.kinetics.processes.processes_between`). By default PCCA+ finds the macrostates.
     frame_interval : FrameInterval or str, optional
         Time of a frame, such as ``"0.2 ns"``.
     training : list of arrays, optional
         The MD that the model has seen, `dtrajs` when None: for the Markov models and for unseen transitions.
     others : dict of lists of arrays
         More sources, such as ``{"LSTM": ..., "MD held out": ...}``.
+    memory_kernel : bool or int
+        Add the source "memory kernel": a Markov model of `training` with a memory of so many frames, chosen on held-out
+        parts where True (`nanomd.kinetics.memory_source`). Takes time: minutes with hundreds of states.
     confidence, n_bootstrap, seed :
         Of the intervals; see `nanomd.kinetics.bootstrap`.
 
@@ -90,7 +102,7 @@ def validate(
     if rollout is not None:
         inputs["GPT"] = trajectories("rollout", getattr(rollout, "dtrajs", rollout), 1)
     for name, trajs in (others or {}).items():
-        if name in ("MD", "GPT", "MSM", "MSM (lag 1)"):
+        if name in TAKEN:
             raise InputError(f"others must not be named {name!r}, which is taken")
         inputs[name] = trajectories(f"others[{name!r}]", trajs, stride)
     seen = inputs["MD"] if training is None else trajectories("training", training, stride)
@@ -110,7 +122,8 @@ def validate(
     def sample(trajs: Trajs, number: int) -> Sample:
         return Sample.make(trajs, n_states, seed=seed + number, **settings)
 
-    frame = _frame(reference, n_states, lags, chosen, n_macrostates, seen)
+    frame = _frame(reference, n_states, lags, chosen, n_macrostates, seen, macrostate_of_state)
+    assert frame.ends is not None
     sources: dict[str, SourceKinetics] = {}
     for number, (name, trajs) in enumerate(inputs.items()):
         sources[name] = trajectory_source(name, sample(trajs, number), frame)
@@ -119,11 +132,23 @@ def validate(
         sources["MSM"] = markov_source("MSM", trained, frame, chosen)
         if chosen > 1:
             sources["MSM (lag 1)"] = markov_source("MSM (lag 1)", trained, frame, 1)
+    if memory_kernel is not False:
+        wanted = None if memory_kernel is True else int(memory_kernel)
+        sources["memory kernel"] = memory_source("memory kernel", sample(seen, len(inputs)), frame, wanted)
     names = macrostates.macrostate_names(frame.n_macrostates, sources["MD"].macro_populations.value)
     ratios = {
         name: source.n_frames / source.n_trajs / slowest for name, source in sources.items() if source.n_trajs > 0
     }
-    notes += verdict_notes(sources, ratios, slowest, chosen, names)
+    described = [processes.describe_process(ends, frame.match[1]) for ends in frame.ends]
+    floor = (
+        None if training is None else _noise_floor(sample(seen, len(inputs) + 1), frame, sources["MD"].mfpt, slowest)
+    )
+    errors = {
+        name: _passage_error(frame, sources["MD"].mfpt, source.mfpt, name, confidence)
+        for name, source in sources.items()
+        if name != "MD"
+    }
+    notes += verdict_notes(sources, ratios, slowest, chosen, names, described)
     return ValidationResult(
         reference="MD",
         frame_interval=interval,
@@ -131,32 +156,51 @@ def validate(
         macrostate_of_state=frame.macrostate,
         macrostate_names=names,
         sources=sources,
-        rows=verdict_rows(sources, frame, names, interval),
+        rows=verdict_rows(sources, frame, names, interval, errors, floor),
         chain_length_over_slowest=ratios,
         confidence=confidence,
         warnings=notes,
+        core_of_state=frame.cores,
+        processes=described,
+        mfpt_errors=errors,
+        noise_floor=floor,
     )
 
 
-def trajectories(name: str, value: Any, stride: int = 1) -> Trajs:
-    """Check a list of discrete trajectories, leave out empty ones, and keep every stride-th frame."""
-    arrays = [value] if isinstance(value, np.ndarray) and value.ndim == 1 else list(value)
-    out: Trajs = []
-    for i, item in enumerate(arrays):
-        x = np.asarray(item)
-        if x.ndim != 1 or (x.size and x.dtype.kind not in "iu"):
-            raise InputError(f"{name}[{i}] must be a 1-D array of integers, got {x.dtype} of shape {x.shape}")
-        if x.size:
-            out.append(x[::stride])
-    if not out or max(len(x) for x in out) < 2 or max(int(x.max()) for x in out) < 0:
-        raise InputError(f"{name} must hold at least one trajectory of two assigned frames")
-    return out
+def _noise_floor(trained: Sample, frame: Frame, reference: Interval, slowest: float) -> MfptError | None:
+    """Compare the passage times of the training data with the reference's; None where they are too short to have any.
+
+    Pieces of few slowest timescales are counted by excursions, for whole passages in them are a biased sample.
+    """
+    if trained.n_frames / len(trained.dtrajs) < PIECES * slowest:
+        found = passages_of_pieces(trained, frame)
+        if found is None:
+            return None
+        times, replicates = found
+    else:
+        interval, _, replicates = estimates.passage_samples(
+            trained.coarse(frame.macrostate, frame.n_macrostates), frame.lagtime
+        )
+        times = interval.value
+    return mfpt_error(
+        reference,
+        times,
+        reference_replicates=frame.passages["MD"],
+        other_replicates=replicates,
+        confidence=trained.bootstrap.confidence,
+    )
 
 
-def usable_length(trajs: Trajs) -> int:
-    """Return the length of the shortest trajectory, after leaving out the shortest that hold 5 % of all frames."""
-    lengths = np.sort([len(x) for x in trajs])[::-1]
-    return int(lengths[np.searchsorted(np.cumsum(lengths), 0.95 * lengths.sum())])
+def _passage_error(frame: Frame, reference: Interval, times: Interval, name: str, confidence: float) -> MfptError:
+    """Compare the passage times of a source, whose replicates the frame has, with the reference's."""
+    nothing = times.value[None]  # a Markov model too large for replicates counts as exact
+    return mfpt_error(
+        reference,
+        times.value,
+        reference_replicates=frame.passages["MD"],
+        other_replicates=frame.passages.get(name, np.repeat(nothing, len(frame.passages["MD"]), axis=0)),
+        confidence=confidence,
+    )
 
 
 def default_lagtimes(length: int, n_lags: int = 12) -> IntArray:
@@ -218,32 +262,40 @@ def _settled(lags: IntArray, table: FloatArray) -> int | None:
     return None
 
 
-def check_lagtime(lagtime: int, length: int) -> None:
-    """Raise `InputError` unless trajectories of `length` frames have pairs at this lag."""
-    if not 1 <= lagtime < length:
-        raise InputError(f"lagtime must be in [1, {length - 1}] frames (shortest dtraj has {length}), got {lagtime}")
-
-
 def _frame(
-    reference: Trajs, n_states: int, lags: IntArray, lagtime: int, n_macrostates: int | None, seen: Trajs
+    reference: Trajs,
+    n_states: int,
+    lags: IntArray,
+    lagtime: int,
+    n_macrostates: int | None,
+    seen: Trajs,
+    given: ArrayLike | None = None,
 ) -> Frame:
     counts = markov.transition_counts(reference, n_states, lagtime)
     model = markov.estimate_markov_model(counts, lagtime)
     n_active = len(model.active)
     if n_active < 2:
         raise InputError(f"at lagtime {lagtime} the reference has no two connected states; use a shorter lagtime")
-    m = n_macrostates
-    if m is None:
-        m = macrostates.choose_n_macrostates(model.timescales(min(6, n_active - 1)), n_active)
-    visits = _native.count_visits(reference, n_states)[0]
-    macrostate = macrostates.macrostates(model, counts, visits, m)
-    k = min(max(m - 1, 3), n_active - 1)
-    _, right, _ = model.eigen(k)
+    if given is None:
+        m = n_macrostates
+        if m is None:
+            m = macrostates.choose_n_macrostates(model.timescales(min(6, n_active - 1)), n_active)
+        visits = _native.count_visits(reference, n_states)[0]
+        macrostate = macrostates.macrostates(model, counts, visits, m)
+        _, right, _ = model.eigen(min(max(m - 1, 3), n_active - 1))
+    else:
+        macrostate = macrostates.check_macrostates(given, n_states, n_macrostates)
+        m = int(macrostate.max()) + 1
+        _, right, _ = model.eigen(min(4 * m, n_active - 1))
+        right = right[:, processes.processes_between(right, model.stationary, macrostate, m)]
+    k = right.shape[1]
     stays = markov.mean_residence(model.transition, model.stationary, macrostate, m)[0]
     longest = int(np.ceil(5 * np.nanmax(stays))) if np.isfinite(stays).any() else 10
     length = max(len(x) for x in reference)
     steps = np.unique(np.linspace(0, max(min(longest, length // lagtime), 1), _SURVIVAL_POINTS).astype(np.int64))
     ck = np.array([s for s in _CK_STEPS if s * lagtime < usable_length(reference) / 2] or [1], np.int64)
+    core = macrostates.cores(model, macrostate, m)
+    whole = Sample.make(reference, n_states)  # only to see how long paths are
     return Frame(
         n_states=n_states,
         macrostate=macrostate,
@@ -255,4 +307,7 @@ def _frame(
         residence_times=steps * lagtime,
         ck_lagtimes=ck * lagtime,
         seen=markov.transition_counts(seen, n_states, 1),
+        core=core,
+        path_times=paths.measure(whole.coarse(core, m)).times,
+        ends=processes.process_ends(right, model.stationary),
     )

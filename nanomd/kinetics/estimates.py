@@ -19,11 +19,13 @@ from nanomd.kinetics.markov import (
     estimate_markov_model,
     transition_counts,
 )
+from nanomd.kinetics.processes import match_processes
 from nanomd.kinetics.results import Interval
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
+SPARE_PROCESSES = 6  # of a source, beyond those of the reference, among which the like ones are looked for
 FEW_EVENTS = 20  # below, the relative error of a mean time is at least that of as many Poisson events
 
 
@@ -100,7 +102,8 @@ def timescales(
     if counts.sum() == 0:
         return Interval(empty, empty, empty), None
     model = estimate_markov_model(counts, lagtime)
-    values, right, left = model.eigen(n_timescales + 2)
+    # A source may have slow processes that the reference lacks, such as a trap: those stand in the queue, too.
+    values, right, left = model.eigen(n_timescales + (SPARE_PROCESSES if match is not None else 2))
     k = len(values)
     if k == 0:
         return Interval(empty, empty, empty), model
@@ -111,7 +114,7 @@ def timescales(
         rows_w[..., None] > 0, product_w / np.maximum(rows_w, 1e-300)[..., None], model.transition @ right
     )
     small = np.einsum("nk,wnl->wkl", left, stepped)
-    replicates = _tracked_eigenvalues(small)
+    replicates = tracked_eigenvalues(small)
     order = np.arange(min(k, n_timescales)) if match is None else match_processes(right, *match)
     spread = np.full((len(replicates), n_timescales), np.nan)
     value = empty.copy()
@@ -122,7 +125,7 @@ def timescales(
     return sample.bootstrap.interval(value, spread, "log"), model
 
 
-def _tracked_eigenvalues(small: FloatArray) -> FloatArray:
+def tracked_eigenvalues(small: FloatArray) -> FloatArray:
     """Return real parts of the eigenvalues of (w, k, k) nearly diagonal matrices, each with its diagonal element."""
     from scipy.optimize import linear_sum_assignment
 
@@ -134,19 +137,6 @@ def _tracked_eigenvalues(small: FloatArray) -> FloatArray:
     return out
 
 
-def match_processes(right: FloatArray, reference: FloatArray, stationary: FloatArray) -> IntArray:
-    """Return, for every reference process, the process of `right` with the largest overlap, -1 where none is left."""
-    from scipy.optimize import linear_sum_assignment
-
-    weight = stationary[:, None]
-    size = np.sqrt((weight * right**2).sum(axis=0)[None, :] * (weight * reference**2).sum(axis=0)[:, None])
-    overlap = np.abs(reference.T @ (weight * right)) / np.maximum(size, 1e-300)
-    out = np.full(reference.shape[1], -1, np.int64)
-    rows, columns = linear_sum_assignment(-(overlap**2))
-    out[rows] = columns
-    return out
-
-
 def passage_times(macro: Sample, stride: int) -> tuple[Interval, IntArray]:
     """Return empirical mean first passage times (m, m) in frames, as seen every stride-th frame, and passages.
 
@@ -154,12 +144,18 @@ def passage_times(macro: Sample, stride: int) -> tuple[Interval, IntArray]:
     the time spent on the way, completed or cut by the end of the data, over the number of completed passages.
     Frames before the first visit to either count for the one that is visited first.
     """
+    interval, number, _ = passage_samples(macro, stride)
+    return interval, number
+
+
+def passage_samples(macro: Sample, stride: int) -> tuple[Interval, IntArray, FloatArray]:
+    """Return what `passage_times` does, and the bootstrap replicates (w, m, m) of the times."""
     exposure, passages = _native.count_passages(macro.dtrajs, macro.n_states, stride, blocks=macro.blocks)
     events = passages.sum(axis=0)
     replicates = ratio(macro.bootstrap.sums(exposure), macro.bootstrap.sums(passages))
     number = -(-events // stride)  # every offset of the stride sees nearly the same passages
     interval = macro.bootstrap.interval(ratio(exposure.sum(axis=0), events), replicates, "log", _least_error(number))
-    return interval, number
+    return interval, number, replicates
 
 
 def residence_times(macro: Sample, stride: int, times: IntArray) -> tuple[Interval, IntArray, FloatArray]:

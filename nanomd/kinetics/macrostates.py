@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from nanomd.errors import InputError
 from nanomd.kinetics import deeptime_adapter
@@ -13,6 +13,7 @@ FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
 MAX_MACROSTATES = 26  # named by letters
+CORE_MEMBERSHIP = 0.9  # of the largest membership in the macrostate
 
 
 def choose_n_macrostates(timescales: FloatArray, n_active: int) -> int:
@@ -71,6 +72,47 @@ def macrostates(model: MarkovModel, counts: NDArray[np.integer], visits: IntArra
         out[best] = int(np.argmax(links[best]))
         pending.remove(best)
     return out
+
+
+def cores(model: MarkovModel, macrostate: IntArray, n_macrostates: int) -> IntArray:
+    """Return the core (n,) that a state belongs to, -1 where to none: the deep part of every macrostate.
+
+    A core holds the active states whose PCCA+ membership is at least nine tenths of the largest in their macrostate.
+    """
+    n_active = len(model.active)
+    out = np.full(model.n_states, -1, np.int64)
+    if n_macrostates == n_active:
+        strength = np.ones(n_active)
+    else:
+        inner = model.transition[np.ix_(model.active, model.active)]
+        pi = model.stationary[model.active]
+        strength = deeptime_adapter.pcca_memberships(inner, pi, n_macrostates).max(axis=1)
+    labels = macrostate[model.active]
+    for a in range(n_macrostates):
+        inside = labels == a
+        if inside.any():
+            out[model.active[inside & (strength >= CORE_MEMBERSHIP * strength[inside].max())]] = a
+    return out
+
+
+def check_macrostates(given: ArrayLike, n_states: int, n_macrostates: int | None = None) -> IntArray:
+    """Return macrostates (n_states,) that a user gave: whole numbers 0..m-1, each with a state; negative for none."""
+    labels = np.asarray(given)
+    if labels.dtype.kind not in "iu" or labels.shape != (n_states,):
+        raise InputError(
+            f"macrostate_of_state must give a whole number for each of {n_states} states, "
+            f"got {labels.dtype} of shape {labels.shape}"
+        )
+    labels = labels.astype(np.int64)
+    present = np.unique(labels[labels >= 0])
+    if not 2 <= len(present) <= MAX_MACROSTATES or present[-1] != len(present) - 1:
+        raise InputError(
+            f"macrostate_of_state must hold every number from 0 to m - 1, m in [2, {MAX_MACROSTATES}], "
+            f"got {present.tolist()}"
+        )
+    if n_macrostates not in (None, len(present)):
+        raise InputError(f"n_macrostates is {n_macrostates}, but macrostate_of_state has {len(present)}: leave it out")
+    return labels
 
 
 def macrostate_names(n_macrostates: int, populations: FloatArray) -> list[str]:

@@ -15,8 +15,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from nanomd.errors import InputError
 from nanomd.kinetics import estimates, macrostates, markov
-from nanomd.kinetics.compare import check_lagtime, trajectories, usable_length
 from nanomd.kinetics.estimates import Sample
+from nanomd.kinetics.inputs import check_lagtime, trajectories, usable_length
 from nanomd.kinetics.results import Interval
 
 FloatArray = NDArray[np.float64]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nanomd import _native
-from nanomd.kinetics import estimates, markov
+from nanomd.kinetics import estimates, leakage, markov, paths, processes
 from nanomd.kinetics.bootstrap import Bootstrap
 from nanomd.kinetics.estimates import Sample, stack
 from nanomd.kinetics.markov import MarkovModel
@@ -35,6 +36,16 @@ class Frame:
     residence_times: IntArray  # (t,)
     ck_lagtimes: IntArray  # (c,), multiples of lagtime
     seen: IntArray = field(default_factory=lambda: np.zeros((0, 0), np.int64))  # (n, n) counts of the training data
+    core: IntArray | None = None  # (n,), between which transition paths run; the macrostates without
+    path_times: IntArray = field(default_factory=lambda: np.ones(1, np.int64))  # (p,)
+    ends: IntArray | None = None  # (k, n), of the reference's processes
+    # Bootstrap replicates (w, m, m) of the passage times by source, kept on the way for errors over all pairs.
+    passages: dict[str, FloatArray] = field(default_factory=dict)
+
+    @property
+    def cores(self) -> IntArray:
+        """(n,)."""
+        return self.macrostate if self.core is None else self.core
 
 
 def trajectory_source(name: str, sample: Sample, frame: Frame) -> SourceKinetics:
@@ -44,14 +55,18 @@ def trajectory_source(name: str, sample: Sample, frame: Frame) -> SourceKinetics
     model = next((m for lag, (_, m) in zip(frame.lagtimes, by_lag, strict=True) if lag == frame.lagtime), None)
     if model is None:
         model = estimates.timescales(sample, frame.lagtime, frame.n_timescales, frame.match)[1]
-    mfpt, mfpt_events = estimates.passage_times(macro, frame.lagtime)
+    mfpt, mfpt_events, frame.passages[name] = estimates.passage_samples(macro, frame.lagtime)
     residence, exits, survival = estimates.residence_times(macro, frame.lagtime, frame.residence_times)
     shape = (len(frame.ck_lagtimes), frame.n_macrostates)
     visits = _native.count_visits(sample.dtrajs, sample.n_states)[0]
-    unseen = np.nan
+    extra: dict[str, Any] = {}
     if len(frame.seen):
-        made = markov.transition_counts(sample.dtrajs, sample.n_states, 1)
-        unseen = float(made[frame.seen == 0].sum() / max(made.sum(), 1))
+        leaks = leakage.measure(sample, frame.seen)
+        extra |= {"unseen_fraction": float(leaks.probability.value), "unseen": leaks.probability}
+        extra |= {"unseen_events": leaks.n_unseen}
+    if frame.ends is not None:
+        extra["timescale_events"] = processes.process_events(sample.dtrajs, frame.ends, frame.lagtime)
+    found = paths.measure(sample.coarse(frame.cores, frame.n_macrostates), frame.path_times)
     return SourceKinetics(
         name=name,
         n_trajs=len(sample.dtrajs),
@@ -71,9 +86,24 @@ def trajectory_source(name: str, sample: Sample, frame: Frame) -> SourceKinetics
         ck_predicted=np.full(shape, np.nan)
         if model is None
         else _self_transitions(model.transition, model.stationary, frame),
-        unseen_fraction=unseen,
         unseen_states=np.flatnonzero(visits == 0).astype(np.int64),
+        timescale_overlap=_overlap(model, frame),
+        path_mean=found.mean,
+        path_quantiles=found.quantiles,
+        path_events=found.events,
+        path_times=frame.path_times,
+        path_longer=found.longer,
+        **extra,
     )
+
+
+def _overlap(model: MarkovModel | None, frame: Frame) -> FloatArray:
+    """Return the overlaps (k,) of the processes of a model with those of the reference that they are paired with."""
+    k = frame.match[0].shape[1]
+    if model is None:
+        return np.full(k, np.nan)
+    _, right, _ = model.eigen(k + estimates.SPARE_PROCESSES)
+    return processes.paired_overlap(right, *frame.match)
 
 
 def markov_source(name: str, sample: Sample, frame: Frame, lagtime: int) -> SourceKinetics:
@@ -94,7 +124,9 @@ def markov_source(name: str, sample: Sample, frame: Frame, lagtime: int) -> Sour
     )
     matrix = np.linalg.matrix_power(model.transition, power)
     point = _quantities(matrix, model.stationary, frame)
-    macro_point = _macro(model.stationary, frame)
+    path_mean, path_longer = _paths(model.transition, model.stationary, frame, lagtime)
+    point["path"] = path_mean
+    macro_point = macro_shares(model.stationary, frame)
     replicates: dict[str, list[FloatArray]] = {key: [] for key in (*point, "populations", "macro_populations")}
     boot = sample.bootstrap
     # With many states a replicate takes seconds: then the lag 1 model, a mere warning example, goes without intervals.
@@ -105,7 +137,8 @@ def markov_source(name: str, sample: Sample, frame: Frame, lagtime: int) -> Sour
             counts = np.tensordot(weights, per_block, axes=1)
             transition, stationary = _row_normalised(counts, model)
             values = _quantities(np.linalg.matrix_power(transition, power), stationary, frame)
-            values |= {"populations": stationary, "macro_populations": _macro(stationary, frame)}
+            values["path"] = _paths(transition, stationary, frame, lagtime, curves=False)[0]
+            values |= {"populations": stationary, "macro_populations": macro_shares(stationary, frame)}
             for key, value in values.items():
                 replicates[key].append(value)
 
@@ -115,6 +148,8 @@ def markov_source(name: str, sample: Sample, frame: Frame, lagtime: int) -> Sour
             return Interval(value, nothing, nothing.copy())
         return boot.interval(value, np.stack(replicates[key]), scale)  # type: ignore[arg-type]
 
+    if replicates["mfpt"]:
+        frame.passages[name] = np.stack(replicates["mfpt"])
     events = np.zeros((frame.n_macrostates, frame.n_macrostates), np.int64)
     flat = stack([spread for _ in frame.lagtimes])  # a Markov chain has the same timescales at every lag
     ck = interval("self", point["self"], "logit")
@@ -136,6 +171,12 @@ def markov_source(name: str, sample: Sample, frame: Frame, lagtime: int) -> Sour
         ck_estimated=ck,
         ck_predicted=point["self"],
         unseen_states=np.flatnonzero(model.stationary == 0).astype(np.int64),
+        timescale_overlap=_overlap(model, frame),
+        path_mean=interval("path", path_mean, "log"),
+        path_events=events,
+        path_times=frame.path_times,
+        path_longer=path_longer,
+        path_resolution=lagtime,
     )
 
 
@@ -159,7 +200,8 @@ def _row_normalised(counts: FloatArray, model: MarkovModel) -> tuple[FloatArray,
     return transition, stationary
 
 
-def _macro(stationary: FloatArray, frame: Frame) -> FloatArray:
+def macro_shares(stationary: FloatArray, frame: Frame) -> FloatArray:
+    """Return the populations (m,) of the macrostates."""
     inside = frame.macrostate >= 0
     share: FloatArray = np.bincount(frame.macrostate[inside], stationary[inside], frame.n_macrostates).astype(
         np.float64
@@ -175,6 +217,15 @@ def _quantities(matrix: FloatArray, stationary: FloatArray, frame: Frame) -> dic
         "residence": frame.lagtime * markov.mean_residence(matrix, stationary, frame.macrostate, m)[0],
         "self": _self_transitions(matrix, stationary, frame),
     }
+
+
+def _paths(
+    transition: FloatArray, stationary: FloatArray, frame: Frame, lagtime: int, curves: bool = True
+) -> tuple[FloatArray, FloatArray]:
+    """Return mean durations of transition paths in frames, and the shares that are longer, of a chain at a lag."""
+    steps = frame.path_times // lagtime if curves else np.zeros(0, np.int64)
+    mean, longer = paths.markov_path_times(transition, stationary, frame.cores, frame.n_macrostates, steps)
+    return lagtime * mean, longer
 
 
 def _self_transitions(matrix: FloatArray, stationary: FloatArray, frame: Frame) -> FloatArray:

@@ -9,18 +9,24 @@ from typing import Any
 
 from nanomd._nvtx import annotate
 from nanomd.errors import StoreError
+from nanomd.interpret.results import Interpretation
 from nanomd.kinetics.results import ValidationResult
 from nanomd.report.figures import Group, ReportFigure
 from nanomd.report.html import CSS, flatten, group_html, key, paragraphs, speed_text, table
 from nanomd.report.landscape import plot_free_energy
 from nanomd.report.numbers import CellText, count_passes, format_count, format_number, format_row
+from nanomd.report.plots_interpretation import interpretation_groups
 from nanomd.report.plots_kinetics import plot_chapman_kolmogorov, plot_mfpt, plot_residence, plot_timescales
+from nanomd.report.plots_paths import plot_transition_paths
 from nanomd.report.plots_populations import plot_populations
 from nanomd.report.plots_training import plot_training
 from nanomd.report.style import SourceStyle, source_styles
 
 _MARKS = {True: ("pass", "✓ pass"), False: ("fail", "✗ fail"), None: ("none", "– not judged")}
-_KEYS = ("free_energy", "populations", "timescales", "mfpt", "chapman_kolmogorov", "residence", "training", "extra")
+_KEYS = (
+    "free_energy", "populations", "timescales", "mfpt", "chapman_kolmogorov", "residence", "transition_paths", "memory",
+    "attention", "tracing", "distances", "training", "extra",
+)  # fmt: skip
 
 
 def write_report(
@@ -33,6 +39,7 @@ def write_report(
     speeds: Mapping[str, str | float] | None = None,
     provenance: Mapping[str, Any] | None = None,
     landscape: Mapping[str, Any] | None = None,
+    interpretation: Interpretation | None = None,
     extra_figures: Sequence[ReportFigure] = (),
 ) -> Path:
     """Write ``index.html`` (one page, no other file needed), ``validation.json`` and ``png/*.png``.
@@ -56,6 +63,8 @@ def write_report(
         Versions, seeds, hashes; nested mappings are flattened.
     landscape : mapping, optional
         Two coordinates for free-energy surfaces; see `nanomd.report.landscape.free_energy_surfaces`.
+    interpretation : Interpretation, optional
+        What `nanomd.interpret.interpret_model` returned.
     extra_figures : sequence of ReportFigure
         Further pictures with titles and captions.
 
@@ -73,7 +82,7 @@ def write_report(
     """
     with annotate("report"):
         styles = source_styles(list(result.sources), result.reference)
-        groups = _groups(result, styles, metrics, landscape, extra_figures)
+        groups = _groups(result, styles, metrics, landscape, interpretation, extra_figures)
         page = _page(result, styles, groups, title, summary, speeds, provenance)
         folder = Path(folder)
         try:
@@ -90,11 +99,21 @@ def _groups(
     styles: dict[str, SourceStyle],
     metrics: Sequence[Mapping[str, Any]] | None,
     landscape: Mapping[str, Any] | None,
+    interpretation: Interpretation | None,
     extra_figures: Sequence[ReportFigure],
 ) -> list[Group]:
     groups = [plot_free_energy(landscape, result)] if landscape else []
-    for plot in (plot_populations, plot_timescales, plot_mfpt, plot_chapman_kolmogorov, plot_residence):
+    for plot in (
+        plot_populations,
+        plot_timescales,
+        plot_mfpt,
+        plot_chapman_kolmogorov,
+        plot_residence,
+        plot_transition_paths,
+    ):
         groups.append(plot(result, styles))
+    if interpretation is not None:
+        groups += interpretation_groups(interpretation, result.frame_interval)
     for i, extra in enumerate(extra_figures, 1):
         group = Group(f"extra_{i}", extra.title, extra.caption)
         group.add_png(extra.png(), extra.title)

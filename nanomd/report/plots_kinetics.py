@@ -9,6 +9,7 @@ import numpy as np
 from nanomd.kinetics.results import Interval, SourceKinetics, ValidationResult
 from nanomd.report.drawing import FloatArray, band, error_lengths, finite_positive, scatter_panel, tidy_log_axis
 from nanomd.report.figures import Group
+from nanomd.report.plots_paths import passage_notes, process_notes
 from nanomd.report.style import DARK, SourceStyle, add_legend, look, new_figure, plain, say_no_data
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def plot_timescales(result: ValidationResult, styles: dict[str, SourceStyle]) ->
         "also where it has not levelled off yet. Process k of every source is the one most like process k of the "
         "reference, by overlap of eigenvectors. A Markov model itself has the same timescales at every lag.",
     )
+    group.notes.extend(process_notes(result))
     n_processes = max((source.timescales.value.shape[-1] for source in result.sources.values()), default=0)
     if n_processes > MAX_TIMESCALES:
         group.notes.append(f"The slowest {MAX_TIMESCALES} of {n_processes} processes are shown.")
@@ -123,6 +125,7 @@ def plot_mfpt(result: ValidationResult, styles: dict[str, SourceStyle]) -> Group
     )
     if key:
         group.notes.append(key)
+    group.notes.extend(passage_notes(result))
     if m < 2:
         group.notes.append("There is one macrostate only, hence no passage between macrostates.")
         return group
@@ -135,7 +138,7 @@ def plot_mfpt(result: ValidationResult, styles: dict[str, SourceStyle]) -> Group
         y = source.mfpt[rows, columns]
         labels = [f"{names[i]}→{names[j]}" for i, j in zip(rows, columns, strict=True)]
         error = mfpt_error(finite, finite_positive(y.value))
-        if error is not None:
+        if error is not None and not result.mfpt_errors:
             group.notes.append(
                 f"{name}: off by a factor of {error[0]:.3g} in the geometric mean over {error[2]} pairs, and of "
                 f"{error[3]:.3g} for the worst, {labels[error[1]]}."

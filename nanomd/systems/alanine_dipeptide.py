@@ -1,38 +1,143 @@
-"""Alanine dipeptide in explicit water: backbone torsions (phi, psi) of two independent 250 ns trajectories.
+"""Alanine dipeptide: backbone torsions (phi, psi) of two 250 ns trajectories in explicit water, or of your own.
 
-The slow process is the crossing of phi = 0, with a timescale near 1.4 ns; the next ones take 69 and 37 ps.
-Data: mdshare (Nuske et al. 2017; Wehmeyer and Noe 2018), CC BY 4.0.
+In explicit water the slow process is the crossing of phi = 0, with a timescale near 1.4 ns; the next ones take 69 and
+37 ps. Data: mdshare (Nuske et al. 2017; Wehmeyer and Noe 2018), CC BY 4.0.
+
+`simulate` makes trajectories from scratch, in implicit water: another force field and no friction of real water, so
+other populations and other rates.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nanomd.errors import InputError
+from nanomd.file_lists import natural_key
 from nanomd.systems.data import data_folder
 from nanomd.units import FrameInterval
+
+if TYPE_CHECKING:
+    from nanomd.systems.replicas import Platform, Simulated
 
 NAME = "alanine_dipeptide"
 FRAME_INTERVAL = FrameInterval(1.0, "ps")
 FILES = ("phi_psi_0.npy", "phi_psi_1.npy")
 _SOURCE = (
     "They hold the backbone torsions (phi, psi) in radians, float32, one frame per ps, shape (n_frames, 2); "
-    "the mdshare package offers them (alanine-dipeptide-3x250ns-backbone-dihedrals.npz, CC BY 4.0)"
+    "the mdshare package offers them (alanine-dipeptide-3x250ns-backbone-dihedrals.npz, CC BY 4.0). "
+    "`nanomd simulate alanine-dipeptide --out DIR` makes trajectories that do as well"
 )
 
 
 def paths(data_dir: str | Path | None = None) -> list[Path]:
-    """Return where the trajectories lie; see `load`."""
-    folder = data_folder(NAME, FILES, data_dir, _SOURCE)
-    return [folder / name for name in FILES]
+    """Return where the torsions lie; of a folder that `simulate` made, the topology and then the trajectories."""
+    folder = data_folder(NAME, FILES, data_dir, _SOURCE, instead=(f"{NAME}.pdb", f"{NAME}_0.xtc"))
+    if (folder / FILES[0]).is_file():
+        return [folder / name for name in FILES]
+    return [folder / f"{NAME}.pdb", *sorted(folder.glob(f"{NAME}_*.xtc"), key=natural_key)]
+
+
+def simulate(
+    out: str | Path,
+    ns: float | None = None,
+    n_trajs: int = 4,
+    *,
+    n_frames: int | None = None,
+    seed: int = 0,
+    temperature: float = 300.0,
+    friction: float = 1.0,
+    time_step: float = 2.0,
+    frame_interval: str | FrameInterval = "1 ps",
+    equilibration: float = 100.0,
+    platform: Platform = "auto",
+    n_workers: int | None = None,
+    resume: bool = False,
+    force: bool = False,
+    progress: bool | None = None,
+) -> Simulated:
+    """Simulate alanine dipeptide with OpenMM: amber99sb in implicit water (OBC), no cutoff, rigid bonds of hydrogens.
+
+    Parameters
+    ----------
+    out : path
+        The folder; gets alanine_dipeptide.pdb, alanine_dipeptide_0.xtc ... and simulation.json.
+    ns : float, optional
+        Length of each trajectory, 20 by default.
+    n_trajs : int
+        Independent trajectories.
+    n_frames : int, optional
+        Length of each trajectory in frames, in place of `ns`.
+    seed : int
+    temperature : float
+        K.
+    friction : float
+        Per ps.
+    time_step : float
+        fs.
+    frame_interval : str
+        A whole number of time steps.
+    equilibration : float
+        ps before each trajectory, thrown away; the start is built, with phi = -80 and psi = 80 degrees, and minimised.
+    platform, n_workers, resume, force, progress
+        See `nanomd.systems.replicas.simulate`. With several workers a script needs ``if __name__ == "__main__":``.
+
+    Raises
+    ------
+    BackendUnavailableError
+        Without OpenMM (`pip install 'nanomd[openmm]'`).
+    """
+    from nanomd.systems import replicas
+    from nanomd.systems.peptide import DESCRIPTION, AlanineDipeptide
+
+    dynamics = replicas.make_dynamics(
+        temperature=temperature,
+        friction=friction,
+        time_step=time_step,
+        frame_interval=frame_interval,
+        equilibration=equilibration,
+        minimize=True,
+    )
+    return replicas.simulate(
+        out,
+        AlanineDipeptide(),
+        dynamics,
+        system="alanine-dipeptide",
+        stem=NAME,
+        n_frames=replicas.count_frames(20.0 if ns is None and n_frames is None else ns, n_frames, dynamics),
+        n_trajs=n_trajs,
+        seed=seed,
+        platform=platform,
+        n_workers=n_workers,
+        description=DESCRIPTION,
+        resume=resume,
+        force=force,
+        progress=progress,
+    )
+
+
+def frame_interval(data_dir: str | Path | None = None) -> FrameInterval:
+    """Return the time between frames: 1 ps, or what the time stamps of simulated trajectories say."""
+    found = paths(data_dir)
+    if found[0].suffix == ".npy":
+        return FRAME_INTERVAL
+    from nanomd.tokenize.sources import TimeStamps, load_topology, read_chunks
+
+    stamps, topology = TimeStamps(), load_topology(found[0])
+    for first, chunk in read_chunks(found[1], topology):
+        stamps.add(found[1], first, chunk.time)
+        break
+    return stamps.frame_interval(1)
 
 
 def load(data_dir: str | Path | None = None) -> list[NDArray[np.float32]]:
-    """Return the torsions of each trajectory, shape (250000, 2): phi and psi in radians, one frame per ps.
+    """Return the torsions of each trajectory, shape (n_frames, 2): phi and psi in radians.
+
+    The data in explicit water have two trajectories of 250,000 frames, one per ps.
 
     Parameters
     ----------
@@ -45,13 +150,31 @@ def load(data_dir: str | Path | None = None) -> list[NDArray[np.float32]]:
         If the files are absent or hold something else.
     """
     trajectories = []
-    for path in paths(data_dir):
+    found = paths(data_dir)
+    if found[0].suffix != ".npy":
+        return [_torsions(found[0], path) for path in found[1:]]
+    for path in found:
         try:
             array = np.load(path, mmap_mode="r", allow_pickle=False)
         except (ValueError, OSError, EOFError) as error:
             raise InputError(f"{path} cannot be read: {error}. {_SOURCE}") from None
         trajectories.append(_check(array, str(path)))
     return trajectories
+
+
+def _torsions(topology_file: Path, path: Path) -> NDArray[np.float32]:
+    """Measure phi and psi of a trajectory file, chunk by chunk."""
+    from mdtraj.geometry import dihedral
+
+    from nanomd.tokenize.sources import load_topology, read_chunks
+
+    topology = load_topology(topology_file)
+    quads = np.concatenate([np.asarray(dihedral.indices_phi(topology)), np.asarray(dihedral.indices_psi(topology))])
+    if quads.shape != (2, 4):
+        raise InputError(f"{topology_file} has {len(quads)} backbone torsions, alanine dipeptide has 2. {_SOURCE}")
+    return np.concatenate(
+        [dihedral.compute_dihedrals(chunk, quads, periodic=False) for _, chunk in read_chunks(path, topology)]
+    ).astype(np.float32)
 
 
 def tokenize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +10,9 @@ from pathlib import Path
 from nanomd.errors import InputError
 
 
-def data_folder(name: str, needed: Sequence[str], data_dir: str | Path | None, source: str) -> Path:
+def data_folder(
+    name: str, needed: Sequence[str], data_dir: str | Path | None, source: str, instead: Sequence[str] = ()
+) -> Path:
     """Find the folder of a system's reference trajectories.
 
     Parameters
@@ -23,11 +26,13 @@ def data_folder(name: str, needed: Sequence[str], data_dir: str | Path | None, s
         beside the working folder or the repository.
     source : str
         What the files are and where such data come from, for the error message.
+    instead : sequence of str
+        Files that do as well.
 
     Raises
     ------
     InputError
-        If the files are nowhere, with what they are and where they come from.
+        If the files are nowhere, with what they are and where they come from; or of a simulation that is not finished.
     """
     if data_dir is not None:
         roots = [Path(data_dir).expanduser()]
@@ -37,9 +42,24 @@ def data_folder(name: str, needed: Sequence[str], data_dir: str | Path | None, s
         roots = [Path.cwd().parent / "shared" / "data", Path(__file__).parents[2].parent / "shared" / "data"]
     for root in roots:
         for folder in (root / name, root):
-            if all((folder / file).is_file() for file in needed):
-                return folder
+            for names in (needed, instead):
+                if names and all((folder / file).is_file() for file in names):
+                    _check_finished(folder)
+                    return folder
+    wanted = ", ".join(needed) + (f"; or {', '.join(instead)}" if instead else "")
     raise InputError(
-        f"no {name} data ({', '.join(needed)}) in {' or '.join(map(str, roots))}; "
-        f"give the folder, or set NANOMD_DATA. {source}"
+        f"no {name} data ({wanted}) in {' or '.join(map(str, roots))}; give the folder, or set NANOMD_DATA. {source}"
     )
+
+
+def _check_finished(folder: Path) -> None:
+    """Refuse what an interrupted simulation left: some of its trajectories are missing."""
+    record = folder / "simulation.json"
+    if not record.is_file():
+        return
+    try:
+        finished = bool(json.loads(record.read_text(encoding="utf-8"))["finished"])
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"{record} is damaged; simulate into another folder") from None
+    if not finished:
+        raise InputError(f"the simulation in {folder} is not finished; go on with `nanomd simulate ... --resume`")

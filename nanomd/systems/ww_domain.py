@@ -1,27 +1,33 @@
 """A structure-based (Go) model of the Pin1 WW domain near its folding midpoint: a small protein that folds often.
 
 34 C-alpha beads (PDB 1PIN, residues 6-39), 61 native contacts, four independent runs of 31250 frames, one frame per
-0.75 ps of model time. A stand-in for the Fip35 WW domain, to which the same pipeline applies.
+0.75 ps of model time. A stand-in for the Fip35 WW domain, to which the same pipeline applies. `simulate` makes such
+runs with OpenMM; the model itself is in `nanomd.systems.go_model`.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nanomd.config import check_choice
-from nanomd.errors import InputError
 from nanomd.file_lists import natural_key
 from nanomd.systems.data import data_folder
+from nanomd.systems.go_model import read_contacts
+
+if TYPE_CHECKING:
+    from nanomd.systems.replicas import Platform, Simulated
+    from nanomd.units import FrameInterval
 
 NAME = "ww_domain_go"
 _SOURCE = (
     "They are a C-alpha Go model of the Pin1 WW domain: topology, native contacts (residue_i, residue_j, "
-    "native_ca_distance_nm) and runs ww_go_*.xtc, which any structure-based simulation of PDB 1PIN can replace"
+    "native_ca_distance_nm) and runs ww_go_*.xtc; `nanomd simulate ww-domain --out DIR` makes such a folder"
 )
+_TOPOLOGY, _CONTACTS = "ww_go.pdb", "contacts.csv"
 
 
 class Files(NamedTuple):
@@ -40,21 +46,107 @@ def files(data_dir: str | Path | None = None) -> Files:
     data_dir : path, optional
         The folder with the files, or the one above; default NANOMD_DATA, else ``../shared/data``.
     """
-    folder = data_folder(NAME, ("ww_go.pdb", "contacts.csv", "ww_go_0.xtc"), data_dir, _SOURCE)
+    folder = data_folder(NAME, (_TOPOLOGY, _CONTACTS, "ww_go_0.xtc"), data_dir, _SOURCE)
     runs = sorted(folder.glob("ww_go_*.xtc"), key=natural_key)
-    return Files(folder / "ww_go.pdb", runs, folder / "contacts.csv")
+    return Files(folder / _TOPOLOGY, runs, folder / _CONTACTS)
 
 
 def native_contacts(data_dir: str | Path | None = None) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Return the native contacts: atom pairs, shape (61, 2), zero-based, and their distances in nm, shape (61,)."""
-    path = files(data_dir).contacts
-    try:
-        table = np.loadtxt(path, delimiter=",", skiprows=1, ndmin=2)
-    except ValueError as error:
-        raise InputError(f"{path} cannot be read: {error}. {_SOURCE}") from None
-    if table.shape[0] < 1 or table.shape[1] != 3 or not np.isfinite(table).all() or np.any(table[:, 2] <= 0):
-        raise InputError(f"{path} must have rows of residue_i, residue_j, native_ca_distance_nm. {_SOURCE}")
-    return table[:, :2].astype(np.int64), table[:, 2]
+    return read_contacts(files(data_dir).contacts, _SOURCE)
+
+
+def simulate(
+    out: str | Path,
+    ns: float | None = None,
+    n_trajs: int = 4,
+    *,
+    n_frames: int | None = None,
+    seed: int = 0,
+    temperature: float = 121.0,
+    friction: float = 0.2,
+    time_step: float = 15.0,
+    frame_interval: str | FrameInterval = "0.75 ps",
+    equilibration: float = 3000.0,
+    platform: Platform = "auto",
+    n_workers: int | None = None,
+    data_dir: str | Path | None = None,
+    resume: bool = False,
+    force: bool = False,
+    progress: bool | None = None,
+) -> Simulated:
+    """Simulate the model with OpenMM; the folder can be given as `data_dir` to everything here.
+
+    Parameters
+    ----------
+    out : path
+        The folder; gets ww_go.pdb, contacts.csv, ww_go_0.xtc ... and simulation.json.
+    ns : float, optional
+        Length of each run in model time.
+    n_trajs : int
+        Independent runs.
+    n_frames : int, optional
+        Length of each run in frames, in place of `ns`; 31250 where neither is given.
+    seed : int
+    temperature : float
+        K, in the model's units: 121 is close to its folding midpoint.
+    friction : float
+        Per ps.
+    time_step : float
+        fs.
+    frame_interval : str
+        A whole number of time steps.
+    equilibration : float
+        ps before each run, thrown away. Runs start folded; the default is several folding times, so that the first
+        frame is a fair draw.
+    data_dir : path, optional
+        A folder with ww_go.pdb and contacts.csv, of this protein or of another one; by default the native structure in
+        the package.
+    platform, n_workers, resume, force, progress
+        See `nanomd.systems.replicas.simulate`. With several workers a script needs ``if __name__ == "__main__":``.
+
+    Raises
+    ------
+    BackendUnavailableError
+        Without OpenMM (`pip install 'nanomd[openmm]'`).
+    """
+    from nanomd.systems import go_model, replicas
+
+    if data_dir is None:
+        model = go_model.ww_domain()
+    else:
+        folder = data_folder(NAME, (_TOPOLOGY, _CONTACTS), data_dir, _SOURCE)
+        model = go_model.load_model(folder / _TOPOLOGY, folder / _CONTACTS)
+    dynamics = replicas.make_dynamics(
+        temperature=temperature,
+        friction=friction,
+        time_step=time_step,
+        frame_interval=frame_interval,
+        equilibration=equilibration,
+        minimize=False,
+    )
+
+    def write_contacts(folder: Path) -> list[Path]:
+        model.write_contacts(folder / _CONTACTS)
+        return [folder / _CONTACTS]
+
+    return replicas.simulate(
+        out,
+        model,
+        dynamics,
+        system="ww-domain",
+        stem="ww_go",
+        n_frames=replicas.count_frames(ns, 31250 if ns is None and n_frames is None else n_frames, dynamics),
+        n_trajs=n_trajs,
+        seed=seed,
+        platform=platform,
+        n_workers=n_workers,
+        description={**go_model.DESCRIPTION, "native": model.fingerprint()},
+        write_more=write_contacts,
+        resume=resume,
+        force=force,
+        progress=progress,
+    )
 
 
 def tokenize(
@@ -121,6 +213,32 @@ def fraction_native(
     stride, data_dir
         As in `tokenize`.
     """
+    groups = (np.ones(len(native_contacts(data_dir)[0]), bool),)
+    return [mean[:, 0] for mean in _mean_contacts(groups, trajectories, stride, data_dir)]
+
+
+# Residues from zero. The first hairpin's contacts join the first two strands, the second's the last two.
+_HAIRPIN_1_ENDS = 20
+_HAIRPIN_2_BEGINS = 15
+
+
+def hairpin_contacts(
+    trajectories: Any = None, *, stride: int = 1, data_dir: str | Path | None = None
+) -> list[NDArray[np.float64]]:
+    """Return the fractions of native contacts within the first and the second hairpin, (n_frames, 2), per trajectory.
+
+    Both are formed in the folded state, neither in the unfolded one; the intermediates have one. Parameters as in
+    `fraction_native`.
+    """
+    pairs, _ = native_contacts(data_dir)
+    groups = (pairs.max(axis=1) <= _HAIRPIN_1_ENDS, pairs.min(axis=1) >= _HAIRPIN_2_BEGINS)
+    return _mean_contacts(groups, trajectories, stride, data_dir)
+
+
+def _mean_contacts(
+    groups: tuple[NDArray[np.bool_], ...], trajectories: Any, stride: int, data_dir: str | Path | None
+) -> list[NDArray[np.float64]]:
+    """Return the means of soft contacts over groups of them, (n_frames, len(groups)), per trajectory."""
     from nanomd.config import check_range
     from nanomd.tokenize.features import prepare
     from nanomd.tokenize.sources import group_files, load_topology
@@ -129,12 +247,13 @@ def fraction_native(
     check_range("stride", stride, 1)
     found = files(data_dir)
     topology = load_topology(found.topology)
-    groups = group_files(found.trajectories if trajectories is None else trajectories)
+    runs = group_files(found.trajectories if trajectories is None else trajectories)
     compute = prepare([_soft_contacts(data_dir)], topology)
-    stream = FileStream(groups, topology, compute, stride, with_times=False, on_frames=lambda _: None)
-    parts: list[list[NDArray[np.float64]]] = [[] for _ in groups]
+    stream = FileStream(runs, topology, compute, stride, with_times=False, on_frames=lambda _: None)
+    parts: list[list[NDArray[np.float64]]] = [[] for _ in runs]
     for trajectory, chunk in stream.chunks():
-        parts[trajectory].append(chunk.mean(axis=1, dtype=np.float64))
+        means = [chunk[:, group].mean(axis=1, dtype=np.float64) for group in groups]
+        parts[trajectory].append(np.stack(means, axis=1))
     return [np.concatenate(part) for part in parts]
 
 

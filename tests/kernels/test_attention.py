@@ -33,16 +33,6 @@ def test_pytorchs_fused_attention_computes_the_formula(problem, dtype):
     assert_as_good_as_pytorch(through_the_registry, problem, dtype, factor=4)
 
 
-@pytest.mark.parametrize("rotary", [True, False])
-@pytest.mark.parametrize(("n_kv_head", "window"), [(2, 3), (1, 9)])
-def test_gradients_of_the_formula(n_kv_head, window, rotary):
-    (q, k, v, _), (cos, sin) = Problem(1, 2, n_kv_head, 6, 4, window, rotary).tensors()
-    if cos is not None:
-        cos, sin = cos.double(), sin.double()
-    leaves = tuple(x.clone().requires_grad_() for x in (q, k, v))
-    assert torch.autograd.gradcheck(lambda q, k, v: formula(q, k, v, window=window, cos=cos, sin=sin), leaves)
-
-
 def test_the_formula_on_an_example_by_hand():
     q = torch.tensor([[[[1.0, 0.0], [0.0, 2.0]]]], dtype=torch.float64)
     k = torch.tensor([[[[1.0, 1.0], [0.5, -1.0]]]], dtype=torch.float64)

@@ -1,0 +1,95 @@
+"""Experiments: every method on the same data, over seeds, judged by long rollouts against held-out dynamics."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from nanomd.config import check_choice, check_range
+from nanomd.experiments import tables
+from nanomd.experiments.cases import CASES, get_case
+from nanomd.experiments.methods import MAIN, METHODS, PIECES, get_method
+from nanomd.experiments.runner import Job, Study, run_jobs
+from nanomd.run_folder import write_atomic
+
+__all__ = ["CASES", "METHODS", "run"]
+
+
+def run(
+    name: str,
+    out: str | Path,
+    *,
+    data: str | Path | None = None,
+    study: Study = "main",
+    methods: Sequence[str] | None = None,
+    n_seeds: int = 3,
+    n_datasets: int = 1,
+    n_steps: int | None = None,
+    n_processes: int = 1,
+    report: str | None = None,
+    progress: bool | None = None,
+) -> str:
+    """Run an experiment, and return its table in Markdown.
+
+    Parameters
+    ----------
+    name : str
+        A key of `CASES`.
+    out : path
+        Gets a folder `name` with ``records/``, one JSON file for every training, and ``tables.md``. What is recorded is
+        not repeated.
+    data : path, optional
+        Folder of the molecular dynamics; default NANOMD_DATA.
+    study : str
+        ``"main"``: whole trajectories; ``"pieces"``: the same frames cut into short trajectories of several lengths.
+    methods : sequence of str, optional
+        Keys of `METHODS`; by default those of the study.
+    n_seeds, n_datasets : int
+        Trainings of each method with different seeds, and sets of training data.
+    n_steps : int, optional
+        Optimiser steps in place of the case's.
+    n_processes : int
+        Trainings at a time, each in one thread.
+    report : str, optional
+        Write report/index.html for this method's first model, judged like any rollout.
+    progress : bool, optional
+        Show a bar; where a person watches by default.
+    """
+    case = get_case(name)
+    check_choice("study", study, Study)
+    check_range("n_seeds", n_seeds, 1)
+    check_range("n_datasets", n_datasets, 1, case.n_datasets)
+    check_range("n_processes", n_processes, 1)
+    lengths = case.pieces if study == "pieces" else (0,)
+    chosen = [get_method(m).name for m in methods or (PIECES if study == "pieces" else MAIN)]
+    jobs = [
+        Job(name, method, dataset, seed, pieces, n_steps)
+        for seed in range(n_seeds)
+        for dataset in range(n_datasets)
+        for pieces in lengths
+        for method in chosen
+    ]
+    folder = Path(out) / name
+    run_jobs(jobs, folder, data=data, n_processes=n_processes, bar=progress)
+    text = summarise(folder)
+    if report is not None:
+        from nanomd.experiments.report import report as write
+
+        text += f"\nreport: {write(case, folder, get_method(report).name, data=data)}\n"
+    return text
+
+
+def summarise(folder: str | Path) -> str:
+    """Write tables.md, and pieces.png where there are such records, and return the tables as text."""
+    folder = Path(folder)
+    references, records = tables.load_records(folder)
+    parts = [f"# {get_case(folder.name).title}", tables.markdown(tables.rows(references, records))]
+    for length in sorted({int(r["pieces"]) for r in records} - {0}):
+        parts += [f"## Pieces of {length} frames", tables.markdown(tables.rows(references, records, pieces=length))]
+    if any(r["pieces"] for r in records):
+        from nanomd.experiments.figure import plot_pieces
+
+        plot_pieces(references, records, get_case(folder.name).title, folder / "pieces.png")
+    text = "\n\n".join(parts) + "\n"
+    write_atomic(folder / "tables.md", text)
+    return text

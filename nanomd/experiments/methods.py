@@ -1,0 +1,212 @@
+"""The methods that are compared, each fitted to the same training data: variants of the GPT, an LSTM, Markov models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nanomd.config import check_choice
+from nanomd.errors import InputError
+from nanomd.experiments.cases import Case
+
+if TYPE_CHECKING:
+    from nanomd.estimator import GPTModel
+
+IntArray = NDArray[np.int64]
+Kind = Literal["gpt", "paper", "lstm"]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to learn trajectories from trajectories.
+
+    Parameters
+    ----------
+    name : str
+    kind : str
+        ``"gpt"`` (the case's shape), ``"paper"`` (the published shape and optimiser settings), or ``"lstm"``.
+    options : dict
+        Added to the case's.
+    """
+
+    name: str
+    kind: Kind
+    options: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        check_choice("kind", self.kind, Kind)
+
+
+_OBJECTIVES = ("one_pass", "two_pass_token", "two_pass_hidden")
+_REVERSAL: dict[str, Any] = {"time_reversal": True}
+_MARKOV: dict[str, Any] = {"markov_head": True}
+
+
+def _variants() -> list[Method]:
+    """Every objective, plain, with windows read both ways, and with a head that starts as the Markov model."""
+    out = []
+    for objective in _OBJECTIVES:
+        for suffix, options in (
+            ("", {}),
+            ("+reversal", _REVERSAL),
+            ("+markov", _MARKOV),
+            ("+markov+reversal", {**_REVERSAL, **_MARKOV}),
+        ):
+            out.append(Method(objective + suffix, "gpt", {"objective": objective, **options}))
+    return out
+
+
+METHODS: dict[str, Method] = {
+    method.name: method
+    for method in (
+        *_variants(),
+        Method("one_pass+reversal+dropout", "gpt", {"objective": "one_pass", "dropout": 0.1, **_REVERSAL}),
+        Method(
+            "one_pass+markov+reversal, no averaging",
+            "gpt",
+            {"objective": "one_pass", "average": "none", **_MARKOV, **_REVERSAL},
+        ),
+        Method(
+            "one_pass+reversal+lookahead",
+            "gpt",
+            {"objective": "one_pass", "lookahead_lags": (2, 5, 20, 50), **_REVERSAL},
+        ),
+        Method(
+            "one_pass+reversal+kinetics",
+            "gpt",
+            {"objective": "one_pass", "select": "kinetics", **_REVERSAL},
+        ),
+        Method("paper", "paper", {"objective": "two_pass_hidden"}),
+        Method("LSTM", "lstm", {}),
+    )
+}
+MAIN = (
+    "one_pass",
+    *(objective + suffix for suffix in ("+reversal", "+markov+reversal") for objective in _OBJECTIVES),
+    "one_pass+reversal+dropout",
+    "one_pass+markov+reversal, no averaging",
+    "LSTM",
+    "paper",
+)
+PIECES = ("one_pass+reversal", "one_pass+reversal+dropout", "two_pass_token+reversal")
+
+
+def get_method(name: str) -> Method:
+    """Return a method by name."""
+    if name not in METHODS:
+        raise InputError(f"methods must be among {', '.join(METHODS)}, got {name!r}")
+    return METHODS[name]
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a training gives to the judge.
+
+    Parameters
+    ----------
+    generate : callable
+        Maps (n_trajs, n_steps, seed) to trajectories that start in states drawn uniformly.
+    held_out_nll : callable
+        Nats per frame on given trajectories.
+    validation_loss : float
+        The one by which weights were chosen.
+    settings : dict
+    history : list of dict
+        Training metrics.
+    model : GPTModel, optional
+        None for the LSTM.
+    """
+
+    generate: Callable[[int, int, int], list[IntArray]]
+    held_out_nll: Callable[[list[IntArray]], float]
+    validation_loss: float
+    settings: dict[str, Any]
+    history: list[dict[str, float]]
+    model: GPTModel | None = None
+
+
+def fit(method: Method, case: Case, training: list[IntArray], seed: int, *, n_steps: int | None = None) -> Fitted:
+    """Train a method on trajectories.
+
+    Parameters
+    ----------
+    method, case
+    training : list of arrays
+    seed : int
+        Of weights, batches and dropout.
+    n_steps : int, optional
+        Optimiser steps in place of the case's.
+    """
+    longest = max(len(d) for d in training)
+    steps = {} if n_steps is None else {"n_steps": n_steps}
+    if method.kind == "lstm":
+        return _fit_lstm({**case.lstm, **method.options, **steps}, training, seed, longest)
+    if method.kind == "paper":
+        options = {"preset": case.paper, **_PAPER, **_PAPER_FOUR.get(case.paper, {}), **method.options, **steps}
+        options["context_length"] = min(100, longest - 1)
+    else:
+        options = {**case.gpt, **method.options, **steps}
+        options["train_length"] = min(options["train_length"], longest - 1)
+    return _fit_gpt(options, training, seed)
+
+
+# Adam without decay of the learning rate, as published; the number of steps is what a CPU can do in minutes.
+_PAPER: dict[str, Any] = {
+    "learning_rate": 5e-4,
+    "batch_size": 64,
+    "window_shift": 50,
+    "n_steps": 800,
+    "weight_decay": 0.0,
+    "lr_schedule": "constant",
+}
+_PAPER_FOUR: dict[str, dict[str, Any]] = {
+    "paper-four-state": {"learning_rate": 1e-4, "batch_size": 128, "window_shift": 100}
+}
+
+
+def _fit_gpt(options: dict[str, Any], training: list[IntArray], seed: int) -> Fitted:
+    from nanomd.estimator import GPTEstimator
+
+    chosen = {"validation_interval": max(1, int(options["n_steps"]) // 10), "n_threads": 1, **options}
+    model = GPTEstimator(**chosen, seed=seed).fit(training).fetch_model()
+
+    def generate(n_trajs: int, n_steps: int, seed: int) -> list[IntArray]:
+        return list(model.generate(n_steps, n_trajs, start="uniform", seed=seed, n_threads=1, backend="cpu").dtrajs)
+
+    def score(dtrajs: list[IntArray]) -> float:
+        return -model.log_likelihood(known_states(dtrajs, model.state_map.symbols))
+
+    loss = model.provenance.get("validation_loss")
+    return Fitted(generate, score, float("nan") if loss is None else float(loss), chosen, model.history, model)
+
+
+def _fit_lstm(options: dict[str, Any], training: list[IntArray], seed: int, longest: int) -> Fitted:
+    import torch
+
+    from nanomd.baselines.lstm import LSTMEstimator
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        options = {"train_length": min(100, longest - 1), **options}
+        model = LSTMEstimator(**options, seed=seed).fit(training).fetch_model()
+    finally:
+        torch.set_num_threads(threads)
+
+    def generate(n_trajs: int, n_steps: int, seed: int) -> list[IntArray]:
+        start = np.random.default_rng(seed).choice(model.state_map.symbols, n_trajs)
+        return model.generate(n_steps, n_trajs, seed=seed, start=start)
+
+    def score(dtrajs: list[IntArray]) -> float:
+        return -model.log_likelihood(known_states(dtrajs, model.state_map.symbols))
+
+    return Fitted(generate, score, model.history[-1]["validation_loss"], options, model.history)
+
+
+def known_states(dtrajs: list[IntArray], symbols: NDArray[np.integer]) -> list[IntArray]:
+    """Mark states that a model has never seen as unassigned (-1), so that what it knows can be scored."""
+    return [np.where(np.isin(d, symbols), d, -1).astype(np.int64) for d in dtrajs]

@@ -1,0 +1,263 @@
+"""Runs an experiment: every method, data set and seed is one job and one JSON record, which is never repeated."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nanomd.errors import InputError
+from nanomd.experiments import methods
+from nanomd.experiments.cases import Case, Data, cut_into_pieces, get_case
+from nanomd.experiments.scoring import Judge, memory_kernel, record
+from nanomd.progress import progress_bar
+from nanomd.run_folder import write_atomic
+
+IntArray = NDArray[np.int64]
+Study = Literal["main", "pieces"]
+MEMORY_KERNEL_STATES = 200  # its matrices, one for every frame of memory, are dense
+ROLLOUT_SEED = 7_000_000  # plus the seed of the training: rollouts share no random numbers
+
+
+@dataclass(frozen=True)
+class Job:
+    """One record.
+
+    Parameters
+    ----------
+    case, method : str
+    dataset, seed : int
+    pieces : int
+        Frames of the pieces that the training data are cut into; 0 for whole trajectories.
+    n_steps : int, optional
+        Optimiser steps in place of the case's.
+    """
+
+    case: str
+    method: str
+    dataset: int
+    seed: int
+    pieces: int = 0
+    n_steps: int | None = None
+
+    def path(self, folder: Path) -> Path:
+        """Return where the record is kept."""
+        name = self.method.replace(", ", "-").replace(" ", "_").replace("+", "-")
+        cut = f"_pieces{self.pieces}" if self.pieces else ""
+        steps = f"_steps{self.n_steps}" if self.n_steps else ""
+        return folder / "records" / f"{name}{cut}{steps}_data{self.dataset}_seed{self.seed}.json"
+
+
+@dataclass(frozen=True)
+class Material:
+    """The data of one case and data set, and their judge."""
+
+    data: Data
+    judge: Judge
+
+
+def prepare(case: Case, dataset: int, data: str | Path | None, folder: Path | None = None) -> Material:
+    """Load the trajectories of a data set, and define how they are measured; `folder` keeps them for others."""
+    if not 0 <= dataset < case.n_datasets:
+        raise InputError(f"dataset must be in [0, {case.n_datasets - 1}] for {case.name}, got {dataset}")
+    kept = None if folder is None else folder / f"dtrajs_{dataset}.npz"
+    loaded = load_dtrajs(kept) if kept is not None and kept.exists() else case.load(dataset, data)
+    if kept is not None and not kept.exists():
+        save_dtrajs(kept, loaded)
+    return Material(loaded, Judge.make(case, loaded))
+
+
+def save_dtrajs(path: Path, data: Data) -> None:
+    """Keep the trajectories of a data set in one file."""
+    import io
+
+    arrays: dict[str, NDArray[Any]] = {"names": np.array(data.names, dtype=np.str_)}
+    for key, trajectories in (("training", data.training), ("held_out", data.held_out)):
+        arrays[key] = np.concatenate(trajectories).astype(np.uint16)
+        arrays[f"{key}_lengths"] = np.array([len(d) for d in trajectories], np.int64)
+    if data.macrostates is not None:
+        arrays["macrostates"] = data.macrostates
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, buffer.getvalue())
+
+
+def load_dtrajs(path: Path) -> Data:
+    """Read what `save_dtrajs` wrote."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            parts = {
+                key: np.split(file[key].astype(np.int64), np.cumsum(file[f"{key}_lengths"])[:-1])
+                for key in ("training", "held_out")
+            }
+            macrostates = file["macrostates"] if "macrostates" in file.files else None
+            return Data(parts["training"], parts["held_out"], macrostates, tuple(str(x) for x in file["names"]))
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{path} cannot be read ({error}); delete it, and it will be made again") from None
+
+
+def run_reference(case: Case, material: Material, dataset: int, folder: Path) -> None:
+    """Record the MD itself and its Markov models, whole and in pieces; nothing is trained."""
+    path = folder / "records" / f"reference_data{dataset}.json"
+    if path.exists():
+        return
+    judge, training, held_out = material.judge, material.data.training, material.data.held_out
+    sources = {
+        "MD held out": judge.trajectories("MD held out", held_out, is_md=True),
+        "MD training": judge.trajectories("MD training", training, is_md=True),
+        **{f"MSM lag {lag}": judge.markov("MSM", training, lag) for lag in case.markov_lags},
+    }
+    records = {name: record(source, case.lagtime) for name, source in sources.items()}
+    few = judge.frame.n_states <= MEMORY_KERNEL_STATES
+    if few:
+        records["memory kernel"] = memory_kernel(judge, training)
+    pieces: dict[str, Any] = {}
+    for length in case.pieces:
+        cut = cut_into_pieces(training, length, dataset)
+        pieces[str(length)] = {
+            f"MSM lag {lag}": record(judge.markov("MSM", cut, lag), case.lagtime)
+            for lag in case.markov_lags
+            if lag < length
+        }
+        if few:
+            pieces[str(length)]["memory kernel"] = memory_kernel(judge, cut)
+    value = {
+        "case": case.name,
+        "dataset": dataset,
+        "n_states": judge.frame.n_states,
+        "macrostate_names": list(material.data.names) or [chr(ord("A") + k) for k in range(judge.frame.n_macrostates)],
+        "macrostates": judge.frame.macrostate.tolist(),
+        "slowest": judge.slowest,
+        "lagtime": case.lagtime,
+        "frame_interval": asdict(case.frame_interval),
+        "sources": records,
+        "pieces": pieces,
+        "msm_held_out_nll": markov_nll(training, scored_frames(held_out), judge.frame.n_states),
+    }
+    write_json(path, value)
+
+
+def scored_frames(held_out: list[IntArray]) -> list[IntArray]:
+    """Return the frames on which likelihoods are compared: at most 400,000, the same for every method."""
+    return [d[:100_000] for d in held_out[:4]]
+
+
+def markov_nll(training: list[IntArray], held_out: list[IntArray], n_states: int, pseudocount: float = 1e-2) -> float:
+    """Return nats per frame of held-out data under the lag-1 Markov model of row-normalised counts."""
+    from nanomd.kinetics import markov
+
+    counts = markov.transition_counts(list(training), n_states, 1) + pseudocount
+    log = np.log(counts / counts.sum(axis=1, keepdims=True))
+    seen = markov.transition_counts(list(held_out), n_states, 1)
+    return float(-(seen * log).sum() / seen.sum())
+
+
+def run_job(job: Job, case: Case, material: Material, folder: Path) -> Path:
+    """Train, generate, judge and record."""
+    path = job.path(folder)
+    method = methods.get_method(job.method)
+    whole = material.data.training
+    training = cut_into_pieces(whole, job.pieces, job.dataset) if job.pieces else whole
+    start = time.perf_counter()
+    fitted = methods.fit(method, case, training, job.seed, n_steps=job.n_steps)
+    trained = time.perf_counter()
+    n_trajs, n_steps = case.rollout
+    if method.kind == "lstm":
+        n_steps = case.lstm_steps
+    rollout = fitted.generate(n_trajs, n_steps + case.burn_in, ROLLOUT_SEED + job.seed)
+    generated = time.perf_counter()
+    kept = [np.asarray(d[case.burn_in :], np.int64) for d in rollout]
+    source = material.judge.trajectories(job.method, kept)
+    value = {
+        **asdict(job),
+        "settings": fitted.settings,
+        "validation_loss": fitted.validation_loss if math.isfinite(fitted.validation_loss) else None,
+        "held_out_nll": fitted.held_out_nll(scored_frames(material.data.held_out)),
+        "history": fitted.history,
+        "chain_over_slowest": n_steps / material.judge.slowest,
+        "kinetics": record(source, case.lagtime),
+        "seconds": {"train": trained - start, "generate": generated - trained},
+    }
+    if fitted.model is not None:
+        fitted.model.save(folder / "models" / path.stem)
+    elif not job.pieces:  # what took minutes to generate is kept for the report
+        (folder / "rollouts").mkdir(exist_ok=True)
+        np.save(folder / "rollouts" / path.stem, np.stack(kept).astype(np.uint16))
+    write_json(path, value)
+    return path
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a record in one step."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, json.dumps(value, allow_nan=False, default=float) + "\n")
+
+
+# One process holds the data of one case and data set at a time.
+_material: dict[tuple[str, int], Material] = {}
+
+
+def _work(job: Job, folder: Path, data: str | None) -> str:
+    case = get_case(job.case)
+    key = (job.case, job.dataset)
+    if key not in _material:
+        _material.clear()
+        _material[key] = prepare(case, job.dataset, data, folder)
+    return str(run_job(job, case, _material[key], folder))
+
+
+def run_jobs(
+    jobs: Iterable[Job],
+    folder: str | Path,
+    *,
+    data: str | Path | None = None,
+    n_processes: int = 1,
+    bar: bool | None = None,
+) -> None:
+    """Run the jobs that have no record yet, each in one thread, several processes at a time.
+
+    Parameters
+    ----------
+    jobs : iterable of Job
+        All of one case.
+    folder : path
+        Gets ``records/``.
+    data : path, optional
+        Folder of the molecular dynamics.
+    n_processes : int
+    bar : bool, optional
+        Show a progress bar; where a person watches by default.
+    """
+    target = Path(folder)
+    wanted = [job for job in jobs if not job.path(target).exists()]
+    place = None if data is None else str(data)
+    for case_name, dataset in sorted({(job.case, job.dataset) for job in wanted}):
+        material = prepare(get_case(case_name), dataset, data, target)
+        run_reference(get_case(case_name), material, dataset, target)
+    progress = progress_bar(len(wanted), "experiment", "job", bar)
+    threads = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that are started
+    try:
+        with ProcessPoolExecutor(n_processes, mp_context=get_context("spawn")) as pool:
+            futures = {pool.submit(_work, job, target, place): job for job in wanted}
+            for future in as_completed(futures):
+                future.result()
+                progress.note(futures[future].method)
+                progress.update(1)
+    finally:
+        progress.close()
+        if threads is None:
+            os.environ.pop("OMP_NUM_THREADS", None)
+        else:
+            os.environ["OMP_NUM_THREADS"] = threads

@@ -1,0 +1,148 @@
+"""One number for a table of passage times: the factor by which they are off, in the geometric mean over all pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nanomd.config import check_range
+from nanomd.errors import InputError
+from nanomd.kinetics.results import Interval, MfptError
+
+FloatArray = NDArray[np.float64]
+
+
+def mfpt_error(
+    reference: Any,
+    other: Any,
+    *,
+    reference_replicates: FloatArray | None = None,
+    other_replicates: FloatArray | None = None,
+    confidence: float = 0.95,
+    n_draws: int = 1000,
+    seed: int = 0,
+) -> MfptError:
+    """Compare two tables of mean first passage times.
+
+    Parameters
+    ----------
+    reference, other : mapping, array (m, m) or Interval (m, m)
+        Passage times in one unit, from row to column, or by key. The diagonal and what is not finite and positive in
+        either is left out.
+    reference_replicates, other_replicates : ndarray (r, m, m), optional
+        Bootstrap replicates of either table, which carry the correlations between pairs. Without them, and with
+        intervals, replicates are drawn from independent log-normal distributions of the intervals' widths; with
+        plain arrays, the table counts as exact.
+    confidence : float
+    n_draws : int
+        Replicates that are drawn where there are none.
+    seed : int
+
+    Returns
+    -------
+    MfptError
+        The interval is symmetric in the logarithm, of the spread of the factor over the replicates of both tables,
+        and ends at 1, a perfect agreement, below. Scatter alone gives a factor above 1: compare it with that of MD
+        with MD, the noise floor.
+    """
+    check_range("confidence", confidence, 0.5, 0.9999)
+    keys: list[Any] | None = None
+    if isinstance(reference, Mapping) or isinstance(other, Mapping):
+        if not (isinstance(reference, Mapping) and isinstance(other, Mapping)):
+            raise InputError("reference and other must both be mappings, or both be arrays")
+        keys = list(reference)
+        reference, other = ([float(x.get(key, np.nan)) for key in keys] for x in (reference, other))
+    a, b = _values(reference), _values(other)
+    if a.shape != b.shape or (keys is None and (a.ndim != 2 or a.shape[0] != a.shape[1])):
+        raise InputError(f"passage times must be two tables (m, m), got shapes {a.shape} and {b.shape}")
+    usable = _usable(a)
+    if keys is None:
+        np.fill_diagonal(usable, False)
+    both = usable & _usable(b)
+    n_missing = int(usable.sum() - both.sum())
+    if not both.any():
+        return MfptError(np.nan, np.nan, np.nan, np.nan, None, np.nan, 0, n_missing)
+    off = np.log(b[both] / a[both])
+    error = float(abs(off).mean())
+    places = np.argwhere(both)
+    worst = int(abs(off).argmax())
+    pair = keys[int(places[worst][0])] if keys is not None else tuple(int(x) for x in places[worst])
+    rng = np.random.default_rng(seed)
+    spread_a = _replicates(reference, reference_replicates, both, confidence, n_draws, rng)
+    spread_b = _replicates(other, other_replicates, both, confidence, n_draws, rng)
+    low = high = np.nan
+    if spread_a is not None or spread_b is not None:
+        low, high = _interval(error, off, spread_a, spread_b, np.log(a[both]), np.log(b[both]), confidence)
+    return MfptError(
+        float(np.exp(error)),
+        low,
+        high,
+        float(np.exp(off.mean())),
+        pair,
+        float(np.exp(abs(off[worst]))),
+        int(both.sum()),
+        n_missing,
+    )
+
+
+def _values(table: Any) -> FloatArray:
+    return np.asarray(table.value if isinstance(table, Interval) else table, np.float64)
+
+
+def _usable(table: FloatArray) -> NDArray[np.bool_]:
+    with np.errstate(invalid="ignore"):
+        return np.isfinite(table) & (table > 0)
+
+
+def _replicates(
+    table: Any,
+    replicates: FloatArray | None,
+    both: NDArray[np.bool_],
+    confidence: float,
+    n_draws: int,
+    rng: np.random.Generator,
+) -> FloatArray | None:
+    """Return logarithms of replicates (r, pairs), or None where the table is taken for exact."""
+    if replicates is not None:
+        with np.errstate(all="ignore"):
+            logs = np.log(np.asarray(replicates, np.float64)[:, both])
+        return np.where(np.isfinite(logs), logs, np.nan)
+    if not isinstance(table, Interval):
+        return None
+    from scipy.stats import norm
+
+    with np.errstate(all="ignore"):
+        width = (np.log(table.high) - np.log(table.low))[both] / (2 * norm.ppf(0.5 + 0.5 * confidence))
+    centre = np.log(table.value[both])
+    drawn: FloatArray = centre + np.where(np.isfinite(width), width, 0.0) * rng.normal(size=(n_draws, len(centre)))
+    return drawn
+
+
+def _interval(
+    error: float,
+    off: FloatArray,
+    spread_a: FloatArray | None,
+    spread_b: FloatArray | None,
+    a: FloatArray,
+    b: FloatArray,
+    confidence: float,
+) -> tuple[float, float]:
+    """Return the ends of the factor's interval.
+
+    Replicates are centred on the estimates, and those of a table with fewer are used again. A replicate without a
+    passage of some pair leaves the pair as estimated.
+    """
+    from scipy.stats import norm
+
+    number = max(len(x) for x in (spread_a, spread_b) if x is not None)
+    moved = np.tile(off, (number, 1))
+    rows = np.arange(number)
+    for sign, spread, centre in ((-1, spread_a, a), (1, spread_b, b)):
+        if spread is not None:
+            moved += sign * np.nan_to_num(spread[rows % len(spread)] - centre, nan=0.0)
+    deviation = float(abs(moved).mean(axis=1).std(ddof=1))
+    half = float(norm.ppf(0.5 + 0.5 * confidence)) * deviation
+    return float(np.exp(max(error - half, 0.0))), float(np.exp(error + half))
