@@ -54,7 +54,7 @@ def main() -> int:
     parser.add_argument(
         "--compiled",
         action=argparse.BooleanOptionalAction,
-        help="torch.compile too, which takes a while to start (on CUDA: yes)",
+        help="torch.compile too, slow to start (on CUDA: yes)",
     )
     parser.add_argument("--n-threads", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=2.0, help="of one timing")
