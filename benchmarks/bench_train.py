@@ -52,7 +52,9 @@ def main() -> int:
     parser.add_argument("--objectives", nargs="+", choices=OBJECTIVES, default=list(OBJECTIVES))
     parser.add_argument("--batch", type=int, default=None, help="windows a step (default: 64k frames, on a CPU 2k)")
     parser.add_argument(
-        "--compiled", action=argparse.BooleanOptionalAction, help="torch.compile too, half a minute each (on CUDA: yes)"
+        "--compiled",
+        action=argparse.BooleanOptionalAction,
+        help="torch.compile too, slow to start (on CUDA: yes)",
     )
     parser.add_argument("--n-threads", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=2.0, help="of one timing")

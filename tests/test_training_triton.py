@@ -49,7 +49,9 @@ np.savez(sys.argv[3], **curves, used=["/".join(pair) for pair in sorted(used)])
 """
 
 
-@pytest.mark.parametrize(("objective", "n_steps"), [("two_pass_token", N_STEPS), ("two_pass_hidden", 10)])
+@pytest.mark.parametrize(
+    ("objective", "n_steps"), [pytest.param("two_pass_token", N_STEPS, marks=pytest.mark.slow), ("two_pass_hidden", 10)]
+)
 def test_kernels_train_as_plain_pytorch_does(tmp_path, objective, n_steps):
     pytest.importorskip("triton", reason="triton is not installed")
     environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
