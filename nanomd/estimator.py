@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _MODEL_FIELDS = frozenset(field.name for field in dataclasses.fields(ModelConfig)) - {"n_states"}
 _TRAIN_FIELDS = frozenset(field.name for field in dataclasses.fields(TrainConfig))
+_MASKED = -1e4  # as a logit: no probability in any precision, and finite also in 16 bits
 _DENSE_STATES = 2048  # up to here the stationary distribution comes from a dense solve
 
 
@@ -229,6 +230,46 @@ class GPTModel:
         """Write a model folder: safetensors weights and JSON."""
         save_model(path, self._files)
         return Path(path)
+
+    def mask_unseen(self, dtrajs: DtrajsLike, *, both_ways: bool = False) -> GPTModel:
+        """Return a model that never makes a transition, frame to frame, that the data do not show.
+
+        Next-state training gives every state a little probability from everywhere; over a high barrier that leak can be
+        faster than the real crossings. The mask removes it, and with it every rare transition that the data happen to
+        have missed: rates can only be too slow. So it is never applied unasked. It lives in the markov head, which a
+        model without one gets, empty but for the mask; probabilities of seen transitions keep their ratios. A
+        state that only ends trajectories keeps its row.
+
+        Parameters
+        ----------
+        dtrajs : arrays or paths
+            Raw labels, usually the training data.
+        both_ways : bool
+            A transition counts as seen if its reverse is; for equilibrium data that was learnt with `time_reversal`.
+
+        Raises
+        ------
+        InputError
+            For states that the model does not know.
+        """
+        from nanomd.windows import transition_counts
+
+        tokens = self.state_map.encode(load_dtrajs(dtrajs))
+        n = self.config.n_states
+        seen = transition_counts(tokens, n) > 0
+        if both_ways:
+            seen |= seen.T
+        seen |= ~seen.any(axis=1, keepdims=True)  # nothing is known of where such a state goes: its row stays
+        tensors = dict(self._files.tensors)
+        table = tensors.get("markov.weight", np.zeros((n, n), np.float32))
+        tensors["markov.weight"] = np.where(seen, table, np.float32(_MASKED))
+        files = dataclasses.replace(
+            self._files,
+            config=self.config.replace(markov_head=True),
+            tensors=tensors,
+            provenance=self.provenance | {"mask_unseen": "both ways" if both_ways else "as seen"},
+        )
+        return GPTModel(files, history=self.history)
 
     def generate(self, n_steps: int, n_trajs: int = 1, *, backend: str = "auto", **options: Any) -> Rollout:
         """Roll out trajectories; the options are those of `nanomd.Sampler.generate` (start, mode, seed, stride, ...).

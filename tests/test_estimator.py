@@ -199,3 +199,31 @@ def test_start_windows_are_pieces_of_the_data() -> None:
     assert (np.diff(windows, axis=1) == 1).all()
     assert start_windows([np.arange(4)], 5).shape == (0, 5)
     assert start_windows([np.arange(5000)], 5).shape == (256, 5)
+
+
+@pytest.mark.parametrize("markov_head", [False, True])
+def test_a_mask_removes_what_the_data_never_show_and_nothing_else(markov_head: bool) -> None:
+    rng = np.random.default_rng(5)
+    # A walk on a ring of raw labels that never steps back: of 25 transitions it shows 10.
+    dtraj = 3 * (np.cumsum(rng.integers(0, 2, 3000)) % 5) + 1
+    options = {"n_steps": 3, "context_length": 4, "train_length": 8, "seed": 2, "markov_head": markov_head}
+    model = GPTEstimator("tiny", **options).fit(dtraj).fetch_model()
+    masked = model.mask_unseen(dtraj)
+    assert masked.config.markov_head
+    made = (masked.generate(5000, 2, seed=1).dtrajs[0] - 1) // 3
+    assert set(np.unique((np.diff(made)) % 5)) == {0, 1}
+    if not markov_head:  # whose table starts from the counts
+        plain = (model.generate(5000, 2, seed=1).dtrajs[0] - 1) // 3
+        assert len(np.unique(np.diff(plain) % 5)) == 5
+    both = (model.mask_unseen(dtraj, both_ways=True).generate(5000, 2, seed=1).dtrajs[0] - 1) // 3
+    assert set(np.unique(np.diff(both) % 5)) <= {0, 1, 4}
+    # Among seen transitions the odds are the model's own.
+    tokens = torch.tensor([[0, 1, 1, 2]])
+    with torch.no_grad():
+        before, after = (m.module(tokens)[0, -1].softmax(-1) for m in (model, masked))
+    assert float(after[2] / after[3]) == pytest.approx(float(before[2] / before[3]), rel=1e-4)
+    assert float(after[[0, 1, 4]].sum()) == 0.0
+    # Data that end in a state, and never leave it, say nothing of where it leads.
+    with torch.no_grad():
+        kept = model.mask_unseen(np.array([1, 4, 4, 7])).module(torch.tensor([[2]]))[0, -1].softmax(-1)
+    assert float(kept.min()) > 0

@@ -30,7 +30,7 @@ class Method:
     kind : str
         ``"gpt"`` (the case's shape), ``"paper"`` (the published shape and optimiser settings), or ``"lstm"``.
     options : dict
-        Added to the case's.
+        Added to the case's; ``mask=True`` then removes transitions that the training data never show.
     """
 
     name: str
@@ -79,6 +79,13 @@ METHODS: dict[str, Method] = {
             "one_pass+reversal+kinetics",
             "gpt",
             {"objective": "one_pass", "select": "kinetics", **_REVERSAL},
+        ),
+        *(
+            Method(f"{name}, masked", "gpt", {**options, **_REVERSAL, "mask": True})
+            for name, options in (
+                ("one_pass+reversal", {"objective": "one_pass"}),
+                ("one_pass+markov+reversal", {"objective": "one_pass", **_MARKOV}),
+            )
         ),
         Method("paper", "paper", {"objective": "two_pass_hidden"}),
         Method("LSTM", "lstm", {}),
@@ -175,7 +182,11 @@ def _fit_gpt(options: dict[str, Any], training: list[IntArray], seed: int) -> Fi
     from nanomd.estimator import GPTEstimator
 
     chosen = {"validation_interval": max(1, int(options["n_steps"]) // 10), "n_threads": 1, **options}
+    mask = chosen.pop("mask", False)
     model = GPTEstimator(**chosen, seed=seed).fit(training).fetch_model()
+    if mask:
+        model = model.mask_unseen(training, both_ways=bool(chosen.get("time_reversal")))
+        chosen["mask"] = True
 
     def generate(n_trajs: int, n_steps: int, seed: int) -> list[IntArray]:
         return list(model.generate(n_steps, n_trajs, start="uniform", seed=seed, n_threads=1, backend="cpu").dtrajs)
