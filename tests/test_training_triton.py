@@ -65,4 +65,3 @@ def test_kernels_train_as_plain_pytorch_does(tmp_path, objective, n_steps):
     assert len(found["triton"]) == n_steps
     assert not np.array_equal(found["triton"], found["reference"])  # two ways, that round apart
     np.testing.assert_allclose(found["triton"], found["reference"], rtol=2e-4)
-    assert n_steps < N_STEPS or found["triton"][-20:].mean() < found["triton"][0]
