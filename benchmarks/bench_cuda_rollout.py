@@ -47,7 +47,26 @@ def worst_error(found: np.ndarray, expected: np.ndarray) -> float:
     return float(np.abs(found - expected)[expected >= np.log(1e-7)].max())
 
 
-def verify(files: Any, device: str, dtype: torch.dtype, **options: Any) -> dict[str, float]:
+def hugging_face(
+    files: Any, device: str, dtype: torch.dtype, cpu: _native.NativeEngine, compiled: bool = False
+) -> tuple[HuggingFaceStatic, float] | None:
+    """The peer and its error, in half precision or, where that is too coarse for it, in single; None without it."""
+    try:
+        for kind in dict.fromkeys((dtype, torch.float32)):
+            peer = HuggingFaceStatic(files, device, kind, compiled)
+            tokens, found, first = peer.drawn_from(3)
+            error = worst_error(found, cpu.log_probs(tokens[:, :-1], mode="ring")[:, first - 1 :])
+            if error <= TOLERANCE:
+                return peer, error
+            print(f"Hugging Face in {kind}: |ln p error| {error:.3g} > {TOLERANCE}", flush=True)
+    except PeerSkippedError as reason:
+        print(f"Hugging Face skipped: {reason}", flush=True)
+    return None
+
+
+def verify(
+    files: Any, device: str, dtype: torch.dtype, compiled: bool = False, **options: Any
+) -> tuple[dict[str, float], HuggingFaceStatic | None]:
     """Errors of ln p of the engine and the peers against the CPU engine; none may exceed the tolerance."""
     config = files.config
     cpu = _native.NativeEngine(config, files.tensors, rope_multipliers(config))
@@ -56,15 +75,13 @@ def verify(files: Any, device: str, dtype: torch.dtype, **options: Any) -> dict[
     errors = {"cuda": worst_error(engine_of(files, **options).log_probs(tokens, mode="ring"), expected)}
     loop = StaticCacheLoop(files, 3, device, dtype, tokens.shape[1] + 1)
     errors["graph"] = worst_error(loop.log_probs(tokens), expected)
-    try:
-        seen, found, first = HuggingFaceStatic(files, device, dtype).drawn_from(3)
-        errors["Hugging Face"] = worst_error(found, cpu.log_probs(seen[:, :-1], mode="ring")[:, first - 1 :])
-    except PeerSkippedError as reason:
-        print(f"Hugging Face skipped: {reason}", flush=True)
     for name, error in errors.items():
         if not error <= TOLERANCE:
             sys.exit(f"{name} does not compute the model: |ln p error| {error:.3g} > {TOLERANCE}; a time means nothing")
-    return errors
+    verified = hugging_face(files, device, dtype, cpu, compiled)
+    if verified is None:
+        return errors, None
+    return {**errors, "Hugging Face": verified[1]}, verified[0]
 
 
 def engine_rollout(files: Any, n_trajs: int, observe: bool = False, **options: Any) -> Callable[[int], int]:
@@ -99,7 +116,9 @@ def graph_rollout(files: Any, n_trajs: int, device: str, compiled: bool = False)
     return loop.run
 
 
-def contenders(files: Any, n: int, device: str, compiled: bool, **options: Any) -> dict[str, Callable[[int], int]]:
+def contenders(
+    files: Any, n: int, device: str, peer: HuggingFaceStatic | None, compiled: bool, **options: Any
+) -> dict[str, Callable[[int], int]]:
     """Everything that can run so many trajectories."""
     functions = {
         "cuda": engine_rollout(files, n, **options),
@@ -112,12 +131,8 @@ def contenders(files: Any, n: int, device: str, compiled: bool, **options: Any) 
         functions["graph, compiled"] = graph_rollout(files, n, device, True)
     if n <= 1024:
         functions["eager"] = eager_rollout(files, n, device)
-    if n <= 4096:
-        try:
-            dtype = torch.float16 if device == "cuda" else torch.float32
-            functions["Hugging Face"] = HuggingFaceStatic(files, device, dtype, compiled).rollout(n)
-        except PeerSkippedError:
-            pass
+    if peer is not None and n <= 4096:
+        functions["Hugging Face"] = peer.rollout(n)
     return functions
 
 
@@ -173,14 +188,14 @@ def measure(
     compiled: bool = False, **options: Any,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Verify one model and time it at every batch size that fits."""
-    errors = verify(files, device, torch.float16 if device == "cuda" else torch.float32, **options)
+    errors, peer = verify(files, device, torch.float16 if device == "cuda" else torch.float32, compiled, **options)
     engine = engine_of(files, **options)
     print(f"{name}: |ln p error| " + ", ".join(f"{k} {v:.1e}" for k, v in errors.items()), flush=True)
     cases = []
     for n in batches:
         if n > engine.memory_plan("ring", n)["largest_n_trajs"] // 4:  # three engines and the graph's caches
             continue
-        speed = interleaved(contenders(files, n, device, compiled, **options), *timing)
+        speed = interleaved(contenders(files, n, device, peer, compiled, **options), *timing)
         limit = floor(files.config, n, limits)
         cases.append(
             {

@@ -117,6 +117,7 @@ class StaticCacheLoop:
     def capture(self) -> None:
         """Record several steps as a CUDA graph."""
         stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(3):
                 self.step()

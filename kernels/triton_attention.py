@@ -56,8 +56,8 @@ def plan_forward(dtype: torch.dtype, d_head: int, length: int) -> Launch:
 def plan_backward(dtype: torch.dtype, d_head: int, length: int, window: int, group: int) -> Launch:
     """Choose the backward's route and tile: the largest walk that holds the window in registers, else tiles.
 
-    The limits are those at which the compiler spills nothing of ungrouped rotary heads on any architecture. Grouped
-    queries walk only a single tile, since the dq of several heads cannot travel along the walk at once.
+    The limits are those at which the compiler spills nothing on any architecture. Grouped queries walk only a single
+    tile, since the dq of several heads cannot travel along the walk at once.
     """
     half = half_columns(d_head)
     single = dtype == torch.float32
@@ -80,9 +80,10 @@ def _plan_long(single: bool, d_head: int, window: int, group: int) -> Launch:
             return Launch(backward, 64, 4, 1, "walk")
         if not single and window <= 129 and half == 8:
             return Launch(backward, 128, 8, 1, "walk")
-    # The masks of padded heads take registers: 8, 24, 40 to 56, of which the wide ones leave none for tiles of 64.
-    block = 32 if single or (wide and padded) else 64
-    return Launch(backward, block, 8 if wide or padded else 4, 1, "tiles")
+    # The masks of padded heads take registers: wide ones leave none for a whole tile. Heads of 24 would spill with four
+    # warps in 16 bits, and with eight in float32, where the compiler trades registers for more blocks at once.
+    block = (32 if single else 64) // (2 if wide and padded else 1)
+    return Launch(backward, block, 8 if wide or (padded and not single) else 4, 1, "tiles")
 
 
 def _tile(length: int) -> int:

@@ -240,8 +240,9 @@ class TrainConfig(_Config):
     hidden_position_base, hidden_step_base : float
         Hidden objective: replace with probability 1 - a^(t (1 - b^s)), a and b these two.
     average : str
-        ``"none"``; ``"ema"``, an exponential mean of the weights; or ``"tail"``, their mean over the last steps. The
-        mean is what is validated, chosen and saved; see `nanomd.averaging`.
+        ``"none"``; ``"ema"``, an exponential mean of the weights; or ``"tail"``, their mean over the last steps, which
+        brought learnt rates nearer the data's (docs/results.md). The mean is what is validated, chosen and saved; see
+        `nanomd.averaging`.
     average_span : float
         Over how much of the training weights are averaged, in (0, 1].
     lookahead_lags : tuple of int
@@ -295,8 +296,8 @@ class TrainConfig(_Config):
     mix_anneal: bool = True
     hidden_position_base: float = 0.95
     hidden_step_base: float = 0.99995
-    average: Average = "none"
-    average_span: float = 0.1
+    average: Average = "tail"
+    average_span: float = 0.3
     lookahead_lags: tuple[int, ...] = ()
     lookahead_weight: float = 0.2
     time_reversal: bool = False

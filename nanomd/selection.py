@@ -11,9 +11,9 @@ once has a large \sigma, and so a small say. The errors are the MD's alone: thos
 that scatter. A right model has S near 1 + r, r = frames of the MD over frames of the rollouts: what is left is the
 scatter of both. (The quantities are correlated, so that n S is no exact chi square.)
 
-What is fixed before the first step, from the training MD: the lag \tau, the first of 1, 2, 4, ... frames at which
-doubling it lengthens the slowest timescale by less than a tenth, or at which it reaches half of that; the macrostates,
-by PCCA+; and the processes, up to four slower than the lag, with right eigenvectors \psi_i of the Markov model at the
+What is fixed before the first step, from the training MD: the lag \tau, the first of 1, 2, 4, ... frames at which the
+slowest timescale is within a tenth of what it is at the longest of these lags, about half of it; the macrostates, by
+PCCA+; and the processes, up to four slower than the lag, with right eigenvectors \psi_i of the Markov model at the
 lag and its stationary vector \pi. A timescale is, of the MD and of rollouts alike, with T their matrix of transition
 probabilities at the lag,
 
@@ -56,7 +56,7 @@ FloatArray = NDArray[np.float64]
 ROUNDS = 5  # evenly spaced in the last half of the training, the last step included
 MAX_PROCESSES = 4
 MAX_MACROSTATES = 6
-SETTLED = 1.1  # a timescale that doubling the lag lengthens by less has settled
+SETTLED = 1.1  # a timescale has settled where it is longer by no more at the longest lag
 HELD_OUT_TIMESCALES = 20.0  # shorter held-out data cannot judge
 CHAINS = 16  # as many as share a vector register
 CHAIN_TIMESCALES = 20.0  # shorter chains do not forget their starts: fewer and longer ones then
@@ -217,14 +217,16 @@ class KineticsReference:
 def settled_model(dtrajs: list[NDArray[Any]], n_states: int) -> tuple[MarkovModel, NDArray[np.int64]]:
     """Return the Markov model at the lag where the slowest timescale has settled, and its counts."""
     longest = max(len(x) for x in dtrajs)
-    lagtime, counts = 1, transition_counts(dtrajs, n_states, 1)
-    slowest = _slowest(counts, 1)
-    while np.isfinite(slowest) and 8 * lagtime <= longest and 4 * lagtime <= slowest:
-        following = transition_counts(dtrajs, n_states, 2 * lagtime)
-        longer = _slowest(following, 2 * lagtime)
-        if not longer > SETTLED * slowest:
+    ladder = [(1, _slowest(transition_counts(dtrajs, n_states, 1), 1))]
+    while 8 * ladder[-1][0] <= longest and 4 * ladder[-1][0] <= ladder[-1][1]:
+        lagtime = 2 * ladder[-1][0]
+        slowest = _slowest(transition_counts(dtrajs, n_states, lagtime), lagtime)
+        if not np.isfinite(slowest):
             break
-        lagtime, counts, slowest = 2 * lagtime, following, longer
+        ladder.append((lagtime, slowest))
+    # Not the first doubling that changes little: where memory is long, every one of them changes little.
+    lagtime = next(lagtime for lagtime, slowest in ladder if not slowest * SETTLED < ladder[-1][1])
+    counts = transition_counts(dtrajs, n_states, lagtime)
     return estimate_markov_model(counts, lagtime), counts
 
 

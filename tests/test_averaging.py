@@ -54,9 +54,9 @@ def test_the_exponential_mean_begins_as_a_plain_one() -> None:
 
 
 def test_without_averaging_the_weights_are_the_weights() -> None:
-    weights, means = walk(TrainConfig(n_steps=5))
-    assert (weights == means).all() and averaging_count(3, TrainConfig()) == 1
-    assert WeightAverage(nn.Linear(2, 2), TrainConfig()).state() == {}
+    weights, means = walk(TrainConfig(n_steps=5, average="none"))
+    assert (weights == means).all() and averaging_count(3, TrainConfig(average="none")) == 1
+    assert WeightAverage(nn.Linear(2, 2), TrainConfig(average="none")).state() == {}
 
 
 def test_applied_gives_back_the_weights_even_after_an_error() -> None:

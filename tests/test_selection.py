@@ -49,6 +49,7 @@ def test_lag_processes_and_macrostates_come_from_the_data() -> None:
     reference = KineticsReference.make(TRAINING, HELD_OUT, 4)
     assert 4 <= reference.lagtime <= 32  # at lag 1 the slowest timescale is a quarter of the truth
     assert reference.timescale == pytest.approx(CHAIN.implied_timescales(reference.lagtime)[0], rel=0.2)
+    assert reference.timescale > 0.8 * CHAIN.timescales[0]
     assert reference.held_out and reference.n_frames == 40000
     assert reference.macrostate is not None and sorted(reference.macrostate) == [0, 1, 2, 3]
     assert reference.describe()["reference"] == "held-out MD"

@@ -34,6 +34,12 @@ struct DeviceExec {
     asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
     return thread;
   }
+  // The same value, of unknown origin: addresses that follow from it are computed where they are used. The compiler
+  // would keep them in registers throughout, and spill.
+  static __device__ __forceinline__ int fresh(int value) {
+    asm volatile("" : "+r"(value));
+    return value;
+  }
   __device__ __forceinline__ int warp() const { return thread() / 32; }
   __device__ __forceinline__ int lane() const { return thread() % 32; }
   __device__ __forceinline__ unsigned char* shared() const { return memory; }

@@ -36,7 +36,7 @@ NANOMD_TILE bool make_weights(Exec& exec, float* logits, int n_states, const flo
 // As sample_state, by a whole warp, and for all its lanes: each sums a part of the states, in order, a scan over the
 // lanes in a fixed order says in which part the cumulative weight exceeds u * total, and that lane looks where.
 template <class Exec>
-NANOMD_TILE int draw_state(Exec& exec, const float* weight, int n_states, double u) {
+NANOMD_CALL int draw_state(Exec& exec, const float* weight, int n_states, double u) {
   const int lane = exec.lane(), part = (n_states + 31) / 32;
   const int begin = lane * part < n_states ? lane * part : n_states;
   const int end = begin + part < n_states ? begin + part : n_states;

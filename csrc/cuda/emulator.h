@@ -82,6 +82,7 @@ class Emulator::Thread {
   int rank() const { return index_ / kThreads; }
   int ranks() const { return e_.ranks_; }
   int thread() const { return index_ % kThreads; }
+  static int fresh(int value) { return value; }
   int warp() const { return thread() / 32; }
   int lane() const { return thread() % 32; }
   unsigned char* shared() const { return e_.shared_[static_cast<std::size_t>(rank())].get(); }

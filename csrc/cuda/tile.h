@@ -55,8 +55,8 @@ class RolloutTile {
  private:
   // With lookahead, column t is the token t steps on, else trajectory t of the tile.
   NANOMD_TILE bool ahead() const { return Exec::kCluster && arg_.layout.ahead > 0; }
-  NANOMD_TILE const StepEntry& entry(int t) const { return arg_.steps[at_ + (ahead() ? t : 0)]; }
-  NANOMD_TILE int trajectory(int t) const { return ahead() ? first_ : first_ + t; }
+  NANOMD_TILE const StepEntry& entry(int t) const { return arg_.steps[Exec::fresh(at_) + (ahead() ? t : 0)]; }
+  NANOMD_TILE int trajectory(int t) const { return Exec::fresh(first_) + (ahead() ? 0 : t); }
 
   NANOMD_TILE void step() {
     embed();
@@ -136,7 +136,7 @@ class RolloutTile {
           const float* bias = reinterpret_cast<const float*>(layer + w_.qkv.bias) + b * kBlockRows + g;
           const float bias1 = exec_.constant(bias), bias2 = exec_.constant(bias + 8);
           const bool rotate = !s_.learned_position && head < n_keys;
-          const float* angles = arg_.angles + static_cast<std::size_t>(at_) * arg_.layout.d_head + 2 * i;
+          const float* angles = arg_.angles + static_cast<std::size_t>(Exec::fresh(at_)) * arg_.layout.d_head + 2 * i;
           float cosine = rotate ? exec_.constant(angles) : 1.0f, sine = rotate ? exec_.constant(angles + 1) : 0.0f;
           NANOMD_UNROLL
           for (int t = 0; t < kTiles; ++t) NANOMD_UNROLL

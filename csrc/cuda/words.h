@@ -7,10 +7,12 @@
 
 #if defined(__CUDACC__)
 #  define NANOMD_TILE __device__ __forceinline__
+#  define NANOMD_CALL __device__ __noinline__  // a call: inlined, it would take registers in the whole kernel
 #  define NANOMD_UNROLL _Pragma("unroll")
 #  define NANOMD_NO_UNROLL _Pragma("unroll 1")
 #else
 #  define NANOMD_TILE inline
+#  define NANOMD_CALL inline
 #  define NANOMD_UNROLL
 #  define NANOMD_NO_UNROLL
 #endif

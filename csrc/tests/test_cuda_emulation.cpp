@@ -87,8 +87,10 @@ CudaOptions with(const std::string& precision, int tile, int ranks = 0) {
 }
 
 #if defined(__SANITIZE_ADDRESS__)
-constexpr std::uint64_t kOrders = 2;  // emulated threads are slow under the sanitizer
+constexpr bool kSlow = true;  // emulated threads under the sanitizer
+constexpr std::uint64_t kOrders = 2;
 #else
+constexpr bool kSlow = false;
 constexpr std::uint64_t kOrders = 5;
 #endif
 
@@ -372,20 +374,20 @@ TEST(lookahead_changes_no_state) {
       {RandomModel(paper_like(9, 32, 1, 2, 11)), Mode::kCrop, 0, "float32"},
   };
   for (const Case& test : cases) {
-    Run run{test.mode, test.keep, 2, 40};
+    Run run{test.mode, test.keep, 2, 30};
     run.stride = 3;
     const auto engine = test.model.emulated(with(test.precision, 8, 2)),
                plain = test.model.emulated(with(test.precision, 8));
     EXPECT(engine->describe(2).find("states ahead") != std::string::npos);
     EXPECT(plain->describe(2).find("ahead") == std::string::npos);
     const std::vector<std::uint16_t> expected = rollout(*plain, test.model, run);
-    for (const int drafts : {-1, 0, 2}) {
+    EXPECT(rollout(*engine, test.model, run, 17) == expected);
+    for (const int drafts : kSlow ? std::vector<int>{2} : std::vector<int>{-1, 0, 2}) {
       run.lookahead = drafts;
       EXPECT(rollout(*engine, test.model, run) == expected);
-      EXPECT(rollout(*engine, test.model, run, 17) == expected);
     }
-    const std::vector<float> known = log_probs(*plain, test.model, 2, 30, test.mode, test.keep);
-    const std::vector<float> found = log_probs(*engine, test.model, 2, 30, test.mode, test.keep);
+    const std::vector<float> known = log_probs(*plain, test.model, 1, 25, test.mode, test.keep);
+    const std::vector<float> found = log_probs(*engine, test.model, 1, 25, test.mode, test.keep);
     EXPECT(std::memcmp(found.data(), known.data(), known.size() * sizeof(float)) == 0);
   }
   for (std::uint64_t seed = 1; seed < kOrders; ++seed) {
@@ -410,12 +412,12 @@ TEST(lookahead_draws_several_states_a_pass) {
   const auto passes = [&](int lookahead) {
     options.lookahead = lookahead;
     const auto session = engine->open(options);
-    EXPECT(session->advance(300, {}, nullptr));
+    EXPECT(session->advance(200, {}, nullptr));
     return dynamic_cast<const cuda::TiledSession&>(*session).passes();
   };
   const std::uint32_t many = passes(-1), few = passes(1);
-  std::printf("     %.2f states a pass with 7 states ahead, %.2f with 1\n", 600.0 / many, 600.0 / few);
-  EXPECT(many < 300 && few < 450 && many < few && few >= 300);
+  std::printf("     %.2f states a pass with 7 states ahead, %.2f with 1\n", 400.0 / many, 400.0 / few);
+  EXPECT(many < 200 && few < 300 && many < few && few >= 200);
   EXPECT(passes(0) == 0);
 }
 
@@ -455,6 +457,7 @@ TEST(observables_equal_those_of_the_cpu) {
       const RandomModel& model = far ? hop : ring;
       ObservablesWriter expected = observed(*model.cpu(), model, run, spec, {70}, false);
       for (const CudaOptions& options : {with("float32", 8), with("float32", 8, 2)}) {
+        if (kSlow && n == 1) continue;
         const auto engine = model.emulated(options);
         EXPECT(equal(observed(*engine, model, run, spec, {70}, false), expected));
         EXPECT(equal(observed(*engine, model, run, spec, {1, 7, 40, 22}, false), expected));

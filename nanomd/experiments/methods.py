@@ -150,7 +150,10 @@ def fit(method: Method, case: Case, training: list[IntArray], seed: int, *, n_st
         options["context_length"] = min(100, longest - 1)
     else:
         options = {**case.gpt, **method.options, **steps}
-        options["train_length"] = min(options["train_length"], longest - 1)
+        length = min(options["train_length"], longest - 1)
+        # Short windows come in larger batches, so that a step sees as many frames: fewer would be more noise.
+        options["batch_size"] = round(options["batch_size"] * options["train_length"] / length)
+        options["train_length"] = length
     return _fit_gpt(options, training, seed)
 
 
