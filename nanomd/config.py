@@ -279,7 +279,7 @@ class TrainConfig(_Config):
         CPU threads; PyTorch's own choice when None.
     """
 
-    objective: Objective = "two_pass_token"
+    objective: Objective = "one_pass"
     train_length: int | None = None
     burn_in: int | None = None
     window_shift: int | None = None
