@@ -73,6 +73,7 @@ def rows(references: dict[int, Row], records: Iterable[Row], *, pieces: int = 0)
     Rows "training MD", "MSM lag ..." and "memory kernel" come from the references. With `pieces`, only
     those trained on such pieces.
     """
+    records = list(records)
     found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
 
     def add(name: str, values: Row) -> None:
@@ -80,7 +81,10 @@ def rows(references: dict[int, Row], records: Iterable[Row], *, pieces: int = 0)
             if value is not None:
                 found[name][key].append(float(value))
 
-    for reference in references.values():
+    used = {int(record["dataset"]) for record in records if record["pieces"] == pieces}
+    for dataset, reference in references.items():
+        if used and dataset not in used:  # what no method has learnt from is no measure for them
+            continue
         sources = reference["sources"]
         add("training MD", measure(sources["MD training"], reference))
         markov = reference["pieces"].get(str(pieces), {}) if pieces else sources
