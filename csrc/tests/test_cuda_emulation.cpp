@@ -450,17 +450,18 @@ TEST(observables_equal_those_of_the_cpu) {
   spec.set_of = {0, 0, 0, -1, 1, 1, -1, 2, -1};
   spec.edges = {0, 1, 2, 3, 6, 12};
   Run run;
-  for (const int n : {1, 10}) {
+  for (const int n : kSlow ? std::vector<int>{3} : std::vector<int>{1, 10}) {
     run.n = n;
-    for (const bool far : {false, true}) {
+    for (const bool far : kSlow ? std::vector<bool>{false} : std::vector<bool>{false, true}) {
       run.mode = far ? Mode::kHop : Mode::kRing, run.keep = 3;
       const RandomModel& model = far ? hop : ring;
       ObservablesWriter expected = observed(*model.cpu(), model, run, spec, {70}, false);
       for (const CudaOptions& options : {with("float32", 8), with("float32", 8, 2)}) {
-        if (kSlow && n == 1) continue;
         const auto engine = model.emulated(options);
-        EXPECT(equal(observed(*engine, model, run, spec, {70}, false), expected));
-        EXPECT(equal(observed(*engine, model, run, spec, {1, 7, 40, 22}, false), expected));
+        if (!kSlow) {  // the resumed one goes through the same code
+          EXPECT(equal(observed(*engine, model, run, spec, {70}, false), expected));
+          EXPECT(equal(observed(*engine, model, run, spec, {1, 7, 40, 22}, false), expected));
+        }
         ObservablesWriter resumed = observed(*engine, model, run, spec, {5, 35, 30}, true);
         EXPECT(equal(resumed, expected));
         resumed.finish();
