@@ -78,8 +78,13 @@ class EmulatedPlatform final : public Platform {
   void free(void* memory) noexcept override { std::free(memory); }
   void* allocate_pinned(std::size_t bytes) override { return allocate(bytes); }
   void free_pinned(void* memory) noexcept override { std::free(memory); }
-  void copy_in(void* device, const void* host, std::size_t bytes) override { std::memcpy(device, host, bytes); }
-  void copy_out(void* host, const void* device, std::size_t bytes) override { std::memcpy(host, device, bytes); }
+  // Nothing may come from a null pointer on a device, but not in memcpy.
+  void copy_in(void* device, const void* host, std::size_t bytes) override {
+    if (bytes > 0) std::memcpy(device, host, bytes);
+  }
+  void copy_out(void* host, const void* device, std::size_t bytes) override {
+    if (bytes > 0) std::memcpy(host, device, bytes);
+  }
   std::unique_ptr<Queue> make_queue() override { return std::make_unique<EmulatedQueue>(options_.order_seed); }
 
  private:

@@ -374,7 +374,8 @@ TEST(lookahead_changes_no_state) {
       {RandomModel(paper_like(9, 32, 1, 2, 11)), Mode::kCrop, 0, "float32"},
   };
   for (const Case& test : cases) {
-    Run run{test.mode, test.keep, 2, 30};
+    if (kSlow && test.mode != Mode::kHop) continue;  // whose refills and steps take both ways through the kernel
+    Run run{test.mode, test.keep, 2, kSlow ? 18 : 30};
     run.stride = 3;
     const auto engine = test.model.emulated(with(test.precision, 8, 2)),
                plain = test.model.emulated(with(test.precision, 8));
@@ -390,7 +391,7 @@ TEST(lookahead_changes_no_state) {
     const std::vector<float> found = log_probs(*engine, test.model, 1, 25, test.mode, test.keep);
     EXPECT(std::memcmp(found.data(), known.data(), known.size() * sizeof(float)) == 0);
   }
-  for (std::uint64_t seed = 1; seed < kOrders; ++seed) {
+  for (std::uint64_t seed = 1; seed < (kSlow ? 1 : kOrders); ++seed) {
     EmulationOptions emulation;
     emulation.order_seed = seed;
     const Run run{Mode::kRing, 0, 1, 40};
@@ -409,15 +410,16 @@ TEST(lookahead_draws_several_states_a_pass) {
   SessionOptions options;
   options.n_trajs = 2, options.history = start, options.n_history = 1, options.trajectory = index;
   const auto engine = model.emulated(with("float16", 8, 2));
+  const std::uint32_t n = kSlow ? 40 : 200;
   const auto passes = [&](int lookahead) {
     options.lookahead = lookahead;
     const auto session = engine->open(options);
-    EXPECT(session->advance(200, {}, nullptr));
+    EXPECT(session->advance(n, {}, nullptr));
     return dynamic_cast<const cuda::TiledSession&>(*session).passes();
   };
   const std::uint32_t many = passes(-1), few = passes(1);
-  std::printf("     %.2f states a pass with 7 states ahead, %.2f with 1\n", 400.0 / many, 400.0 / few);
-  EXPECT(many < 200 && few < 300 && many < few && few >= 200);
+  std::printf("     %.2f states a pass with 7 states ahead, %.2f with 1\n", 2.0 * n / many, 2.0 * n / few);
+  EXPECT(many < n && 2 * few < 3 * n && many < few && few >= n);
   EXPECT(passes(0) == 0);
 }
 
