@@ -45,7 +45,9 @@ venv: $(VENV)/.installed
 demo: $(VENV)/.installed
 	$(BIN)/nanomd demo --run $(DEMO_RUN)
 
-test: lint test-cpp test-python
+# The two kinds of test side by side: one keeps a core busy, and so does the other.
+test: lint
+	+@$(MAKE) --no-print-directory -j2 --output-sync=target test-cpp test-python
 	@echo "all checks passed"
 
 lint: $(VENV)/.tools
