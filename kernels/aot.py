@@ -37,6 +37,7 @@ class Variant:
     constants: dict[str, Any]
     num_warps: int
     num_stages: int
+    max_registers: int | None = None
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,8 @@ def compile_variant(variant: Variant, capability: int) -> Resources:
             attributes[index,] = [["tt.divisibility", 16]]
     source = ASTSource(fn=variant.kernel, signature=signature, constexprs=constants, attrs=attributes)
     options = {"num_warps": variant.num_warps, "num_stages": variant.num_stages}
+    if variant.max_registers is not None:
+        options["maxnreg"] = variant.max_registers
     compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
@@ -113,7 +116,8 @@ def attention_variants(dtype: torch.dtype, d_heads: tuple[int, ...]) -> Iterator
                 label += " rotary" if rotary else ""
                 if label not in seen:
                     seen.add(label)
-                    yield Variant(label, launch.kernel, dtype, constants, launch.num_warps, launch.num_stages)
+                    warps, stages = launch.num_warps, launch.num_stages
+                    yield Variant(label, launch.kernel, dtype, constants, warps, stages, triton_attention.MAX_REGISTERS)
 
 
 def row_variants(dtype: torch.dtype) -> Iterator[Variant]:

@@ -12,12 +12,15 @@ from typing import Any
 
 import torch
 import triton
-from torch import Tensor
+from torch import Tensor, library
 
 from nanomd.kernels.triton_attention_backward import backward
 from nanomd.kernels.triton_attention_forward import forward
 
 LOG2E = math.log2(math.e)
+# Registers a thread, the most there are. Without it the assembler stops at 64, 80, 96 or 128 for the sake of more blocks
+# at once, and keeps 8 to 24 bytes of some variants in local memory.
+MAX_REGISTERS = 255
 
 
 @dataclass(frozen=True)
@@ -80,8 +83,8 @@ def _plan_long(single: bool, d_head: int, window: int, group: int) -> Launch:
             return Launch(backward, 64, 4, 1, "walk")
         if not single and window <= 129 and half == 8:
             return Launch(backward, 128, 8, 1, "walk")
-    # The masks of padded heads take registers: wide ones leave none for a whole tile. Heads of 24 would spill with four
-    # warps in 16 bits, and with eight in float32, where the compiler trades registers for more blocks at once.
+    # The masks of padded heads take registers: wide ones leave none for a whole tile, and those of 24 in 16 bits would
+    # spill with four warps.
     block = (32 if single else 64) // (2 if wide and padded else 1)
     return Launch(backward, block, 8 if wide or (padded and not single) else 4, 1, "tiles")
 
@@ -104,7 +107,7 @@ def _like(x: Tensor) -> Tensor:
     return torch.empty((batch, length, heads, d_head), dtype=x.dtype, device=x.device).transpose(1, 2)
 
 
-@torch.library.custom_op("nanomd::attention", mutates_args=())
+@library.custom_op("nanomd::attention", mutates_args=())
 def _attend(
     q: Tensor, k: Tensor, v: Tensor, cos: Tensor | None, sin: Tensor | None, window: int
 ) -> tuple[Tensor, Tensor]:
@@ -117,6 +120,7 @@ def _attend(
         length, n_head, window, d_head**-0.5 * LOG2E,
         **launch.constants(n_head // k.shape[1], d_head, cos is not None),
         num_warps=launch.num_warps, num_stages=launch.num_stages,
+        maxnreg=MAX_REGISTERS,
     )  # fmt: skip
     return o, stats
 
@@ -127,7 +131,7 @@ def _empty_outputs(q: Tensor, *_: object) -> tuple[Tensor, Tensor]:
     return _like(q), q.new_empty((batch, n_head, 2, length), dtype=torch.float32)
 
 
-@torch.library.custom_op("nanomd::attention_backward", mutates_args=())
+@library.custom_op("nanomd::attention_backward", mutates_args=())
 def _gradients(
     do: Tensor, q: Tensor, k: Tensor, v: Tensor, cos: Tensor | None, sin: Tensor | None,
     o: Tensor, stats: Tensor, window: int,
@@ -145,6 +149,7 @@ def _gradients(
         length, n_head, window, d_head**-0.5 * LOG2E, d_head**-0.5,
         **launch.constants(n_head // n_kv_head, d_head, cos is not None),
         num_warps=launch.num_warps, num_stages=launch.num_stages,
+        maxnreg=MAX_REGISTERS,
     )  # fmt: skip
     return dq, dk, dv
 

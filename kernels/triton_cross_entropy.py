@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
-from torch import Tensor
+from torch import Tensor, library
 
 MAX_BLOCK = 1024
 
@@ -75,7 +75,7 @@ def plan(n_states: int) -> tuple[int, int]:
     return max(1, MAX_BLOCK // block), block
 
 
-@torch.library.custom_op("nanomd::cross_entropy", mutates_args=())
+@library.custom_op("nanomd::cross_entropy", mutates_args=())
 def _loss(logits: Tensor, markov: Tensor | None, targets: Tensor, current: Tensor | None) -> tuple[Tensor, Tensor]:
     """Compute nll and log-sum-exp, (N,) float32."""
     n_rows, n_states = logits.shape
@@ -95,7 +95,7 @@ def _empty_losses(logits: Tensor, *_: object) -> tuple[Tensor, Tensor]:
     return nll, torch.empty_like(nll)
 
 
-@torch.library.custom_op("nanomd::cross_entropy_backward", mutates_args=())
+@library.custom_op("nanomd::cross_entropy_backward", mutates_args=())
 def _gradient(
     dnll: Tensor, logits: Tensor, markov: Tensor | None, targets: Tensor, current: Tensor | None, lse: Tensor
 ) -> Tensor:

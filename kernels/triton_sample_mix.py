@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
-from torch import Tensor
+from torch import Tensor, library
 
 MAX_BLOCK = 1024
 
@@ -101,7 +101,7 @@ def plan(n_states: int) -> tuple[int, int]:
     return max(1, MAX_BLOCK // block), block
 
 
-@torch.library.custom_op("nanomd::sample_mix", mutates_args=())
+@library.custom_op("nanomd::sample_mix", mutates_args=())
 def _mix(
     logits: Tensor, tokens: Tensor, probability: Tensor, step: Tensor, markov: Tensor | None,
     key: int, first_sequence: int,
