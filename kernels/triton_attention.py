@@ -18,8 +18,8 @@ from nanomd.kernels.triton_attention_backward import backward
 from nanomd.kernels.triton_attention_forward import forward
 
 LOG2E = math.log2(math.e)
-# Registers a thread, the most there are. Without it the assembler stops at 64, 80, 96 or 128 for the sake of more blocks
-# at once, and keeps 8 to 24 bytes of some variants in local memory.
+# Registers a thread, the most there are. Without it the assembler stops at 64, 80, 96 or 128, for more blocks at once,
+# and keeps 8 to 24 bytes of some variants in local memory.
 MAX_REGISTERS = 255
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from functools import partial
 
 import torch
-from gpu_bench import Row, main
+from gpu_bench import Row, grid, main
 
 from nanomd.kernels import sample_mix
 
@@ -86,18 +86,7 @@ def floor_bytes(shape, dtype) -> int:
 
 
 def rows(quick: bool) -> Iterator[Row]:
-    for name, shape in list(SHAPES.items())[: 2 if quick else None]:
-        for dtype in (torch.bfloat16, torch.float32):
-            runs = rivals()
-            yield Row(
-                name,
-                dtype,
-                dict(zip(SIZES, shape, strict=True)),
-                partial(verify, shape, dtype, runs),
-                partial(problem, shape, dtype, "cuda"),
-                runs,
-                floor_bytes(shape, dtype),
-            )
+    yield from grid(SHAPES, SIZES, (torch.bfloat16, torch.float32), verify, problem, rivals, floor_bytes, quick)
 
 
 if __name__ == "__main__":

@@ -15,8 +15,9 @@ import platform
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,31 @@ class Row:
     inputs: Callable[[int], tuple[Any, ...]]  # from a seed
     rivals: dict[str, Callable[..., Any]]  # ours is called "triton"
     floor_bytes: int
+
+
+def grid(
+    shapes: dict[str, tuple[int, ...]],
+    sizes: Sequence[str],
+    dtypes: Iterable[torch.dtype],
+    verify: Callable[..., dict[str, float]],
+    problem: Callable[..., tuple[Any, ...]],
+    rivals: Callable[[], dict[str, Callable[..., Any]]],
+    floor_bytes: Callable[..., int],
+    quick: bool,
+) -> Iterator[Row]:
+    """Yield a row for every shape and type; the first two shapes where `quick`."""
+    for name, shape in list(shapes.items())[: 2 if quick else None]:
+        for dtype in dtypes:
+            runs = rivals()
+            yield Row(
+                name,
+                dtype,
+                dict(zip(sizes, shape, strict=True)),
+                partial(verify, shape, dtype, runs),
+                partial(problem, shape, dtype, "cuda"),
+                runs,
+                floor_bytes(shape, dtype),
+            )
 
 
 def time_side_by_side(row: Row, repeats: int) -> dict[str, dict[str, float | str]]:
