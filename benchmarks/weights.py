@@ -31,7 +31,8 @@ from nanomd.kinetics.markov import estimate_markov_model, transition_counts
 from nanomd.likelihood import mean_log_likelihood
 from nanomd.rollout import Sampler
 from nanomd.systems import four_state
-from nanomd.training import _Loop, torch_settings
+from nanomd.training import _Loop
+from nanomd.training_setup import torch_settings
 from nanomd.units import FrameInterval
 
 MEANS = {"ema 0.1": ("ema", 0.1), "tail 0.1": ("tail", 0.1), "tail 0.3": ("tail", 0.3), "tail 0.5": ("tail", 0.5)}

@@ -15,13 +15,8 @@ from hypothesis import strategies as st
 
 from nanomd.config import ModelConfig, TrainConfig
 from nanomd.errors import InputError
-from nanomd.training import (
-    TrainingDivergedError,
-    learning_rate,
-    make_optimiser,
-    resolve_train_length,
-    train,
-)
+from nanomd.training import TrainingDivergedError, train
+from nanomd.training_setup import learning_rate, make_optimiser, resolve_train_length
 from nanomd.training_state import find_checkpoints
 from nanomd.windows import WindowSampler, padded_weights, transition_counts
 

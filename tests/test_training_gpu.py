@@ -11,7 +11,8 @@ import torch
 
 from nanomd.config import ModelConfig, TrainConfig
 from nanomd.model import NanoGPT
-from nanomd.training import TrainingDivergedError, learning_rate, make_optimiser, train
+from nanomd.training import TrainingDivergedError, train
+from nanomd.training_setup import learning_rate, make_optimiser
 from nanomd.training_state import find_checkpoints
 from nanomd.training_step import TrainingStep
 from nanomd.windows import WindowSampler

@@ -15,7 +15,8 @@ from nanomd.distributed import World
 from nanomd.errors import BackendUnavailableError, InputError
 from nanomd.loss_scale import GROWTH_INTERVAL, INITIAL, LossScale
 from nanomd.model import NanoGPT
-from nanomd.training import TrainingDivergedError, learning_rate, make_optimiser, train
+from nanomd.training import TrainingDivergedError, train
+from nanomd.training_setup import learning_rate, make_optimiser
 from nanomd.training_state import find_checkpoints
 from nanomd.training_step import TrainingStep
 from nanomd.windows import WindowSampler

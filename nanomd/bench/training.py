@@ -35,7 +35,7 @@ from nanomd.bench.timing import interleaved
 from nanomd.config import ModelConfig, TrainConfig, model_preset
 from nanomd.kernels.reference.attention import rotate
 from nanomd.model import Attention, Block, NanoGPT
-from nanomd.training import learning_rate, make_optimiser, resolve_burn_in, torch_settings
+from nanomd.training_setup import learning_rate, make_optimiser, resolve_burn_in, torch_settings
 from nanomd.training_step import TrainingStep
 from nanomd.windows import WindowSampler
 
