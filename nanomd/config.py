@@ -17,6 +17,7 @@ Position = Literal["rope", "learned"]
 Objective = Literal["one_pass", "two_pass_token", "two_pass_hidden"]
 Average = Literal["none", "ema", "tail"]
 Select = Literal["loss", "kinetics", "last"]
+Switch = Literal["auto", "on", "off"]
 Compile = Literal["auto", "none", "compile", "graph", "compile-graph"]
 Precision = Literal["fp32", "bf16", "fp16"]
 Mode = Literal["auto", "ring", "hop", "crop"]
@@ -260,6 +261,11 @@ class TrainConfig(_Config):
         Which weights are the result: ``"loss"``, the latest within 0.2 % of the lowest validation loss; ``"kinetics"``,
         those whose rollouts fit the held-out MD best, of a few in the last half of the training (`nanomd.selection`);
         ``"last"``.
+    refit : str
+        Whether the output layer is fitted to all data once more after the training, which brings the rates of rare
+        transitions to those of the data (`nanomd.refit`): ``"on"``, ``"off"``, or ``"auto"``, for up to 4096 states.
+    refit_pseudocount, refit_ridge : float
+        How strongly few data leave it as trained: observations in each state, and a ridge on the weights.
     validation_interval, checkpoint_interval : int
         Steps between validations and between checkpoints.
     seed : int
@@ -304,6 +310,9 @@ class TrainConfig(_Config):
     markov_pseudocount: float = 1e-3
     validation_fraction: float = 0.1
     select: Select = "loss"
+    refit: Switch = "auto"
+    refit_pseudocount: float = 10.0
+    refit_ridge: float = 30.0
     validation_interval: int = 100
     checkpoint_interval: int = 500
     seed: int = 0
@@ -321,6 +330,9 @@ class TrainConfig(_Config):
         object.__setattr__(self, "lookahead_lags", check_lags("lookahead_lags", self.lookahead_lags))
         check_range("lookahead_weight", self.lookahead_weight, 0)
         check_choice("select", self.select, Select)
+        check_choice("refit", self.refit, Switch)
+        check_range("refit_pseudocount", self.refit_pseudocount, 1e-3)
+        check_range("refit_ridge", self.refit_ridge, 1e-3)
         check_choice("lr_schedule", self.lr_schedule, Literal["cosine", "constant"])
         check_choice("device", self.device, Literal["auto", "cpu", "cuda"])
         check_choice("backend", self.backend, Literal["auto", "reference", "triton"])

@@ -11,11 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanomd import __version__
-from nanomd.checkpoint import MAX_START_WINDOWS, ModelFiles, Starts, load_model_files, save_model
+from nanomd.checkpoint import ModelFiles, Starts, load_model_files, save_model
 from nanomd.config import ModelConfig, TrainConfig, model_preset
 from nanomd.dtrajs import DtrajsLike, StateMap, load_dtrajs, split_dtrajs
 from nanomd.errors import InputError
 from nanomd.progress import Progress
+from nanomd.starts import start_windows, stationary_distribution
 from nanomd.units import FrameInterval
 
 if TYPE_CHECKING:
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
 
 _MODEL_FIELDS = frozenset(field.name for field in dataclasses.fields(ModelConfig)) - {"n_states"}
 _TRAIN_FIELDS = frozenset(field.name for field in dataclasses.fields(TrainConfig))
+Tokens = NDArray[Any]
 _MASKED = -1e4  # as a logit: no probability in any precision, and finite also in 16 bits
-_DENSE_STATES = 2048  # up to here the stationary distribution comes from a dense solve
 
 
 class GPTEstimator:
@@ -89,7 +90,7 @@ class GPTEstimator:
         self.run_dir = None if run_dir is None else Path(run_dir)
         self.resume, self.progress = resume, progress
         self._model: GPTModel | None = None
-        self._last: ModelFiles | None = None
+        self._last: GPTModel | None = None
 
     def fit(self, dtrajs: DtrajsLike) -> Self:
         """Train on discrete trajectories: arrays of raw labels, or paths and patterns of .npy, .npz or .txt files.
@@ -150,14 +151,34 @@ class GPTEstimator:
             frame_interval=self.frame_interval,
             provenance=provenance,
         )
-        self._model = GPTModel(files, history=result.history)
-        last = {name: value.float().cpu().numpy() for name, value in result.last.items()}
-        self._last = dataclasses.replace(
-            files,
-            tensors=last,
-            provenance=provenance | {"best_step": self.train_config.n_steps, "validation_loss": None},
-        )
+        self._model = self._finish(files, result.history, tokens)
+        self._last = self._model
+        if result.best_step != self.train_config.n_steps:
+            last = dataclasses.replace(
+                files,
+                tensors={name: value.float().cpu().numpy() for name, value in result.last.items()},
+                provenance=provenance | {"best_step": self.train_config.n_steps, "validation_loss": None},
+            )
+            self._last = self._finish(last, result.history, tokens)
         return self
+
+    def _finish(self, files: ModelFiles, history: list[dict[str, float]], tokens: list[Tokens]) -> GPTModel:
+        """Fit the output layer to all the data, those of the validation too, where that is asked for."""
+        from nanomd.refit import MAX_STATES
+
+        model, chosen = GPTModel(files, history=history), self.train_config
+        if chosen.refit == "off" or (chosen.refit == "auto" and files.config.n_states > MAX_STATES):
+            return model
+        return _refitted(
+            model,
+            tokens,
+            both_ways=chosen.time_reversal,
+            pseudocount=chosen.refit_pseudocount,
+            ridge=chosen.refit_ridge,
+            device=chosen.device,
+            n_threads=chosen.n_threads,
+            progress=self.progress,
+        )
 
     def fetch_model(self, which: str = "best") -> GPTModel:
         """Return the trained model.
@@ -166,13 +187,14 @@ class GPTEstimator:
         ----------
         which : str
             ``"best"``: the weights chosen by ``select``, by default the latest whose validation loss is within 0.2 %
-            of the lowest; ``"last"``: those of the last step.
+            of the lowest; ``"last"``: those of the last step. Both with the output layer fitted to all data, where
+            ``refit`` asks for it.
         """
         if self._model is None or self._last is None:
             raise InputError("the estimator has no model yet: call fit(dtrajs) first")
         if which not in ("best", "last"):
             raise InputError(f"which must be best or last, got {which!r}")
-        return self._model if which == "best" else GPTModel(self._last, history=self._model.history)
+        return self._model if which == "best" else self._last
 
 
 class GPTModel:
@@ -230,6 +252,54 @@ class GPTModel:
         """Write a model folder: safetensors weights and JSON."""
         save_model(path, self._files)
         return Path(path)
+
+    def refit(
+        self,
+        dtrajs: DtrajsLike,
+        *,
+        both_ways: bool = False,
+        pseudocount: float = 10.0,
+        ridge: float = 30.0,
+        device: str = "auto",
+        n_threads: int | None = None,
+        progress: Progress | None = None,
+    ) -> GPTModel:
+        """Return a model whose output layer is fitted to all transitions of the data, the other layers as they are.
+
+        A training does it by itself, unless ``refit="off"``: this is for models that were trained without, or for
+        further data of the same dynamics. See `nanomd.refit` for what it does and why. A model without a markov head
+        gets one.
+
+        Parameters
+        ----------
+        dtrajs : arrays or paths
+            Raw labels, usually the training data.
+        both_ways : bool
+            Read trajectories backwards too; for equilibrium data that were learnt with `time_reversal`.
+        pseudocount, ridge : float
+            How strongly few data leave the layer as trained: observations in each state, and a ridge on the weights.
+        device : str
+            ``"auto"``, ``"cpu"`` or ``"cuda"``.
+        n_threads : int, optional
+            CPU threads; PyTorch's own choice when None.
+        progress : Progress, optional
+            Told how far the work is.
+
+        Raises
+        ------
+        InputError
+            For states that the model does not know, no transition at all, or more than 4096 states.
+        """
+        return _refitted(
+            self,
+            self.state_map.encode(load_dtrajs(dtrajs)),
+            both_ways=both_ways,
+            pseudocount=pseudocount,
+            ridge=ridge,
+            device=device,
+            n_threads=n_threads,
+            progress=progress,
+        )
 
     def mask_unseen(self, dtrajs: DtrajsLike, *, both_ways: bool = False) -> GPTModel:
         """Return a model that never makes a transition, frame to frame, that the data do not show.
@@ -309,58 +379,40 @@ def load_model(path: str | Path) -> GPTModel:
     return GPTModel(load_model_files(path))
 
 
-def start_windows(tokens: Sequence[NDArray[Any]], context_length: int) -> NDArray[np.int32]:
-    """Return up to 256 windows of the data, int32 (n, W), spread evenly; none if every trajectory is shorter."""
-    places = [
-        np.arange(len(trajectory) - context_length + 1) for trajectory in tokens if len(trajectory) >= context_length
-    ]
-    sources = [trajectory for trajectory in tokens if len(trajectory) >= context_length]
-    total = sum(len(place) for place in places)
-    if total == 0:
-        return np.zeros((0, context_length), dtype=np.int32)
-    number = min(MAX_START_WINDOWS, total)
-    ends = np.cumsum([len(place) for place in places])
-    rows = []
-    for k in range(number):
-        place = (2 * k + 1) * total // (2 * number)
-        index = int(np.searchsorted(ends, place, side="right"))
-        start = place - (int(ends[index - 1]) if index else 0)
-        rows.append(sources[index][start : start + context_length])
-    return np.asarray(rows, dtype=np.int32)
+def _refitted(
+    model: GPTModel,
+    tokens: list[Tokens],
+    *,
+    both_ways: bool,
+    pseudocount: float,
+    ridge: float,
+    device: str,
+    n_threads: int | None,
+    progress: Progress | None,
+) -> GPTModel:
+    from nanomd.model import NanoGPT
+    from nanomd.refit import refit
+    from nanomd.training_setup import resolve_device, torch_settings
 
-
-def stationary_distribution(tokens: Sequence[NDArray[Any]], n_states: int) -> NDArray[np.float64]:
-    """Return the stationary distribution (V,) of the lag-1 Markov model of the data.
-
-    On the largest strongly connected set of the observed transitions (by counts), zero elsewhere; the observed
-    populations where that set is a single state or the solution is not a distribution.
-    """
-    from scipy.sparse import coo_matrix, diags, eye
-    from scipy.sparse.csgraph import connected_components
-    from scipy.sparse.linalg import spsolve
-
-    source = np.concatenate([np.asarray(trajectory[:-1], dtype=np.int64) for trajectory in tokens])
-    target = np.concatenate([np.asarray(trajectory[1:], dtype=np.int64) for trajectory in tokens])
-    populations = np.bincount(np.concatenate([np.asarray(t, dtype=np.int64) for t in tokens]), minlength=n_states)
-    pairs, number = np.unique(source * n_states + target, return_counts=True)
-    counts = coo_matrix(
-        (number.astype(float), (pairs // n_states, pairs % n_states)), shape=(n_states, n_states)
-    ).tocsr()
-    _, label = connected_components(counts, directed=True, connection="strong")
-    weight = np.bincount(label, weights=populations)
-    members = np.flatnonzero(label == int(weight.argmax()))
-    empirical: NDArray[np.float64] = populations / populations.sum()
-    if len(members) < 2:
-        return empirical
-    inside = counts[members][:, members]
-    transition = diags(1.0 / np.asarray(inside.sum(axis=1)).ravel()) @ inside
-    # pi (P - 1) = 0 with one component fixed to 1: the rest is a regular linear system.
-    system = (transition.T - eye(len(members))).tocsc()
-    left, right = system[1:, 1:], -np.asarray(system[1:, [0]].todense()).ravel()
-    solved = np.linalg.solve(left.toarray(), right) if len(members) <= _DENSE_STATES else spsolve(left, right)
-    inner = np.concatenate(([1.0], np.atleast_1d(solved)))
-    if not np.isfinite(inner).all() or inner.min() < -1e-9 * inner.max() or inner.max() <= 0:
-        return empirical
-    stationary = np.zeros(n_states)
-    stationary[members] = np.maximum(inner, 0.0) / np.maximum(inner, 0.0).sum()
-    return stationary
+    files = model.to_files()
+    place = resolve_device(device)
+    with torch_settings(place, n_threads):
+        module = NanoGPT(files.config)
+        module.load_tensors(files.tensors)
+        found = refit(
+            module.to(place),
+            tokens,
+            both_ways=both_ways,
+            pseudocount=pseudocount,
+            ridge=ridge,
+            note=None if progress is None else progress.note,
+        )
+    layer = {"head.weight": found.head, "head.bias": found.bias, "markov.weight": found.table}
+    options = {"both_ways": both_ways, "pseudocount": pseudocount, "ridge": ridge}
+    refitted = dataclasses.replace(
+        files,
+        config=files.config.replace(markov_head=True),
+        tensors={**files.tensors, **layer},
+        provenance={**files.provenance, "refit": {**options, **found.describe()}},
+    )
+    return GPTModel(refitted, history=model.history)

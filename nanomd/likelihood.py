@@ -69,12 +69,15 @@ class Piece:
     scored_from: int
 
 
-def full_context(config: ModelConfig) -> tuple[int, int]:
-    """Return (length, context) of the pieces that give every frame the context of a rollout."""
+def full_context(config: ModelConfig, scored: int = 64) -> tuple[int, int]:
+    """Return (length, context) of the pieces that give every frame the context of a rollout.
+
+    Of each piece at least `scored` targets are new; with learned positions a piece cannot be longer than the window.
+    """
     if config.position == "learned":
         return config.context_length, max(1, config.context_length // 2)
     context = config.receptive_field - 1
-    return context + max(context, 64), context
+    return context + max(context, scored), context
 
 
 def cut(lengths: Sequence[int], length: int, context: int) -> list[Piece]:
@@ -91,6 +94,20 @@ def cut(lengths: Sequence[int], length: int, context: int) -> list[Piece]:
     return pieces
 
 
+def token_batches(
+    trajectories: Sequence[NDArray[Any]], pieces: Sequence[Piece], batch_size: int
+) -> Iterator[tuple[Sequence[Piece], Tensor]]:
+    """Yield pieces with their frames, int64 (B, T + 1) on the host, zero behind a shorter piece's end."""
+    ordered = sorted(pieces, key=lambda piece: -piece.n_targets)  # pieces of one length together: little padding
+    for begin in range(0, len(ordered), batch_size):
+        group = ordered[begin : begin + batch_size]
+        frames = np.zeros((len(group), group[0].n_targets + 1), dtype=np.int64)
+        for row, piece in zip(frames, group, strict=True):
+            stop = piece.start + piece.n_targets + 1
+            row[: piece.n_targets + 1] = trajectories[piece.trajectory][piece.start : stop]
+        yield group, torch.from_numpy(frames)
+
+
 @torch.no_grad()
 def _scored_batches(
     model: NanoGPT, trajectories: Sequence[NDArray[Any]], pieces: Sequence[Piece], batch_size: int
@@ -100,14 +117,8 @@ def _scored_batches(
     training = model.training
     model.eval()
     try:
-        ordered = sorted(pieces, key=lambda piece: -piece.n_targets)  # pieces of one length together: little padding
-        for begin in range(0, len(ordered), batch_size):
-            group = ordered[begin : begin + batch_size]
-            frames = np.zeros((len(group), group[0].n_targets + 1), dtype=np.int64)
-            for row, piece in zip(frames, group, strict=True):
-                stop = piece.start + piece.n_targets + 1
-                row[: piece.n_targets + 1] = trajectories[piece.trajectory][piece.start : stop]
-            tokens = torch.from_numpy(frames).to(device)
+        for group, frames in token_batches(trajectories, pieces, batch_size):
+            tokens = frames.to(device)
             log_probs = model(tokens[:, :-1]).log_softmax(dim=-1)
             yield group, log_probs.gather(-1, tokens[:, 1:, None])[..., 0]
     finally:

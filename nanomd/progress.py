@@ -47,7 +47,7 @@ class _Bar:
         self._bar.refresh()
 
     def note(self, text: str) -> None:
-        self._bar.set_postfix_str(text, refresh=False)
+        self._bar.set_postfix_str(text)
 
     def close(self) -> None:
         self._bar.close()

@@ -28,8 +28,11 @@ from nanomd.errors import InputError, StoreError
 
 FORMAT, FORMAT_VERSION = "nanomd-training", 1
 KEPT = 3  # checkpoints kept: the last ones
-# Options that change neither the weights nor what a resumed training would compute.
-_FREE_OPTIONS = ("device", "backend", "compile", "n_threads", "checkpoint_interval")
+# Options that change nothing of what a resumed training would compute; the refit comes after it.
+_FREE_OPTIONS = (
+    *("device", "backend", "compile", "n_threads", "checkpoint_interval"),
+    *("refit", "refit_pseudocount", "refit_ridge"),
+)
 
 
 @dataclass(slots=True)

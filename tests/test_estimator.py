@@ -10,7 +10,7 @@ import torch
 
 from nanomd.config import TrainConfig
 from nanomd.errors import InputError
-from nanomd.estimator import GPTEstimator, load_model, start_windows, stationary_distribution
+from nanomd.estimator import GPTEstimator, load_model
 
 QUICK = {
     "d_model": 16,

@@ -44,6 +44,7 @@ class Method:
 _OBJECTIVES = ("one_pass", "two_pass_token", "two_pass_hidden")
 _REVERSAL: dict[str, Any] = {"time_reversal": True}
 _MARKOV: dict[str, Any] = {"markov_head": True}
+_NO_REFIT: dict[str, Any] = {"refit": "off"}
 
 
 def _variants() -> list[Method]:
@@ -57,45 +58,33 @@ def _variants() -> list[Method]:
             ("+markov+reversal", {**_REVERSAL, **_MARKOV}),
         ):
             out.append(Method(objective + suffix, "gpt", {"objective": objective, **options}))
-    return out
-
-
-METHODS: dict[str, Method] = {
-    method.name: method
-    for method in (
-        *_variants(),
-        Method("one_pass+reversal+dropout", "gpt", {"objective": "one_pass", "dropout": 0.1, **_REVERSAL}),
-        Method(
-            "one_pass+markov+reversal, no averaging",
-            "gpt",
-            {"objective": "one_pass", "average": "none", **_MARKOV, **_REVERSAL},
-        ),
-        Method(
-            "one_pass+reversal+lookahead",
-            "gpt",
-            {"objective": "one_pass", "lookahead_lags": (2, 5, 20, 50), **_REVERSAL},
-        ),
-        Method(
-            "one_pass+reversal+kinetics",
-            "gpt",
-            {"objective": "one_pass", "select": "kinetics", **_REVERSAL},
-        ),
-        *(
-            Method(f"{name}, masked", "gpt", {**options, **_REVERSAL, "mask": True})
-            for name, options in (
-                ("one_pass+reversal", {"objective": "one_pass"}),
-                ("one_pass+markov+reversal", {"objective": "one_pass", **_MARKOV}),
-            )
-        ),
-        Method("paper", "paper", {"objective": "two_pass_hidden"}),
-        Method("LSTM", "lstm", {}),
+    more: tuple[tuple[str, dict[str, Any]], ...] = (
+        ("one_pass+reversal+dropout", {"dropout": 0.1}),
+        ("one_pass+reversal+lookahead", {"lookahead_lags": (2, 5, 20, 50)}),
+        ("one_pass+reversal+kinetics", {"select": "kinetics"}),
+        ("one_pass+markov+reversal, no averaging", {"average": "none", **_MARKOV}),
     )
-}
+    return out + [Method(name, "gpt", {"objective": "one_pass", **_REVERSAL, **options}) for name, options in more]
+
+
+def _methods() -> list[Method]:
+    """Return all, each GPT with the output layer refitted to all data, as is the default, and without."""
+    variants = _variants()
+    plain = [Method(f"{m.name}, no refit", m.kind, {**m.options, **_NO_REFIT}) for m in variants]
+    masked = [
+        Method(f"{m.name}, masked", m.kind, {**m.options, "mask": True})
+        for m in plain
+        if m.name in ("one_pass+reversal, no refit", "one_pass+markov+reversal, no refit")
+    ]
+    published = Method("paper", "paper", {"objective": "two_pass_hidden", **_NO_REFIT})
+    return [*variants, *plain, *masked, published, Method("LSTM", "lstm", {})]
+
+
+METHODS: dict[str, Method] = {method.name: method for method in _methods()}
 MAIN = (
-    "one_pass",
-    *(objective + suffix for suffix in ("+reversal", "+markov+reversal") for objective in _OBJECTIVES),
-    "one_pass+reversal+dropout",
-    "one_pass+markov+reversal, no averaging",
+    *("one_pass, no refit", "one_pass+reversal, no refit", "one_pass+markov+reversal, no refit"),
+    *("one_pass", "one_pass+reversal", "one_pass+markov+reversal", "one_pass+reversal+dropout"),
+    *(f"{objective}{suffix}" for suffix in ("+reversal", "+markov+reversal") for objective in _OBJECTIVES[1:]),
     "LSTM",
     "paper",
 )

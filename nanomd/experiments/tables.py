@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from nanomd.errors import InputError
+from nanomd.experiments.methods import METHODS
 from nanomd.experiments.scoring import errors
 
 Row = dict[str, Any]
@@ -96,7 +97,8 @@ def rows(references: dict[int, Row], records: Iterable[Row], *, pieces: int = 0)
         if record["pieces"] == pieces and record["dataset"] in references:
             values = measure(record["kinetics"], references[record["dataset"]])
             add(record["method"], {**values, "nll": record["held_out_nll"]})
-    return [{"method": name, **values} for name, values in found.items()]
+    order = {name: place for place, name in enumerate(METHODS)}
+    return [{"method": name, **found[name]} for name in sorted(found, key=lambda name: order.get(name, -1))]
 
 
 def markdown(table: Sequence[Row]) -> str:

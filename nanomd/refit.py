@@ -1,0 +1,331 @@
+r"""A last fit of the output layer to all the data: the rates of rare transitions without the noise of the training.
+
+Rare transitions decide the slow kinetics, and a batch holds few of them. The rates that a training ends with carry the
+noise of its last batches, and a transition that the data never show keeps the probability that the softmax has not yet
+pushed down. With the layers below held as they are, the rest is a convex problem: a multinomial logistic regression of
+the next state on what the head reads, x, and on the current state i, whose row of the table T (the markov head; a model
+without one gets it) is added,
+
+.. math:: p(j | x, i) \propto \exp(w_j \cdot x + T_{ij})
+
+over every transition of the data. Its maximum says that the model makes, on the contexts of the data, as many steps
+from i to j as the data do, for every i and j, and that the same holds with every feature as a weight: mean rates are
+those of the data, as in a Markov model, while the layers below say how they depend on the past.
+
+Few data are guarded by priors that say "as trained", q being the trained model's mean over the data:
+
+.. math:: \kappa \sum_{ij} q_{ij} \ln q'_{ij} - \tfrac{\lambda}{2} \sum_j |w_j - w_j^{0}|^2
+
+kappa observations in every state, q' their probabilities under the new table, and a ridge. Of transitions that the data
+never show, kappa q of the leak is kept, in a row with n observations about kappa / n of what was there.
+
+The table alone is brought near its maximum by generalised iterative scaling (Darroch and Ratcliff, 1972), whose steps
+are closed expressions; then all parameters together by L-BFGS, each scaled by its curvature. Transitions of a state
+that the data never show share one parameter, so that the number of parameters is that of the transitions seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from nanomd.config import check_range
+from nanomd.contexts import Contexts, default_burn_in, find_pieces, iterate_contexts
+from nanomd.errors import InputError
+from nanomd.model import NanoGPT
+
+MAX_STATES = 4096  # the table has their square
+SCALING_STEPS = 2  # after which the mean rates of the data are met to 0.1 %
+GRADIENT = 0.1  # in units of the parameters' standard errors: nearer the maximum the data cannot tell
+_CURVATURE_CONTEXTS = 65536
+_LARGEST_LOG = 80.0  # of a ratio of probabilities: finite in float32
+_MEMORY = 1 << 30  # bytes of features kept; beyond, evenly spread pieces of the data fit the head
+
+
+@dataclass(frozen=True, slots=True)
+class Refit:
+    """The result of a fit of the output layer.
+
+    Parameters
+    ----------
+    head : ndarray, shape (V, d)
+    bias : ndarray, shape (V,)
+    table : ndarray, shape (V, V)
+        Of the markov head. All float32.
+    n_contexts : int
+        Transitions of the data that were used.
+    before, after : float
+        Negative log-likelihood on them, nats per frame.
+    sweeps : int
+        Times that the data were gone through.
+    """
+
+    head: NDArray[np.float32]
+    bias: NDArray[np.float32]
+    table: NDArray[np.float32]
+    n_contexts: int
+    before: float
+    after: float
+    sweeps: int
+
+    def describe(self) -> dict[str, float | int]:
+        """Return what a model's provenance says."""
+        return {
+            "n_contexts": self.n_contexts,
+            "nll_before": self.before,
+            "nll_after": self.after,
+            "sweeps": self.sweeps,
+        }
+
+
+def refit(
+    model: NanoGPT,
+    trajectories: Sequence[NDArray[Any]],
+    *,
+    both_ways: bool = False,
+    pseudocount: float = 10.0,
+    ridge: float = 30.0,
+    max_iterations: int = 60,
+    burn_in: int | None = None,
+    note: Callable[[str], None] | None = None,
+) -> Refit:
+    r"""Fit the output layer of a model to all transitions of trajectories.
+
+    Parameters
+    ----------
+    model : NanoGPT
+        Not changed. The work is done on its device.
+    trajectories : sequence of 1-D integer arrays
+        Tokens.
+    both_ways : bool
+        Read trajectories backwards too, as a training with `time_reversal`.
+    pseudocount : float
+        kappa: observations in every state that say "as trained"; at least 1e-3.
+    ridge : float
+        lambda, at least 1e-3.
+    max_iterations : int
+        Of L-BFGS; 0 fits the mean rates alone, by the table.
+    burn_in : int, optional
+        Frames at the start of each trajectory that are context only; W - 1 with rotary positions (at most half of the
+        longest trajectory), 0 with learned ones when None.
+    note : callable, optional
+        Told how far the work is.
+
+    Raises
+    ------
+    InputError
+        For more than 4096 states, or no transition after the burn-in.
+    """
+    check_range("pseudocount", pseudocount, 1e-3)
+    check_range("ridge", ridge, 1e-3)
+    check_range("max_iterations", max_iterations, 0)
+    if model.config.n_states > MAX_STATES:
+        raise InputError(f"refit needs at most {MAX_STATES} states, got {model.config.n_states}: set refit to off")
+    longest = max((len(trajectory) for trajectory in trajectories), default=0)
+    burn_in = default_burn_in(model.config, longest) if burn_in is None else burn_in
+    read = [np.asarray(t) for t in trajectories]
+    if both_ways:
+        read += [t[::-1] for t in read]
+    pieces = find_pieces(model.config, [len(t) for t in read], burn_in)
+    number = sum(piece.n_targets - piece.scored_from for piece in pieces)
+    if not number:
+        raise InputError(
+            f"no trajectory has more than {burn_in + 1} frames, so there is nothing to fit; use longer ones"
+        )
+    limit = max(1, _MEMORY // (4 * (model.config.d_model + 1)))
+    share = -(-number // limit)
+    kept = pieces[share // 2 :: share] or pieces[:1]
+    parts = list(iterate_contexts(model, read, kept))
+    contexts = Contexts(
+        torch.cat([part.features for part in parts]),
+        torch.cat([part.current for part in parts]),
+        torch.cat([part.following for part in parts]),
+    )
+    del parts
+    problem = _Problem(model, contexts, pseudocount, ridge, note)
+    problem.scale_table(contexts.chunks)
+    if max_iterations:
+        problem.minimise(max_iterations)
+    if share > 1:  # the mean rates at least see everything
+        problem.scale_table(lambda: iterate_contexts(model, read, pieces))
+    return problem.result(number)
+
+
+@dataclass(frozen=True, slots=True)
+class _Sweep:
+    """Sums over contexts of the loss and, expected minus observed, of transitions (V, V) and features (V, d + 1)."""
+
+    loss: float
+    surplus: Tensor
+    observed: Tensor  # transitions
+    features: Tensor
+
+
+class _Problem:
+    """The parameters of the output layer, W (V, d + 1) and T (V, V), and their posterior given the contexts.
+
+    Free are the change of W, and an offset of T for every transition that was seen and for the others of each state
+    together. Sums are float64, products float32 as in training.
+    """
+
+    def __init__(
+        self,
+        model: NanoGPT,
+        contexts: Contexts,
+        pseudocount: float,
+        ridge: float,
+        note: Callable[[str], None] | None,
+    ) -> None:
+        n = model.config.n_states
+        self.n_states, self.contexts, self.note = n, contexts, note
+        self.pseudocount, self.ridge = pseudocount, ridge
+        self.head0 = torch.cat([model.head.weight, model.head.bias[:, None]], dim=1).detach().clone()
+        own = model.table
+        self.table0 = torch.zeros((n, n), device=self.head0.device) if own is None else own.detach().clone()
+        self.change = torch.zeros(self.head0.shape, dtype=torch.float64, device=self.head0.device)
+        self.offset = torch.zeros((n, n), dtype=torch.float64, device=self.head0.device)
+        self.sweeps = 0
+        first = self._sweep(contexts.chunks())
+        self.before = first.loss / len(contexts)
+        visits = first.observed.sum(dim=1, keepdim=True)
+        self.visited = visits > 0  # of other states nothing is known: their rows stay
+        self.seen = first.observed > 0
+        self.prior = (first.observed + first.surplus).clamp(min=0.0) / visits.clamp(min=1.0)
+        self.observed = first.observed
+        self._first: _Sweep | None = first
+
+    @torch.no_grad()
+    def _sweep(self, chunks: Iterable[Contexts], features: bool = False) -> _Sweep:
+        """Go through contexts with the present parameters.
+
+        Where a state hardly changes, p is nearly 1 in all contexts but a few: 1 - p is summed from the other states,
+        never as a difference, so that rates of 1e-6 keep their digits in float32.
+        """
+        self.sweeps += 1
+        if self.note is not None:
+            self.note(f"output layer, sweep {self.sweeps}")
+        n, device = self.n_states, self.head0.device
+        head, table = (self.head0 + self.change).float(), (self.table0 + self.offset).float()
+        loss = torch.zeros((), dtype=torch.float64, device=device)
+        surplus = torch.zeros((n, n), dtype=torch.float64, device=device)
+        observed = torch.zeros(n * n, dtype=torch.float64, device=device)
+        moments = torch.zeros(head.shape, dtype=torch.float64, device=device)
+        for part in chunks:
+            target = part.following[:, None]
+            odds = (part.features @ head.T).add_(table[part.current])
+            odds.sub_(odds.gather(1, target)).clamp_(max=_LARGEST_LOG).exp_().scatter_(1, target, 0.0)
+            others = odds.sum(dim=1, keepdim=True)
+            loss += others.log1p().double().sum()
+            # p of the other states, and p - 1 of the one that came
+            residual = odds.div_(1.0 + others).scatter_(1, target, -others / (1.0 + others))
+            surplus += torch.zeros((n, n), device=device).index_add_(0, part.current, residual)
+            if features:
+                moments += residual.T @ part.features
+            else:
+                observed += torch.bincount(part.current * n + part.following, minlength=n * n)
+        return _Sweep(float(loss), surplus, observed.view(n, n), moments)
+
+    def _prior_logs(self) -> Tensor:
+        """Return ln q' (V, V): the prior's observations under the present table."""
+        return (self.prior.clamp(min=1e-300).log() + self.offset).log_softmax(dim=1)
+
+    def scale_table(self, chunks: Callable[[], Iterable[Contexts]]) -> None:
+        """Meet the mean rates of the contexts by the table alone: generalised iterative scaling."""
+        for _ in range(SCALING_STEPS):
+            sweep = self._first if self._first is not None else self._sweep(chunks())
+            self._first = None
+            want = sweep.observed + self.pseudocount * self.prior
+            have = sweep.observed + sweep.surplus + self.pseudocount * self._prior_logs().exp()
+            ratio = torch.where(self.visited & (want > 0) & (have > 0), want / have, 1.0)
+            self.offset += ratio.log()
+
+    @torch.no_grad()
+    def _scales(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what makes the curvature of each parameter about one.
+
+        Lower Cholesky factors (V, d + 1, d + 1) for the features, and standard errors of the offsets: (V, V) of the
+        transitions seen, (V, 1) of the others of a state together.
+        """
+        contexts = self.contexts
+        every = max(1, -(-len(contexts) // _CURVATURE_CONTEXTS))
+        x, current = contexts.features[::every], contexts.current[::every]
+        logits = x @ (self.head0 + self.change).float().T + (self.table0 + self.offset).float()[current]
+        p = logits.softmax(dim=1)
+        spread = p * (1.0 - p)
+        width = x.shape[1]
+        factors = torch.empty((self.n_states, width, width), dtype=torch.float64, device=x.device)
+        eye = torch.eye(width, dtype=torch.float64, device=x.device)
+        for state in range(self.n_states):
+            weighted = (x * spread[:, state, None]).T @ x
+            curvature = weighted.double() * (len(contexts) / len(x))
+            # The relative part keeps the factorisation from failing where features are (nearly) dependent.
+            curvature += (self.ridge + 1e-3 * curvature.diagonal().mean()) * eye
+            factors[state] = torch.linalg.cholesky(curvature)
+        counts = self.observed + self.pseudocount * self.prior
+        counts *= 1.0 - counts / counts.sum(dim=1, keepdim=True).clamp(min=1.0)
+        others = torch.where(self.seen, 0.0, counts).sum(dim=1, keepdim=True)
+        return factors, counts.clamp(min=1e-2).rsqrt(), others.clamp(min=1e-2).rsqrt()
+
+    def minimise(self, max_iterations: int) -> None:
+        """Bring all parameters together to the maximum of the posterior, by L-BFGS."""
+        from scipy.optimize import minimize
+
+        factors, seen_scale, others_scale = self._scales()
+        pairs = self.seen.flatten().nonzero()[:, 0]
+        n_head, n_pairs = self.head0.numel(), len(pairs)
+        start = self.change.clone(), self.offset.clone()
+        upper = factors.transpose(1, 2)
+
+        def place(x: NDArray[np.float64]) -> None:
+            """Set the parameters from scaled ones."""
+            values = torch.from_numpy(x).to(self.head0.device)
+            step = values[:n_head].view(self.head0.shape)[..., None]
+            self.change = start[0] + torch.linalg.solve_triangular(upper, step, upper=True)[..., 0]
+            rows = values[n_head + n_pairs :, None] * others_scale
+            move = torch.where(self.seen, 0.0, rows.expand(self.seen.shape)).flatten()
+            move[pairs] = values[n_head : n_head + n_pairs] * seen_scale.flatten()[pairs]
+            self.offset = start[1] + move.view(self.seen.shape)
+
+        def value(x: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+            """Return the negative log-posterior and its gradient in scaled parameters."""
+            place(x)
+            sweep = self._sweep(self.contexts.chunks(), features=True)
+            logs = self._prior_logs()
+            prior = self.pseudocount * float((self.prior * logs).sum())
+            ridge = 0.5 * self.ridge * float((self.change**2).sum())
+            by_head = sweep.features + self.ridge * self.change
+            scaled = torch.linalg.solve_triangular(factors, by_head[..., None], upper=False)
+            by_table = sweep.surplus + self.pseudocount * (logs.exp() - self.prior)
+            by_table = torch.where(self.visited, by_table, 0.0)
+            by_pair = (by_table * seen_scale).flatten()[pairs]
+            by_row = (torch.where(self.seen, 0.0, by_table).sum(dim=1, keepdim=True) * others_scale)[:, 0]
+            gradient = torch.cat([scaled.flatten(), by_pair, by_row])
+            return sweep.loss + ridge - prior, gradient.cpu().numpy()
+
+        found = minimize(
+            value,
+            np.zeros(n_head + n_pairs + self.n_states),
+            jac=True,
+            method="L-BFGS-B",
+            options={
+                "maxiter": max_iterations,
+                "maxfun": 2 * max_iterations,
+                "maxcor": 20,
+                "gtol": GRADIENT,
+                "ftol": 0,
+            },
+        )
+        place(found.x)
+
+    def result(self, n_contexts: int) -> Refit:
+        """Return the parameters that were found."""
+        after = self._sweep(self.contexts.chunks()).loss / len(self.contexts)
+        head = (self.head0 + self.change).float().cpu().numpy()
+        table = (self.table0 + self.offset).float().cpu().numpy()
+        return Refit(head[:, :-1].copy(), head[:, -1].copy(), table, n_contexts, self.before, after, self.sweeps)
