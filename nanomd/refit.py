@@ -41,7 +41,8 @@ from nanomd.errors import InputError
 from nanomd.model import NanoGPT
 
 MAX_STATES = 4096  # the table has their square
-SCALING_STEPS = 2  # after which the mean rates of the data are met to 0.1 %
+SCALING_STEPS = 2  # of the table alone at first: most of the way at no price
+MAX_SCALING_STEPS = 10  # at the end, where the data are too many to be kept
 GRADIENT = 0.1  # in units of the parameters' standard errors: nearer the maximum the data cannot tell
 _CURVATURE_CONTEXTS = 65536
 _LARGEST_LOG = 80.0  # of a ratio of probabilities: finite in float32
@@ -149,11 +150,11 @@ def refit(
     )
     del parts
     problem = _Problem(model, contexts, pseudocount, ridge, note)
-    problem.scale_table(contexts.chunks)
+    problem.scale_table(contexts.chunks, SCALING_STEPS)
     if max_iterations:
         problem.minimise(max_iterations)
     if share > 1:  # the mean rates at least see everything
-        problem.scale_table(lambda: iterate_contexts(model, read, pieces))
+        problem.scale_table(lambda: iterate_contexts(model, read, pieces), MAX_SCALING_STEPS)
     return problem.result(number)
 
 
@@ -235,15 +236,17 @@ class _Problem:
         """Return ln q' (V, V): the prior's observations under the present table."""
         return (self.prior.clamp(min=1e-300).log() + self.offset).log_softmax(dim=1)
 
-    def scale_table(self, chunks: Callable[[], Iterable[Contexts]]) -> None:
+    def scale_table(self, chunks: Callable[[], Iterable[Contexts]], steps: int) -> None:
         """Meet the mean rates of the contexts by the table alone: generalised iterative scaling."""
-        for _ in range(SCALING_STEPS):
+        for _ in range(steps):
             sweep = self._first if self._first is not None else self._sweep(chunks())
             self._first = None
             want = sweep.observed + self.pseudocount * self.prior
             have = sweep.observed + sweep.surplus + self.pseudocount * self._prior_logs().exp()
-            ratio = torch.where(self.visited & (want > 0) & (have > 0), want / have, 1.0)
-            self.offset += ratio.log()
+            possible = self.visited & (want > 0) & (have > 0)
+            self.offset += torch.where(possible, want / have, 1.0).log()
+            if float(((have - want).abs() * possible / want.clamp(min=1.0).sqrt()).max()) <= GRADIENT:
+                return
 
     @torch.no_grad()
     def _scales(self) -> tuple[Tensor, Tensor, Tensor]:

@@ -11,6 +11,7 @@ import torch
 from nanomd.config import TrainConfig
 from nanomd.errors import InputError
 from nanomd.estimator import GPTEstimator, load_model
+from nanomd.starts import start_windows, stationary_distribution
 
 QUICK = {
     "d_model": 16,
