@@ -13,6 +13,7 @@ FIRST, SECOND = 0.0, 0.6  # probability to go back to where one came from
 OPTIONS = dict(
     objective="one_pass", d_model=16, n_layer=1, context_length=8, train_length=64, n_steps=300, batch_size=16,
     learning_rate=5e-3, validation_interval=1000, seed=0, n_threads=1,
+    refit="off",  # it adds a markov head, and the present frame would then speak through two parts
 )  # fmt: skip
 
 

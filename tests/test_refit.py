@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from known_chain import default_chain
 
 from nanomd.config import ModelConfig, TrainConfig
 from nanomd.contexts import Contexts, default_burn_in, find_pieces, iterate_contexts
@@ -15,7 +16,6 @@ from nanomd.estimator import GPTEstimator, GPTModel
 from nanomd.kinetics import markov
 from nanomd.model import NanoGPT
 from nanomd.refit import refit
-from tests.known_chain import default_chain
 
 SHAPE = ModelConfig(n_states=4, d_model=8, n_layer=2, n_head=1, context_length=6, mlp_ratio=2)
 CHAIN = default_chain()
