@@ -46,7 +46,9 @@ MAX_SCALING_STEPS = 10  # at the end, where the data are too many to be kept
 GRADIENT = 0.1  # in units of the parameters' standard errors: nearer the maximum the data cannot tell
 _CURVATURE_CONTEXTS = 65536
 _LARGEST_LOG = 80.0  # of a ratio of probabilities: finite in float32
-_MEMORY = 1 << 30  # bytes of features kept; beyond, evenly spread pieces of the data fit the head
+# Bytes of features kept, and logits of a sweep (half a minute on one core); beyond, evenly spread pieces of the data fit
+# the weights, and the table is brought to the mean rates of all of them.
+_MEMORY, _LOGITS = 1 << 30, 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,8 +141,8 @@ def refit(
         raise InputError(
             f"no trajectory has more than {burn_in + 1} frames, so there is nothing to fit; use longer ones"
         )
-    limit = max(1, _MEMORY // (4 * (model.config.d_model + 1)))
-    share = -(-number // limit)
+    limit = min(_MEMORY // (4 * (model.config.d_model + 1)), _LOGITS // model.config.n_states)
+    share = -(-number // max(1, limit))
     kept = pieces[share // 2 :: share] or pieces[:1]
     parts = list(iterate_contexts(model, read, kept))
     contexts = Contexts(
