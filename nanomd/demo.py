@@ -67,8 +67,8 @@ def plan(
         train={
             "preset": "tiny",
             "hold_out": 1,
-            # Equilibrium dynamics is reversible: reading windows both ways doubles the few slow transitions. A head that
-            # starts as the MSM would keep the MSM's errors about the rare states (docs/results.md).
+            # Equilibrium dynamics is reversible: reading windows both ways doubles the few slow transitions. A head
+            # that starts as the MSM would keep the MSM's errors about the rare states (docs/results.md).
             "overrides": {
                 **_OVERRIDES,
                 "objective": objective,

@@ -46,8 +46,8 @@ MAX_SCALING_STEPS = 10  # at the end, where the data are too many to be kept
 GRADIENT = 0.1  # in units of the parameters' standard errors: nearer the maximum the data cannot tell
 _CURVATURE_CONTEXTS = 65536
 _LARGEST_LOG = 80.0  # of a ratio of probabilities: finite in float32
-# Bytes of features kept, and logits of a sweep (half a minute on one core); beyond, evenly spread pieces of the data fit
-# the weights, and the table is brought to the mean rates of all of them.
+# Bytes of features kept, and logits of a sweep; beyond, evenly spread pieces of the data fit the weights, and the table
+# is brought to the mean rates of all of them.
 _MEMORY, _LOGITS = 1 << 30, 1 << 30
 
 
