@@ -1,7 +1,9 @@
 // The tiled engine over any platform: checks, choice of tile and ranks, memory planned before it is taken.
 #include <algorithm>
+#include <optional>
 
 #include "engine_common.h"
+#include "kernels.h"
 #include "nanomd/check.h"
 #include "nanomd/cuda_engine.h"
 #include "nanomd/engine_checks.h"
@@ -15,6 +17,7 @@ namespace {
 // Most blocks that one multiprocessor runs at once, by registers.
 constexpr int kBlocksPerMultiprocessor = 2;
 constexpr int kAuto = -1;  // lookahead
+constexpr std::size_t kNoLimit = ~std::size_t{0};
 
 class TiledEngine final : public CudaEngine {
  public:
@@ -25,6 +28,10 @@ class TiledEngine final : public CudaEngine {
           "precision must be one of float16, float32, got ", options.precision);
     check(options.regime == "auto" || options.regime == "throughput" || options.regime == "latency",
           "regime must be one of auto, throughput, latency, got ", options.regime);
+    check(options.weights == "auto" || options.weights == "streamed" || options.weights == "resident",
+          "weights must be one of auto, streamed, resident, got ", options.weights);
+    check(options.weights != "resident" || options.precision == "float16",
+          "weights must be auto or streamed in precision float32, got resident");
     check(options.tile == 0 || options.tile == 8 || options.tile == 16, "tile must be 8 or 16, got ", options.tile);
     check(options.ranks >= 0 && options.ranks <= kLargestRanks, "ranks must be in [0, ", kLargestRanks, "], got ",
           options.ranks);
@@ -32,6 +39,9 @@ class TiledEngine final : public CudaEngine {
       throw UnsupportedError("regime latency needs clusters of thread blocks (compute capability 9.0 or later), " +
                              platform_->name() + " has none; use regime=\"throughput\"");
     Model check_only(shape, tensors, multipliers);  // names, shapes and values as for every engine
+    if (shape.context_length > kMaxEntries)
+      throw UnsupportedError(join("the cuda engine takes windows of up to ", kMaxEntries, " states, this model has ",
+                                  shape.context_length, "; use backend=\"cpu\""));
     const Layout layout = choose(1, 0);
     const std::vector<unsigned char> image = pack_weights(layout, tensors, multipliers);
     const std::size_t free = platform_->free_memory();
@@ -71,9 +81,11 @@ class TiledEngine final : public CudaEngine {
 
   std::string describe(int n_trajs) const override {
     const Layout layout = choose(n_trajs, kAuto);
-    if (!layout.latency) return join("throughput, ", layout.tile, " trajectories a block, ", options_.precision);
-    return join("latency, ", layout.ranks, " blocks a cluster",
-                layout.weights.resident_fragments > 0 ? ", weights resident" : "",
+    const std::string weights = layout.resident() ? ", weights resident" : "";
+    if (!layout.latency)
+      return join("throughput, ", layout.tile, layout.teams > 1 ? " + " + std::to_string(layout.tile) : "",
+                  " trajectories a block", weights, ", ", options_.precision);
+    return join("latency, ", layout.ranks, " blocks a cluster", weights,
                 layout.ahead > 0 ? join(", ", layout.ahead - 1, " states ahead") : "", ", ", options_.precision);
   }
 
@@ -127,26 +139,51 @@ class TiledEngine final : public CudaEngine {
     if (latency) {
       check(options_.tile != 16, "regime latency takes tiles of 8 trajectories, got ", options_.tile);
       const auto latency_layout = [&](int ranks) {
-        Layout layout = make_layout(shape_, precise, 8, ranks, limit, true, guard_);
+        Layout layout = make_layout(shape_, precise, 8, ranks, limit, options_.weights != "streamed", guard_);
         layout.latency = true;
         return layout;
       };
       const int most = std::min(kLargestRanks, platform_->largest_cluster());
-      if (options_.ranks > 0) return latency_layout(std::min(options_.ranks, most));
+      if (options_.ranks > 0) return as_wanted(latency_layout(std::min(options_.ranks, most)));
       // The smallest cluster that holds the weights: fewer blocks exchange faster. Else the largest.
       for (int ranks = 1; ranks <= most; ranks *= 2) {
         const Layout layout = latency_layout(ranks);
-        if (layout.weights.resident_fragments > 0 || ranks * 2 > most) return layout;
+        if (layout.resident() || ranks * 2 > most) return as_wanted(layout);
       }
     }
     int tile = options_.tile;
     if (tile == 0) tile = !precise && eights > kBlocksPerMultiprocessor * platform_->multiprocessors() ? 16 : 8;
+    const int smallest = options_.tile == 0 ? 8 : tile;
+    if (options_.weights != "streamed" && !precise)
+      if (const std::optional<Layout> layout = resident_layout(tile, smallest, n_trajs)) return *layout;
     try {
-      return make_layout(shape_, precise, tile, 1, limit, false, guard_);
+      return as_wanted(make_layout(shape_, precise, tile, 1, limit, false, guard_));
     } catch (const UnsupportedError&) {
-      if (tile == 8 || options_.tile != 0) throw;
-      return make_layout(shape_, precise, 8, 1, limit, false, guard_);
+      if (tile == smallest) throw;
+      return as_wanted(make_layout(shape_, precise, smallest, 1, limit, false, guard_));
     }
+  }
+
+  // Weights in shared memory, where that leaves a multiprocessor as many threads as streamed ones would: their loads
+  // in flight hide the latency of the caches, which cost more than the weights (docs/cuda.md). Forced, with fewer.
+  std::optional<Layout> resident_layout(int tile, int smallest, int n_trajs) const {
+    const int tiles = (n_trajs + tile - 1) / tile;
+    const int most = tiles > platform_->multiprocessors() ? platform_->largest_teams(tile, group_constant(shape_)) : 1;
+    for (int teams = most; teams >= (options_.weights == "auto" ? most : 1); --teams)
+      for (int size = tile; size >= smallest; size /= 2) {
+        Layout layout = make_layout(shape_, false, size, 1, kNoLimit, true, guard_, teams);
+        if (layout.shared.total_bytes <= platform_->shared_limit()) return layout;
+      }
+    return {};
+  }
+
+  Layout as_wanted(const Layout& layout) const {
+    if (options_.weights != "resident" || layout.resident()) return layout;
+    const std::size_t bytes =
+        make_layout(shape_, false, layout.tile, layout.ranks, kNoLimit, true, guard_).shared.total_bytes;
+    throw UnsupportedError(join("weights=\"resident\" needs ", bytes,
+                                " bytes of shared memory a block for this model, ", "the device has ",
+                                platform_->shared_limit(), "; use weights=\"streamed\""));
   }
 
   std::shared_ptr<const Uploaded> uploaded(int n_trajs, int lookahead) const {

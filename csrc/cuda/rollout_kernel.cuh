@@ -28,6 +28,16 @@ __global__ void __launch_bounds__(kThreads, least_blocks(kGroup, kPrecise))
   RolloutTile<DeviceExec<false>, kTiles, kGroup, kPrecise>(exec, arguments, static_cast<int>(blockIdx.x)).run();
 }
 
+// As many threads a multiprocessor, in one block that holds the weights.
+template <int kTiles, int kGroup>
+__global__ void __launch_bounds__(kThreads* least_blocks(kGroup, false), 1)
+    resident_kernel(const __grid_constant__ Arguments arguments) {
+  extern __shared__ __align__(128) unsigned char memory[];
+  TeamExec exec(memory, arguments.layout.shared.team_bytes);
+  const int tile = static_cast<int>(blockIdx.x * blockDim.y + threadIdx.y);
+  RolloutTile<TeamExec, kTiles, kGroup, false>(exec, arguments, tile).run();
+}
+
 template <int kGroup, bool kPrecise>
 __global__ void __launch_bounds__(kThreads, 1) cluster_kernel(const __grid_constant__ Arguments arguments) {
 #if __CUDA_ARCH__ >= 900
@@ -42,7 +52,8 @@ using Kernel = void (*)(const Arguments);
 // Each in its own translation unit, so that they compile side by side.
 Kernel throughput_kernel_half(int tiles, int group);
 Kernel throughput_kernel_precise(int group);
+Kernel resident_kernel_half(int tiles, int group);
 Kernel latency_kernel(int group, bool precise);
-void launch_observe(const ObserveArguments& arguments, cudaStream_t stream);
+cudaError_t launch_observe(const ObserveArguments& arguments, cudaStream_t stream);
 
 }  // namespace nanomd::cuda
