@@ -8,16 +8,13 @@
 namespace nanomd::cuda {
 
 // Two blocks of a multiprocessor hide each other's barriers, at 128 registers a thread. Where the compiler would spill,
-// one: for compute capability 10 it takes up to 240, and for 8 it lacks a few with four heads a group,
-// as for 9 in single precision.
+// one: for compute capability 10 it takes up to 240, and in single precision it lacks a few with four heads a group.
 #if !defined(__CUDA_ARCH__)
 constexpr int least_blocks(int, bool) { return 1; }
 #elif __CUDA_ARCH__ >= 1000
 constexpr int least_blocks(int, bool) { return 1; }
-#elif __CUDA_ARCH__ >= 900
-constexpr int least_blocks(int group, bool precise) { return precise && group > 1 ? 1 : 2; }
 #else
-constexpr int least_blocks(int group, bool) { return group == 1 ? 2 : 1; }
+constexpr int least_blocks(int group, bool precise) { return precise && group > 1 ? 1 : 2; }
 #endif
 
 template <int kTiles, int kGroup, bool kPrecise>

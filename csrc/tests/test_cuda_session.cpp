@@ -16,6 +16,33 @@ TEST(a_resumed_session_continues_bit_for_bit) {
   EXPECT(rollout(*hop.emulated(), hop, run, 17) == rollout(*hop.emulated(), hop, run));
 }
 
+TEST(launches_overlap_and_tokens_come_home_whole) {
+  // The emulated queue runs launches and copies as late as it may: buffers in use by two launches at once would show.
+  const RandomModel model(make_shape(11, 16, 1, 1, 1, 6, 16));
+  Run run;
+  run.n_steps = kSlow ? 150 : 300, run.n = 2;
+  EXPECT(rollout(*model.emulated(with("float32", 8)), model, run) == rollout(*model.cpu(), model, run));
+}
+
+TEST(a_session_may_end_while_launches_run) {
+  const RandomModel model(make_shape(9, 16, 1, 1, 1, 4, 16));
+  ObservablesSpec spec;
+  spec.n_states = 9, spec.lags = {1}, spec.set_of.assign(9, -1);
+  ObservablesWriter writer(spec, 1);
+  const std::uint16_t start = 3;
+  const std::uint64_t index = 0;
+  SessionOptions options;
+  options.n_trajs = 1, options.history = &start, options.n_history = 1, options.trajectory = &index;
+  options.observables = &writer;
+  const auto engine = model.emulated(with("float16", 8));
+  auto session = engine->open(options);
+  std::vector<std::uint16_t> out(1000);
+  const auto stop = [](std::uint64_t) -> bool { throw std::runtime_error("stop"); };
+  EXPECT_THROWS(session->advance(1000, {out.data(), 1000, 2, 1, 0}, stop), std::runtime_error);
+  EXPECT_THROWS(session->advance(1, {}, nullptr), InputError);
+  session.reset();  // what is queued still runs, on memory that must be there
+}
+
 TEST(refusals_name_the_limit) {
   const RandomModel model(make_shape(20, 32, 1, 2, 2, 8, 32));
   EmulationOptions small;
