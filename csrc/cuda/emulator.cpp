@@ -102,6 +102,28 @@ bool Emulator::release(int begin, int end, Wait wait) {
   return true;
 }
 
+// Until all stand at a barrier of the team, or of all. Returns whether any was ready.
+bool Emulator::run_team(int team) {
+  constexpr int kTeamWarps = kThreads / 32;
+  const int first = shuffle_ ? static_cast<int>(random() % kTeamWarps) : 0;
+  bool moved = false;
+  for (int w = 0; w < kTeamWarps && !error_; ++w) {
+    const int warp = team * kTeamWarps + (first + w) % kTeamWarps;
+    // A warp runs until it stands at a barrier of its team: its own barriers need nobody else.
+    do {
+      const int turn = shuffle_ ? static_cast<int>(random() % 32) : 0, flip = shuffle_ ? random() % 2 * 31 : 0;
+      for (int l = 0; l < 32 && !error_; ++l) {
+        const int fibre = warp * 32 + ((l + turn) % 32 ^ flip);
+        if (fibres_[static_cast<std::size_t>(fibre)].wait == Wait::kReady) {
+          moved = true;
+          resume(fibre);
+        }
+      }
+    } while (!error_ && release(warp * 32, warp * 32 + 32, Wait::kWarp));
+  }
+  return moved;
+}
+
 void Emulator::run(const Body& body) {
   body_ = &body;
   const int n = static_cast<int>(fibres_.size());
@@ -116,23 +138,14 @@ void Emulator::run(const Body& body) {
                 static_cast<unsigned>(self & 0xFFFFFFFFu));
     fibre.wait = Wait::kReady;
   }
+  const int n_teams = n / kThreads;
+  int team = 0;
   while (!error_) {
+    // Shuffled, one team at a time goes from barrier to barrier, mostly the same one: what it takes from the others
+    // without waiting for them is not there yet, and what it gives them comes too early.
+    if (shuffle_ && random() % 8 == 0) team = static_cast<int>(random() % static_cast<unsigned>(n_teams));
     bool moved = false;
-    const int n_warps = n / 32, first = shuffle_ ? static_cast<int>(random() % static_cast<unsigned>(n_warps)) : 0;
-    for (int w = 0; w < n_warps && !error_; ++w) {
-      const int warp = (first + w) % n_warps;
-      // A warp runs until it stands at a barrier of its block: its own barriers need nobody else.
-      do {
-        const int turn = shuffle_ ? static_cast<int>(random() % 32) : 0, flip = shuffle_ ? random() % 2 * 31 : 0;
-        for (int l = 0; l < 32 && !error_; ++l) {
-          const int fibre = warp * 32 + ((l + turn) % 32 ^ flip);
-          if (fibres_[static_cast<std::size_t>(fibre)].wait == Wait::kReady) {
-            moved = true;
-            resume(fibre);
-          }
-        }
-      } while (!error_ && release(warp * 32, warp * 32 + 32, Wait::kWarp));
-    }
+    for (int i = 0; i < n_teams && !error_ && !(shuffle_ && moved); ++i) moved |= run_team((team + i) % n_teams);
     for (int begin = 0; begin < n; begin += kThreads) moved |= release(begin, begin + kThreads, Wait::kTeam);
     moved |= release(0, n, Wait::kAll);
     bool done = true;

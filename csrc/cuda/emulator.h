@@ -1,7 +1,8 @@
 // The CUDA kernels' tile code on the host: every thread of a block (or cluster of blocks) is a fibre, and barriers,
 // shuffles and matrix instructions are what CUDA documents. For tests: it finds bad indices (with the sanitizers,
 // exactly), reads of memory that nothing wrote (shared memory starts as NaN), barriers that not all threads reach, and
-// missing barriers (fibres run in an order given by a seed: a result that changes with it is a race).
+// missing barriers (fibres run in an order given by a seed, teams and ranks far apart: a result that changes with it is
+// a race).
 #pragma once
 
 #include <setjmp.h>
@@ -55,6 +56,7 @@ class Emulator {
   static void enter(unsigned high, unsigned low);
   void resume(int fibre);
   void suspend(int fibre, Wait wait);
+  bool run_team(int team);
   bool release(int begin, int end, Wait wait);
   std::uint32_t random();
 
