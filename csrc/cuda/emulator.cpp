@@ -37,8 +37,8 @@ Emulator::Emulator(int ranks, std::size_t shared_bytes, std::uint64_t order_seed
       order_(order_seed),
       shuffle_(order_seed != 0) {
   for (int r = 0; r < ranks; ++r) {
-    shared_.push_back(std::make_unique<unsigned char[]>(shared_bytes));
-    std::memset(shared_.back().get(), 0xFF, shared_bytes);  // NaN as float and as half
+    blocks_.push_back({std::make_unique<unsigned char[]>(shared_bytes)});
+    std::memset(blocks_.back().shared.get(), 0xFF, shared_bytes);  // NaN as float and as half
   }
   fibres_ = std::vector<Fibre>(static_cast<std::size_t>(ranks) * static_cast<std::size_t>(teams) * kThreads);
   warps_.resize(fibres_.size() / 32);
@@ -55,12 +55,15 @@ void Emulator::enter(unsigned high, unsigned low) {
   __sanitizer_finish_switch_fiber(nullptr, &self->scheduler_stack_, &self->scheduler_stack_size_);
 #endif
   const int index = self->running_;
+  Block& block = self->blocks_[static_cast<std::size_t>(index / kThreads / self->teams_)];
+  block.begun = true;
   try {
     Thread thread(*self, index);
     (*self->body_)(thread);
   } catch (...) {
     if (!self->error_) self->error_ = std::current_exception();
   }
+  block.ended = true;
   self->suspend(index, Wait::kDone);
 }
 
@@ -139,7 +142,7 @@ void Emulator::run(const Body& body) {
     fibre.wait = Wait::kReady;
   }
   const int n_teams = n / kThreads;
-  int team = 0;
+  int team = shuffle_ ? static_cast<int>(random() % static_cast<unsigned>(n_teams)) : 0;
   while (!error_) {
     // Shuffled, one team at a time goes from barrier to barrier, mostly the same one: what it takes from the others
     // without waiting for them is not there yet, and what it gives them comes too early.
@@ -160,9 +163,9 @@ void Emulator::run(const Body& body) {
 }
 
 void Emulator::check_unwritten(std::size_t offset, std::size_t length) const {
-  for (const auto& memory : shared_)
+  for (const Block& block : blocks_)
     for (std::size_t i = offset - length; i < offset; ++i)
-      if (memory[i] != 0xFF) throw std::runtime_error("shared memory written between two regions");
+      if (block.shared[i] != 0xFF) throw std::runtime_error("shared memory written between two regions");
 }
 
 }  // namespace nanomd::cuda

@@ -47,6 +47,10 @@ class Emulator {
     std::unique_ptr<char[]> stack;
     Wait wait = Wait::kReady;
   };
+  struct Block {
+    std::unique_ptr<unsigned char[]> shared;  // an exact allocation: the address sanitizer sees its end
+    bool begun = false, ended = false;        // any of its threads
+  };
   struct Warp {  // what lanes show each other
     double number[32];
     Words4 a[32];
@@ -64,7 +68,7 @@ class Emulator {
   std::size_t shared_bytes_, team_bytes_;
   std::uint64_t order_;
   bool shuffle_;
-  std::vector<std::unique_ptr<unsigned char[]>> shared_;  // exact allocations: the address sanitizer sees their ends
+  std::vector<Block> blocks_;
   std::vector<Fibre> fibres_;
   std::vector<Warp> warps_;
   ucontext_t scheduler_;
@@ -91,7 +95,7 @@ class Emulator::Thread {
   static int fresh(int value) { return value; }
   int warp() const { return thread() / 32; }
   int lane() const { return thread() % 32; }
-  unsigned char* block_shared() const { return e_.shared_[static_cast<std::size_t>(rank())].get(); }
+  unsigned char* block_shared() const { return e_.blocks_[static_cast<std::size_t>(rank())].shared.get(); }
   unsigned char* shared() const { return block_shared() + static_cast<std::size_t>(team()) * e_.team_bytes_; }
 
   void sync_start() { e_.suspend(index_, Wait::kAll); }
@@ -145,7 +149,11 @@ class Emulator::Thread {
   void publish(T* to, T value) {
     const std::size_t offset = static_cast<std::size_t>(reinterpret_cast<unsigned char*>(to) - block_shared());
     if (offset >= e_.shared_bytes_) throw std::runtime_error("published outside of shared memory");
-    for (const auto& memory : e_.shared_) std::memcpy(memory.get() + offset, &value, sizeof value);
+    for (const Block& block : e_.blocks_) {
+      if (!block.begun || (block.ended && e_.teams_ == 1))
+        throw std::runtime_error("published to a block that does not run");
+      std::memcpy(block.shared.get() + offset, &value, sizeof value);
+    }
   }
   void raise(std::uint32_t* status, std::uint32_t bit) { *status |= bit; }
   void count(std::uint32_t* counter, std::uint32_t n) { *counter += n; }
