@@ -72,10 +72,15 @@ class TiledEngine final : public CudaEngine {
 
   bool log_probs(const LogProbOptions& options, float* out, const ProgressCallback& progress) const override {
     check_sequences(shape_, options);
+    if (options.n_sequences <= 0 || options.n_tokens == 0) return true;
+    const Layout layout = choose(options.n_sequences, kAuto);
+    check_memory(plan(layout, options.n_sequences, [&](int n) { return log_probs_bytes(layout, options.n_tokens, n); }),
+                 options.n_sequences);
     return tiled_log_probs(*uploaded(options.n_sequences, kAuto), options, out, progress);
   }
 
   CudaMemoryPlan memory_plan(Mode mode, int n_trajs, const ObservablesSpec* observed) const override {
+    check(n_trajs >= 1, "n_trajs must be at least 1, got ", n_trajs);
     return plan(mode, n_trajs, observed, kAuto);
   }
 
@@ -98,7 +103,13 @@ class TiledEngine final : public CudaEngine {
 
   CudaMemoryPlan plan(Mode mode, int n_trajs, const ObservablesSpec* observed, int lookahead) const {
     const Layout layout = choose(n_trajs, lookahead);
-    const SessionBytes bytes = session_bytes(layout, mode, n_trajs, observed);
+    return plan(layout, n_trajs, [&](int n) { return session_bytes(layout, mode, n, observed); });
+  }
+
+  // bytes_of(n): of n trajectories.
+  template <class BytesOf>
+  CudaMemoryPlan plan(const Layout& layout, int n_trajs, BytesOf bytes_of) const {
+    const SessionBytes bytes = bytes_of(n_trajs);
     CudaMemoryPlan result;
     result.weights = weights_->bytes();
     result.per_trajectory = bytes.per_trajectory;
@@ -110,8 +121,7 @@ class TiledEngine final : public CudaEngine {
     std::size_t low = 0, high = usable / layout.cache_bytes() + 1;
     while (low + 1 < high) {
       const std::size_t n = (low + high) / 2;
-      const SessionBytes of_n =
-          session_bytes(layout, mode, static_cast<int>(std::min<std::size_t>(n, 1 << 30)), observed);
+      const SessionBytes of_n = bytes_of(static_cast<int>(std::min<std::size_t>(n, 1 << 30)));
       (of_n.fixed + of_n.per_trajectory * n <= usable ? low : high) = n;
     }
     result.largest_n_trajs = low;
@@ -131,7 +141,7 @@ class TiledEngine final : public CudaEngine {
   Layout choose_regime(int n_trajs) const {
     const bool precise = options_.precision == "float32";
     const std::size_t limit = platform_->shared_limit();
-    const int eights = (n_trajs + 7) / 8;
+    const std::int64_t eights = (std::int64_t{n_trajs} + 7) / 8;
     bool latency = options_.regime == "latency" || (options_.regime == "auto" && options_.ranks > 1);
     if (options_.regime == "auto" && options_.tile == 0 && platform_->largest_cluster() > 1 &&
         eights * kLargestRanks <= platform_->multiprocessors())
@@ -167,7 +177,7 @@ class TiledEngine final : public CudaEngine {
   // Weights in shared memory, where that leaves a multiprocessor as many threads as streamed ones would: their loads
   // in flight hide the latency of the caches, which cost more than the weights (docs/cuda.md). Forced, with fewer.
   std::optional<Layout> resident_layout(int tile, int smallest, int n_trajs) const {
-    const int tiles = (n_trajs + tile - 1) / tile;
+    const std::int64_t tiles = (std::int64_t{n_trajs} + tile - 1) / tile;
     const int most = tiles > platform_->multiprocessors() ? platform_->largest_teams(tile, group_constant(shape_)) : 1;
     for (int teams = most; teams >= (options_.weights == "auto" ? most : 1); --teams)
       for (int size = tile; size >= smallest; size /= 2) {

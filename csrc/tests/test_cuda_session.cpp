@@ -53,6 +53,9 @@ TEST(refusals_name_the_limit) {
   Run many;
   many.n = 100000;
   EXPECT_THROWS(rollout(*engine, model, many), InputError);
+  EXPECT_THROWS(log_probs(*engine, model, 4000, 2, Mode::kRing), InputError);
+  EXPECT_THROWS(engine->memory_plan(Mode::kRing, 0), InputError);
+  EXPECT(engine->describe(2147483647).find("throughput, 16") == 0);
   EmulationOptions old;
   old.largest_cluster = 1;
   EXPECT_THROWS(model.emulated(with("float16", 8, 2), old), UnsupportedError);

@@ -64,6 +64,14 @@ TEST(the_order_of_threads_changes_nothing) {
       EXPECT(std::memcmp(found.data(), expected.data(), found.size() * sizeof(float)) == 0);
     }
   }
+  // Logits in device memory, where one rank draws for all.
+  const RandomModel wide(make_shape(2500, 16, 1, 1, 1, 4, 16));
+  const Run run{Mode::kRing, 0, 2, 4};
+  for (std::uint64_t seed = 1; seed < kOrders; ++seed) {
+    EmulationOptions emulation;
+    emulation.order_seed = seed;
+    EXPECT(rollout(*wide.emulated(with("float32", 8, 2), emulation), wide, run) == rollout(*wide.cpu(), wide, run));
+  }
 }
 
 TEST(resident_weights_change_no_bit) {
