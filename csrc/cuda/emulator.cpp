@@ -11,20 +11,18 @@ constexpr std::size_t kStack = 128 << 10;
 
 // Stacks of fibres that have ended, for the next ones: new memory would cost more than what runs on it. Under the
 // sanitizer each is new, since what ended fibres have marked on theirs is not to be trusted.
-std::vector<std::unique_ptr<char[]>>& spare_stacks() {
-  static thread_local std::vector<std::unique_ptr<char[]>> stacks;
-  return stacks;
-}
+#if defined(__SANITIZE_ADDRESS__)
+constexpr bool kKeepStacks = false;
+#else
+constexpr bool kKeepStacks = true;
+#endif
+thread_local std::vector<std::unique_ptr<char[]>> spare_stacks;
 
 std::unique_ptr<char[]> make_stack() {
-#if !defined(__SANITIZE_ADDRESS__)
-  if (!spare_stacks().empty()) {
-    std::unique_ptr<char[]> stack = std::move(spare_stacks().back());
-    spare_stacks().pop_back();
-    return stack;
-  }
-#endif
-  return std::make_unique_for_overwrite<char[]>(kStack);
+  if (spare_stacks.empty()) return std::make_unique_for_overwrite<char[]>(kStack);
+  std::unique_ptr<char[]> stack = std::move(spare_stacks.back());
+  spare_stacks.pop_back();
+  return stack;
 }
 
 }  // namespace
@@ -156,9 +154,8 @@ void Emulator::run(const Body& body) {
     if (done) break;
     if (!moved && !error_) error_ = std::make_exception_ptr(std::runtime_error("a barrier that not all threads reach"));
   }
-#if !defined(__SANITIZE_ADDRESS__)
-  for (Fibre& fibre : fibres_) spare_stacks().push_back(std::move(fibre.stack));
-#endif
+  for (Fibre& fibre : fibres_)
+    if (kKeepStacks) spare_stacks.push_back(std::move(fibre.stack));
   if (error_) std::rethrow_exception(error_);
 }
 
