@@ -73,7 +73,13 @@ def verify(
     cpu = _native.NativeEngine(config, files.tensors, rope_multipliers(config))
     tokens = np.random.default_rng(0).integers(0, config.n_states, (3, 2 * config.context_length)).astype(np.uint16)
     expected = cpu.log_probs(tokens, mode="ring")
-    errors = {"cuda": worst_error(engine_of(files, **options).log_probs(tokens, mode="ring"), expected)}
+    many = {**options, "regime": "throughput"}
+    variants = {"cuda": options, "cuda, many": many}  # so few sequences would not show the kernels of many
+    variants |= {f"cuda, weights {kind}": {**many, "weights": kind} for kind in other_weights(files, 3, **many)}
+    errors = {
+        name: worst_error(engine_of(files, **chosen).log_probs(tokens, mode="ring"), expected)
+        for name, chosen in variants.items()
+    }
     loop = StaticCacheLoop(files, 3, device, dtype, tokens.shape[1] + 1)
     errors["graph"] = worst_error(loop.log_probs(tokens), expected)
     for name, error in errors.items():

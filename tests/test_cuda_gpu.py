@@ -51,7 +51,11 @@ def rollout(engine, config, n, n_steps, first=0, seed=5, **options):
     return out
 
 
-@pytest.mark.parametrize("options", [{"regime": "throughput"}, {"regime": "latency"}], ids=["throughput", "latency"])
+@pytest.mark.parametrize(
+    "options",
+    [{"regime": "throughput"}, {"regime": "throughput", "weights": "streamed"}, {"regime": "latency"}],
+    ids=["throughput", "streamed", "latency"],
+)
 @pytest.mark.parametrize("precision", ["float16", "float32"])
 @pytest.mark.parametrize("name", SHAPES)
 def test_log_probs_equal_the_cpu_engine(name, precision, options, record_property):
