@@ -24,6 +24,7 @@ from nanomd import _native
 from nanomd.bench import interleaved, random_model, write_record
 from nanomd.bench.floor import cache_elements, operations_per_token, weight_elements
 from nanomd.config import ModelConfig, model_preset
+from nanomd.errors import BackendUnavailableError
 from nanomd.observables import Observables
 from nanomd.rope import rope_multipliers
 
@@ -72,7 +73,13 @@ def verify(
     cpu = _native.NativeEngine(config, files.tensors, rope_multipliers(config))
     tokens = np.random.default_rng(0).integers(0, config.n_states, (3, 2 * config.context_length)).astype(np.uint16)
     expected = cpu.log_probs(tokens, mode="ring")
-    errors = {"cuda": worst_error(engine_of(files, **options).log_probs(tokens, mode="ring"), expected)}
+    many = {**options, "regime": "throughput"}
+    variants = {"cuda": options, "cuda, many": many}  # so few sequences would not show the kernels of many
+    variants |= {f"cuda, weights {kind}": {**many, "weights": kind} for kind in other_weights(files, 3, **many)}
+    errors = {
+        name: worst_error(engine_of(files, **chosen).log_probs(tokens, mode="ring"), expected)
+        for name, chosen in variants.items()
+    }
     loop = StaticCacheLoop(files, 3, device, dtype, tokens.shape[1] + 1)
     errors["graph"] = worst_error(loop.log_probs(tokens), expected)
     for name, error in errors.items():
@@ -116,6 +123,20 @@ def graph_rollout(files: Any, n_trajs: int, device: str, compiled: bool = False)
     return loop.run
 
 
+def other_weights(files: Any, n_trajs: int, **options: Any) -> list[str]:
+    """Where weights may lie instead of where the engine would leave them by itself, with many trajectories."""
+    chosen = engine_of(files, **options).describe(n_trajs)
+    others = []
+    for weights in ("streamed", "resident"):
+        try:
+            found = engine_of(files, weights=weights, **options).describe(n_trajs)
+        except BackendUnavailableError:  # they do not fit
+            continue
+        if found != chosen and chosen.startswith("throughput"):
+            others.append(weights)
+    return others
+
+
 def contenders(
     files: Any, n: int, device: str, peer: HuggingFaceStatic | None, compiled: bool, **options: Any
 ) -> dict[str, Callable[[int], int]]:
@@ -126,6 +147,8 @@ def contenders(
     }
     if n <= 16:
         functions["cuda, no lookahead"] = engine_rollout(files, n, lookahead=0, **options)
+    for weights in other_weights(files, n, **options):
+        functions[f"cuda, weights {weights}"] = engine_rollout(files, n, weights=weights, **options)
     functions["graph"] = graph_rollout(files, n, device)
     if compiled:
         functions["graph, compiled"] = graph_rollout(files, n, device, True)

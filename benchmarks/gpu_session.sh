@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # One go on a machine with a GPU, without a network, in under nine minutes: build with CUDA where nvcc is found, run the
-# tests marked gpu, memory and race checks on small shapes, the benchmarks, and a profile of the two main kernels; a short
+# tests marked gpu, memory and race checks on small shapes, the benchmarks, and a profile of the main kernels; a short
 # table last. Every step has a log and a time limit, and one that fails does not stop the others. Uses the Python that is
 # active (PYTHON=...), with torch and the build tools (scikit-build-core, pybind11, cmake, ninja, pytest) already there;
 # where a tool is missing, its step is named as skipped.
@@ -68,7 +68,7 @@ step doctor 60 "$PYTHON" -m nanomd.cli.main doctor
 # Exit code 5: nothing marked gpu was collected.
 step gpu_tests 180 bash -c "cd tests && PYTHONPATH= '$PYTHON' -P -m pytest -m gpu -q -p no:cacheprovider . || [ \$? -eq 5 ]"
 
-# --- The CUDA engine: memory errors and races on small shapes, speeds, and a profile of the two main kernels.
+# --- The CUDA engine: memory errors and races on small shapes, speeds, and a profile of the three main kernels.
 small="import sys; sys.path.insert(0, 'benchmarks')
 import numpy as np
 from bench_cuda_rollout import PRESETS, engine_of
@@ -77,7 +77,9 @@ from nanomd.bench import random_model
 from nanomd.observables import Observables
 files = random_model(PRESETS['tiny'])
 spec = Observables([1, 7], {'A': [1, 2], 'B': [3]}).spec(files.state_map)
-for n, options in ((19, {'regime': 'throughput', 'tile': 16}), (19, {'precision': 'float32', 'regime': 'throughput'}),
+for n, options in ((19, {'regime': 'throughput', 'tile': 16, 'weights': 'streamed'}),
+                   (2200, {'regime': 'throughput', 'tile': 8, 'weights': 'resident'}),
+                   (19, {'precision': 'float32', 'regime': 'throughput'}),
                    (2, {'regime': 'latency', 'ranks': 2}), (200, {'regime': 'latency', 'ranks': 4})):
     watch = _native.NativeObservables(spec, n)
     session = engine_of(files, **options).open(np.zeros((n, 3), np.uint16), np.arange(n, dtype=np.uint64), mode='ring',
@@ -96,15 +98,16 @@ if [ "$cuda" = ON ]; then
     fi
   done
   if command -v ncu >/dev/null; then
-    # One launch of each: the throughput kernel of many trajectories, the cluster kernel of one.
+    # One launch of each: the throughput kernels of many trajectories, the cluster kernel of one.
     profile="import sys; sys.path.insert(0, 'benchmarks')
 from bench_cuda_rollout import PRESETS, engine_rollout
 from nanomd.bench import random_model
 files = random_model(PRESETS['base'])
 engine_rollout(files, 8448, regime='throughput')(64)
+engine_rollout(random_model(PRESETS['xs']), 8448, regime='throughput', weights='resident')(64)
 engine_rollout(files, 1, regime='latency')(64)
 print('done')"
-    for kernel in rollout_kernel cluster_kernel; do
+    for kernel in rollout_kernel resident_kernel cluster_kernel; do
       step "ncu_$kernel" 60 ncu --clock-control none --launch-skip 1 --launch-count 1 -k "regex:$kernel" \
         --section SpeedOfLight --section MemoryWorkloadAnalysis --section Occupancy --section WarpStateStats \
         "$PYTHON" -c "$profile"

@@ -26,12 +26,19 @@ def bench():
 def test_dry_run(bench):
     cases = bench.dry_run()
     assert [case["n_trajs"] for case in cases] == [1, 9]
-    names = {"cuda", "cuda, counted", "cuda, no lookahead", "graph", "eager"}
+    names = {"cuda", "cuda, counted", "cuda, no lookahead", "cuda, weights streamed", "graph", "eager"}
     names |= {"Hugging Face"} if find_spec("transformers") else set()
     for case in cases:
         assert set(case["tokens_per_second"]) == names
         assert all(error < 1e-2 for error in case["errors"].values())
         assert case["floor"]["operations"] > 0 < case["floor"]["cache_bytes"]
+
+
+def test_both_places_of_the_weights_are_timed(bench):
+    files = bench.random_model(bench.DRY)
+    assert bench.other_weights(files, 3000, emulate=True) == ["streamed"]
+    assert bench.other_weights(files, 1, emulate=True) == []  # the latency regime
+    assert bench.other_weights(bench.random_model(bench.PRESETS["base"]), 3000, emulate=True) == []  # do not fit
 
 
 def test_a_peer_that_computes_something_else_is_not_timed(bench, monkeypatch):

@@ -77,9 +77,21 @@ def test_memory_plan_and_description():
     assert 64 < plan["largest_n_trajs"] < plan["free"] // cache
     assert engine.describe(1).startswith("latency")
     assert engine.describe(10_000) == "throughput, 16 trajectories a block, float16"
+    small = ModelConfig(**SMALL)
+    chosen, streamed = (
+        make_engine(small, reference.random_tensors(small), weights=weights).describe(10_000)
+        for weights in ("auto", "streamed")
+    )
+    assert chosen == "throughput, 16 + 16 trajectories a block, weights resident, float16"
+    assert streamed == "throughput, 16 trajectories a block, float16"
+    forced = make_engine(config, reference.random_tensors(config), weights="resident")
+    with pytest.raises(BackendUnavailableError, match=r"needs \d+ bytes of shared memory .* weights=.streamed"):
+        forced.describe(10_000)
 
 
-@pytest.mark.parametrize("options", [{"precision": "int8"}, {"regime": "fast"}, {"tile": 12}, {"ranks": 9}])
+@pytest.mark.parametrize(
+    "options", [{"precision": "int8"}, {"regime": "fast"}, {"weights": "near"}, {"tile": 12}, {"ranks": 9}]
+)
 def test_unknown_options_are_refused(options):
     config = ModelConfig(**SMALL)
     with pytest.raises(InputError, match="must be"):

@@ -51,7 +51,11 @@ def rollout(engine, config, n, n_steps, first=0, seed=5, **options):
     return out
 
 
-@pytest.mark.parametrize("options", [{"regime": "throughput"}, {"regime": "latency"}], ids=["throughput", "latency"])
+@pytest.mark.parametrize(
+    "options",
+    [{"regime": "throughput"}, {"regime": "throughput", "weights": "streamed"}, {"regime": "latency"}],
+    ids=["throughput", "streamed", "latency"],
+)
 @pytest.mark.parametrize("precision", ["float16", "float32"])
 @pytest.mark.parametrize("name", SHAPES)
 def test_log_probs_equal_the_cpu_engine(name, precision, options, record_property):
@@ -90,6 +94,19 @@ def test_a_trajectory_does_not_depend_on_its_company(name):
         engine, _ = engines(config, **options)
         assert np.array_equal(rollout(engine, config, 3, n_steps, first=498), many[498:])
         assert np.array_equal(rollout(engine, config, 9, n_steps), many[:9])
+
+
+@pytest.mark.parametrize("name", ["xs", "odd"])
+@pytest.mark.parametrize("tile", [8, 16])
+def test_resident_weights_change_no_state(name, tile):
+    config = SHAPES[name]
+    n = 300 * tile + 3  # more tiles than multiprocessors, so that blocks take two
+    resident, streamed = (
+        engines(config, regime="throughput", tile=tile, weights=weights)[0] for weights in ("resident", "streamed")
+    )
+    assert "weights resident" in resident.describe(n) and "resident" not in streamed.describe(n)
+    assert np.array_equal(rollout(resident, config, n, 300), rollout(streamed, config, n, 300))
+    assert np.array_equal(rollout(resident, config, 5, 300), rollout(streamed, config, 5, 300))
 
 
 @pytest.mark.parametrize("name", ["xs", "s-one-kv-head", "paper", "odd"])

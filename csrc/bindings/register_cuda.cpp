@@ -15,6 +15,7 @@ std::unique_ptr<CudaEngine> make(const py::dict& shape, const py::dict& tensors,
   CudaOptions options;
   options.precision = values["precision"].cast<std::string>();
   options.regime = values["regime"].cast<std::string>();
+  options.weights = values["weights"].cast<std::string>();
   options.tile = values["tile"].cast<int>();
   options.ranks = values["ranks"].cast<int>();
   options.device = values["device"].cast<int>();

@@ -48,9 +48,8 @@ struct Arguments {
   std::int32_t item_size = 1;
 };
 
-// They are copied as words.
-static_assert(std::is_trivially_copyable_v<Arguments> && sizeof(Arguments) % 4 == 0 &&
-              sizeof(Arguments) <= kSharedReserve);
+// Parameters of a kernel: at most 4 KiB, in constant memory.
+static_assert(std::is_trivially_copyable_v<Arguments> && sizeof(Arguments) <= 4096);
 
 inline constexpr std::uint32_t kNotFinite = 1;
 

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "layout.h"
 #include "words.h"
 
 namespace nanomd::cuda {
@@ -14,6 +15,7 @@ __device__ __noinline__ inline double log_call(double x) { return ::log(x); }
 template <bool kInCluster>
 struct DeviceExec {
   static constexpr bool kCluster = kInCluster;
+  static constexpr Weights kWeights = kInCluster ? Weights::kEither : Weights::kStreamed;
   unsigned char* memory;
 
   // Clusters in PTX: their C++ wrappers do not compile for architectures without them.
@@ -43,7 +45,11 @@ struct DeviceExec {
   __device__ __forceinline__ int warp() const { return thread() / 32; }
   __device__ __forceinline__ int lane() const { return thread() % 32; }
   __device__ __forceinline__ unsigned char* shared() const { return memory; }
+  __device__ __forceinline__ unsigned char* block_shared() const { return memory; }
+  __device__ __forceinline__ int team() const { return 0; }
+  __device__ __forceinline__ int teams() const { return 1; }
 
+  __device__ __forceinline__ void sync_start() const { sync_all(); }
   __device__ __forceinline__ void sync() const { __syncthreads(); }
   __device__ __forceinline__ void sync_warp() const { __syncwarp(); }
   __device__ __forceinline__ void sync_all() const {
@@ -116,6 +122,25 @@ struct DeviceExec {
   static __device__ __forceinline__ double exp(double x) { return exp_call(x); }
   static __device__ __forceinline__ double log(double x) { return log_call(x); }
   static __device__ __forceinline__ float exp2(float x) { return exp2f(x); }
+};
+
+// A team: 256 threads of a block that share nothing with its other teams but the resident weights, and wait for nobody
+// else. The second dimension of the block counts them.
+struct TeamExec : DeviceExec<false> {
+  static constexpr Weights kWeights = Weights::kResident;
+  unsigned char* block;
+
+  __device__ __forceinline__ TeamExec(unsigned char* block_memory, std::uint32_t team_bytes)
+      : DeviceExec<false>{block_memory + threadIdx.y * team_bytes}, block(block_memory) {}
+  __device__ __forceinline__ unsigned char* block_shared() const { return block; }
+  __device__ __forceinline__ int team() const { return static_cast<int>(threadIdx.y); }
+  __device__ __forceinline__ int teams() const { return static_cast<int>(blockDim.y); }
+  __device__ __forceinline__ void sync_start() const { __syncthreads(); }
+  __device__ __forceinline__ void sync() const {
+    __syncwarp();  // the aligned barrier wants whole warps
+    asm volatile("bar.sync %0, %1;" ::"r"(team() + 1), "n"(kThreads) : "memory");
+  }
+  __device__ __forceinline__ void sync_all() const { sync(); }
 };
 
 }  // namespace nanomd::cuda

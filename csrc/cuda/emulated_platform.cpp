@@ -2,6 +2,8 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
+#include <functional>
 #include <new>
 
 #include "emulator.h"
@@ -17,29 +19,78 @@ namespace nanomd::cuda {
 
 namespace {
 
+// Nothing runs before somebody waits: then all launches so far, later ones too, and the downloads up to the slot that
+// is waited for. Pinned memory that is written or read too early shows, and device memory that a later launch takes
+// before it was copied back.
 class EmulatedQueue final : public Queue {
  public:
-  explicit EmulatedQueue(std::uint64_t order_seed) : order_seed_(order_seed) {}
+  using Queues = std::vector<EmulatedQueue*>;
 
-  void upload(void* device, const void* pinned, std::size_t bytes) override { std::memcpy(device, pinned, bytes); }
-
-  void launch(const Arguments& arguments, int n_tiles) override {
-    for (int i = 0; i < arguments.n_steps; ++i) fill_angles(arguments, i);
-    const Layout& layout = arguments.layout;
-    for (int tile = 0; tile < n_tiles; ++tile) {
-      Emulator emulator(layout.ranks, layout.shared.total_bytes, order_seed_);
-      emulator.run([&](Emulator::Thread& thread) {
-        with_tile_constants(layout, [&](auto tiles, auto group, auto precise) {
-          RolloutTile<Emulator::Thread, tiles(), group(), precise()>(thread, arguments, tile).run();
-        });
-      });
-      const SharedLayout& m = layout.shared;
-      emulator.check_unwritten({m.act, m.hid, m.logits > m.hid ? m.logits : m.hid, m.drafts, m.resident, m.total_bytes},
-                               m.guard);
+  EmulatedQueue(std::uint64_t order_seed, std::shared_ptr<Queues> all) : order_seed_(order_seed), all_(std::move(all)) {
+    all_->push_back(this);
+  }
+  ~EmulatedQueue() override {
+    all_->erase(std::find(all_->begin(), all_->end(), this));
+    try {
+      finish();
+    } catch (const std::exception&) {  // as in CUDA: nobody is left to be told
     }
   }
 
+  void upload(void* device, const void* pinned, std::size_t bytes) override {
+    work_.push_back([=] { std::memcpy(device, pinned, bytes); });
+  }
+  void launch(const Arguments& arguments, int n_tiles) override {
+    work_.push_back([=, this] { run(arguments, n_tiles); });
+  }
   void observe(const ObserveArguments& arguments) override {
+    work_.push_back([=] { run(arguments); });
+  }
+  void download(int slot, void* pinned, const void* device, std::size_t bytes) override {
+    downloads_.push_back({slot, [=] { std::memcpy(pinned, device, bytes); }});
+  }
+  void wait(int slot) override {
+    while (!work_.empty()) take(work_)();
+    const auto of_slot = [=](const Download& download) { return download.slot == slot; };
+    while (std::any_of(downloads_.begin(), downloads_.end(), of_slot)) take(downloads_).copy();
+  }
+  void finish() {
+    while (!work_.empty()) take(work_)();
+    while (!downloads_.empty()) take(downloads_).copy();
+  }
+
+ private:
+  struct Download {
+    int slot;
+    std::function<void()> copy;
+  };
+
+  template <class Item>
+  static Item take(std::deque<Item>& items) {
+    Item item = std::move(items.front());
+    items.pop_front();
+    return item;
+  }
+
+  void run(const Arguments& arguments, int n_tiles) const {
+    for (int i = 0; i < arguments.n_steps; ++i) fill_angles(arguments, i);
+    const Layout& layout = arguments.layout;
+    for (int tile = 0; tile < n_tiles; tile += layout.teams) {
+      Emulator emulator(layout.ranks, layout.shared.total_bytes, order_seed_, layout.teams, layout.shared.team_bytes);
+      emulator.run([&](Emulator::Thread& thread) {
+        with_tile_constants(layout, [&](auto tiles, auto group, auto precise) {
+          RolloutTile<Emulator::Thread, tiles(), group(), precise()>(thread, arguments, tile + thread.team()).run();
+        });
+      });
+      const SharedLayout& m = layout.shared;
+      for (int team = 0; team < layout.teams; ++team)
+        for (const std::uint32_t region : {m.act, m.hid, std::max(m.logits, m.hid), m.drafts, m.team_bytes})
+          emulator.check_unwritten(static_cast<std::size_t>(team) * m.team_bytes + region, m.guard);
+      emulator.check_unwritten(m.total_bytes, m.guard);
+    }
+  }
+
+  static void run(const ObserveArguments& arguments) {
     const auto add = [&](std::size_t cell, std::int64_t amount) { arguments.table[cell] += amount; };
     for (int i = 0; i < arguments.n_trajs; ++i) {
       for (int lag = 0; lag <= arguments.n_lags; ++lag)
@@ -49,13 +100,10 @@ class EmulatedQueue final : public Queue {
     }
   }
 
-  void download(int, void* pinned, const void* device, std::size_t bytes) override {
-    std::memcpy(pinned, device, bytes);
-  }
-  void wait(int) override {}
-
- private:
   std::uint64_t order_seed_;
+  std::shared_ptr<Queues> all_;
+  std::deque<std::function<void()>> work_;
+  std::deque<Download> downloads_;
 };
 
 class EmulatedPlatform final : public Platform {
@@ -65,6 +113,7 @@ class EmulatedPlatform final : public Platform {
   std::size_t shared_limit() const override { return options_.shared_limit; }
   int multiprocessors() const override { return options_.multiprocessors; }
   int largest_cluster() const override { return options_.largest_cluster; }
+  int largest_teams(int, int) const override { return options_.largest_teams; }
   std::size_t free_memory() const override { return options_.free_memory; }
   void* allocate(std::size_t bytes) override {
     void* memory = std::aligned_alloc(256, (bytes + 255) / 256 * 256);
@@ -83,12 +132,14 @@ class EmulatedPlatform final : public Platform {
     if (bytes > 0) std::memcpy(device, host, bytes);
   }
   void copy_out(void* host, const void* device, std::size_t bytes) override {
+    for (EmulatedQueue* queue : *queues_) queue->finish();
     if (bytes > 0) std::memcpy(host, device, bytes);
   }
-  std::unique_ptr<Queue> make_queue() override { return std::make_unique<EmulatedQueue>(options_.order_seed); }
+  std::unique_ptr<Queue> make_queue() override { return std::make_unique<EmulatedQueue>(options_.order_seed, queues_); }
 
  private:
   EmulationOptions options_;
+  std::shared_ptr<EmulatedQueue::Queues> queues_ = std::make_shared<EmulatedQueue::Queues>();
 };
 
 }  // namespace

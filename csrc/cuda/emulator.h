@@ -1,7 +1,8 @@
 // The CUDA kernels' tile code on the host: every thread of a block (or cluster of blocks) is a fibre, and barriers,
 // shuffles and matrix instructions are what CUDA documents. For tests: it finds bad indices (with the sanitizers,
 // exactly), reads of memory that nothing wrote (shared memory starts as NaN), barriers that not all threads reach, and
-// missing barriers (fibres run in an order given by a seed: a result that changes with it is a race).
+// missing barriers (fibres run in an order given by a seed, teams and ranks far apart: a result that changes with it is
+// a race).
 #pragma once
 
 #include <setjmp.h>
@@ -29,21 +30,26 @@ class Emulator {
   using Body = std::function<void(Thread&)>;
 
   // Runs body once per thread of `ranks` blocks with `shared_bytes` each, until all return. order_seed 0: ascending
-  // order.
-  Emulator(int ranks, std::size_t shared_bytes, std::uint64_t order_seed);
+  // order. Blocks are of kThreads threads, or of as many for each of several teams, a team's memory `team_bytes` after
+  // that of the one before.
+  Emulator(int ranks, std::size_t shared_bytes, std::uint64_t order_seed, int teams = 1, std::size_t team_bytes = 0);
   void run(const Body& body);
-  // Throws if any of the `length` bytes before each offset was written, in any block.
-  void check_unwritten(const std::vector<std::uint32_t>& offsets, std::uint32_t length) const;
+  // Throws if any of the `length` bytes before the offset was written, in any block.
+  void check_unwritten(std::size_t offset, std::size_t length) const;
 
  private:
   friend class Thread;
-  enum class Wait { kReady, kWarp, kBlock, kAll, kDone };
+  enum class Wait { kReady, kWarp, kTeam, kAll, kDone };
   struct Fibre {
     ucontext_t context;
     jmp_buf jump;
     bool started = false;
     std::unique_ptr<char[]> stack;
     Wait wait = Wait::kReady;
+  };
+  struct Block {
+    std::unique_ptr<unsigned char[]> shared;  // an exact allocation: the address sanitizer sees its end
+    bool begun = false, ended = false;        // any of its threads
   };
   struct Warp {  // what lanes show each other
     double number[32];
@@ -54,14 +60,15 @@ class Emulator {
   static void enter(unsigned high, unsigned low);
   void resume(int fibre);
   void suspend(int fibre, Wait wait);
+  bool run_team(int team);
   bool release(int begin, int end, Wait wait);
   std::uint32_t random();
 
-  int ranks_;
-  std::size_t shared_bytes_;
+  int ranks_, teams_;
+  std::size_t shared_bytes_, team_bytes_;
   std::uint64_t order_;
   bool shuffle_;
-  std::vector<std::unique_ptr<unsigned char[]>> shared_;  // exact allocations: the address sanitizer sees their ends
+  std::vector<Block> blocks_;
   std::vector<Fibre> fibres_;
   std::vector<Warp> warps_;
   ucontext_t scheduler_;
@@ -77,18 +84,23 @@ class Emulator {
 class Emulator::Thread {
  public:
   static constexpr bool kCluster = true;
+  static constexpr Weights kWeights = Weights::kEither;
 
   Thread(Emulator& emulator, int index) : e_(emulator), index_(index) {}
-  int rank() const { return index_ / kThreads; }
+  int rank() const { return index_ / kThreads / e_.teams_; }
   int ranks() const { return e_.ranks_; }
+  int team() const { return index_ / kThreads % e_.teams_; }
+  int teams() const { return e_.teams_; }
   int thread() const { return index_ % kThreads; }
   static int fresh(int value) { return value; }
   int warp() const { return thread() / 32; }
   int lane() const { return thread() % 32; }
-  unsigned char* shared() const { return e_.shared_[static_cast<std::size_t>(rank())].get(); }
+  unsigned char* block_shared() const { return e_.blocks_[static_cast<std::size_t>(rank())].shared.get(); }
+  unsigned char* shared() const { return block_shared() + static_cast<std::size_t>(team()) * e_.team_bytes_; }
 
-  void sync() { e_.suspend(index_, Wait::kBlock); }
-  void sync_all() { e_.suspend(index_, Wait::kAll); }
+  void sync_start() { e_.suspend(index_, Wait::kAll); }
+  void sync() { e_.suspend(index_, Wait::kTeam); }
+  void sync_all() { e_.suspend(index_, e_.teams_ > 1 ? Wait::kTeam : Wait::kAll); }
   void sync_warp() { e_.suspend(index_, Wait::kWarp); }
 
   // Every float and every int is a double too.
@@ -135,9 +147,13 @@ class Emulator::Thread {
   // To the same place of every rank's shared memory.
   template <class T>
   void publish(T* to, T value) {
-    const std::size_t offset = static_cast<std::size_t>(reinterpret_cast<unsigned char*>(to) - shared());
+    const std::size_t offset = static_cast<std::size_t>(reinterpret_cast<unsigned char*>(to) - block_shared());
     if (offset >= e_.shared_bytes_) throw std::runtime_error("published outside of shared memory");
-    for (const auto& memory : e_.shared_) std::memcpy(memory.get() + offset, &value, sizeof value);
+    for (const Block& block : e_.blocks_) {
+      if (!block.begun || (block.ended && e_.teams_ == 1))
+        throw std::runtime_error("published to a block that does not run");
+      std::memcpy(block.shared.get() + offset, &value, sizeof value);
+    }
   }
   void raise(std::uint32_t* status, std::uint32_t bit) { *status |= bit; }
   void count(std::uint32_t* counter, std::uint32_t n) { *counter += n; }

@@ -1,7 +1,9 @@
 // The tiled engine over any platform: checks, choice of tile and ranks, memory planned before it is taken.
 #include <algorithm>
+#include <optional>
 
 #include "engine_common.h"
+#include "kernels.h"
 #include "nanomd/check.h"
 #include "nanomd/cuda_engine.h"
 #include "nanomd/engine_checks.h"
@@ -15,6 +17,7 @@ namespace {
 // Most blocks that one multiprocessor runs at once, by registers.
 constexpr int kBlocksPerMultiprocessor = 2;
 constexpr int kAuto = -1;  // lookahead
+constexpr std::size_t kNoLimit = ~std::size_t{0};
 
 class TiledEngine final : public CudaEngine {
  public:
@@ -25,6 +28,10 @@ class TiledEngine final : public CudaEngine {
           "precision must be one of float16, float32, got ", options.precision);
     check(options.regime == "auto" || options.regime == "throughput" || options.regime == "latency",
           "regime must be one of auto, throughput, latency, got ", options.regime);
+    check(options.weights == "auto" || options.weights == "streamed" || options.weights == "resident",
+          "weights must be one of auto, streamed, resident, got ", options.weights);
+    check(options.weights != "resident" || options.precision == "float16",
+          "weights must be auto or streamed in precision float32, got resident");
     check(options.tile == 0 || options.tile == 8 || options.tile == 16, "tile must be 8 or 16, got ", options.tile);
     check(options.ranks >= 0 && options.ranks <= kLargestRanks, "ranks must be in [0, ", kLargestRanks, "], got ",
           options.ranks);
@@ -32,6 +39,9 @@ class TiledEngine final : public CudaEngine {
       throw UnsupportedError("regime latency needs clusters of thread blocks (compute capability 9.0 or later), " +
                              platform_->name() + " has none; use regime=\"throughput\"");
     Model check_only(shape, tensors, multipliers);  // names, shapes and values as for every engine
+    if (shape.context_length > kMaxEntries)
+      throw UnsupportedError(join("the cuda engine takes windows of up to ", kMaxEntries, " states, this model has ",
+                                  shape.context_length, "; use backend=\"cpu\""));
     const Layout layout = choose(1, 0);
     const std::vector<unsigned char> image = pack_weights(layout, tensors, multipliers);
     const std::size_t free = platform_->free_memory();
@@ -62,18 +72,25 @@ class TiledEngine final : public CudaEngine {
 
   bool log_probs(const LogProbOptions& options, float* out, const ProgressCallback& progress) const override {
     check_sequences(shape_, options);
+    if (options.n_sequences <= 0 || options.n_tokens == 0) return true;
+    const Layout layout = choose(options.n_sequences, kAuto);
+    check_memory(plan(layout, options.n_sequences, [&](int n) { return log_probs_bytes(layout, options.n_tokens, n); }),
+                 options.n_sequences);
     return tiled_log_probs(*uploaded(options.n_sequences, kAuto), options, out, progress);
   }
 
   CudaMemoryPlan memory_plan(Mode mode, int n_trajs, const ObservablesSpec* observed) const override {
+    check(n_trajs >= 1, "n_trajs must be at least 1, got ", n_trajs);
     return plan(mode, n_trajs, observed, kAuto);
   }
 
   std::string describe(int n_trajs) const override {
     const Layout layout = choose(n_trajs, kAuto);
-    if (!layout.latency) return join("throughput, ", layout.tile, " trajectories a block, ", options_.precision);
-    return join("latency, ", layout.ranks, " blocks a cluster",
-                layout.weights.resident_fragments > 0 ? ", weights resident" : "",
+    const std::string weights = layout.resident() ? ", weights resident" : "";
+    if (!layout.latency)
+      return join("throughput, ", layout.tile, layout.teams > 1 ? " + " + std::to_string(layout.tile) : "",
+                  " trajectories a block", weights, ", ", options_.precision);
+    return join("latency, ", layout.ranks, " blocks a cluster", weights,
                 layout.ahead > 0 ? join(", ", layout.ahead - 1, " states ahead") : "", ", ", options_.precision);
   }
 
@@ -86,7 +103,13 @@ class TiledEngine final : public CudaEngine {
 
   CudaMemoryPlan plan(Mode mode, int n_trajs, const ObservablesSpec* observed, int lookahead) const {
     const Layout layout = choose(n_trajs, lookahead);
-    const SessionBytes bytes = session_bytes(layout, mode, n_trajs, observed);
+    return plan(layout, n_trajs, [&](int n) { return session_bytes(layout, mode, n, observed); });
+  }
+
+  // bytes_of(n): of n trajectories.
+  template <class BytesOf>
+  CudaMemoryPlan plan(const Layout& layout, int n_trajs, BytesOf bytes_of) const {
+    const SessionBytes bytes = bytes_of(n_trajs);
     CudaMemoryPlan result;
     result.weights = weights_->bytes();
     result.per_trajectory = bytes.per_trajectory;
@@ -98,8 +121,7 @@ class TiledEngine final : public CudaEngine {
     std::size_t low = 0, high = usable / layout.cache_bytes() + 1;
     while (low + 1 < high) {
       const std::size_t n = (low + high) / 2;
-      const SessionBytes of_n =
-          session_bytes(layout, mode, static_cast<int>(std::min<std::size_t>(n, 1 << 30)), observed);
+      const SessionBytes of_n = bytes_of(static_cast<int>(std::min<std::size_t>(n, 1 << 30)));
       (of_n.fixed + of_n.per_trajectory * n <= usable ? low : high) = n;
     }
     result.largest_n_trajs = low;
@@ -119,7 +141,7 @@ class TiledEngine final : public CudaEngine {
   Layout choose_regime(int n_trajs) const {
     const bool precise = options_.precision == "float32";
     const std::size_t limit = platform_->shared_limit();
-    const int eights = (n_trajs + 7) / 8;
+    const std::int64_t eights = (std::int64_t{n_trajs} + 7) / 8;
     bool latency = options_.regime == "latency" || (options_.regime == "auto" && options_.ranks > 1);
     if (options_.regime == "auto" && options_.tile == 0 && platform_->largest_cluster() > 1 &&
         eights * kLargestRanks <= platform_->multiprocessors())
@@ -127,26 +149,51 @@ class TiledEngine final : public CudaEngine {
     if (latency) {
       check(options_.tile != 16, "regime latency takes tiles of 8 trajectories, got ", options_.tile);
       const auto latency_layout = [&](int ranks) {
-        Layout layout = make_layout(shape_, precise, 8, ranks, limit, true, guard_);
+        Layout layout = make_layout(shape_, precise, 8, ranks, limit, options_.weights != "streamed", guard_);
         layout.latency = true;
         return layout;
       };
       const int most = std::min(kLargestRanks, platform_->largest_cluster());
-      if (options_.ranks > 0) return latency_layout(std::min(options_.ranks, most));
+      if (options_.ranks > 0) return as_wanted(latency_layout(std::min(options_.ranks, most)));
       // The smallest cluster that holds the weights: fewer blocks exchange faster. Else the largest.
       for (int ranks = 1; ranks <= most; ranks *= 2) {
         const Layout layout = latency_layout(ranks);
-        if (layout.weights.resident_fragments > 0 || ranks * 2 > most) return layout;
+        if (layout.resident() || ranks * 2 > most) return as_wanted(layout);
       }
     }
     int tile = options_.tile;
     if (tile == 0) tile = !precise && eights > kBlocksPerMultiprocessor * platform_->multiprocessors() ? 16 : 8;
+    const int smallest = options_.tile == 0 ? 8 : tile;
+    if (options_.weights != "streamed" && !precise)
+      if (const std::optional<Layout> layout = resident_layout(tile, smallest, n_trajs)) return *layout;
     try {
-      return make_layout(shape_, precise, tile, 1, limit, false, guard_);
+      return as_wanted(make_layout(shape_, precise, tile, 1, limit, false, guard_));
     } catch (const UnsupportedError&) {
-      if (tile == 8 || options_.tile != 0) throw;
-      return make_layout(shape_, precise, 8, 1, limit, false, guard_);
+      if (tile == smallest) throw;
+      return as_wanted(make_layout(shape_, precise, smallest, 1, limit, false, guard_));
     }
+  }
+
+  // Weights in shared memory, where that leaves a multiprocessor as many threads as streamed ones would: their loads
+  // in flight hide the latency of the caches, which cost more than the weights (docs/cuda.md). Forced, with fewer.
+  std::optional<Layout> resident_layout(int tile, int smallest, int n_trajs) const {
+    const std::int64_t tiles = (std::int64_t{n_trajs} + tile - 1) / tile;
+    const int most = tiles > platform_->multiprocessors() ? platform_->largest_teams(tile, group_constant(shape_)) : 1;
+    for (int teams = most; teams >= (options_.weights == "auto" ? most : 1); --teams)
+      for (int size = tile; size >= smallest; size /= 2) {
+        Layout layout = make_layout(shape_, false, size, 1, kNoLimit, true, guard_, teams);
+        if (layout.shared.total_bytes <= platform_->shared_limit()) return layout;
+      }
+    return {};
+  }
+
+  Layout as_wanted(const Layout& layout) const {
+    if (options_.weights != "resident" || layout.resident()) return layout;
+    const std::size_t bytes =
+        make_layout(shape_, false, layout.tile, layout.ranks, kNoLimit, true, guard_).shared.total_bytes;
+    throw UnsupportedError(join("weights=\"resident\" needs ", bytes,
+                                " bytes of shared memory a block for this model, ", "the device has ",
+                                platform_->shared_limit(), "; use weights=\"streamed\""));
   }
 
   std::shared_ptr<const Uploaded> uploaded(int n_trajs, int lookahead) const {

@@ -105,16 +105,18 @@ SharedLayout make_shared(const Layout& layout, bool logits_in_shared, std::size_
   const std::size_t common = std::max(T * m.q_stride * 4, parts * T * m.hid_stride * 2);
   m.q = m.hid = region(at, layout.ranks == 1 ? std::max(common, logit_bytes) : common);
   m.logits = layout.ranks == 1 ? m.q : region(at, logit_bytes);
-  m.drafts = region(at, sizeof(DraftState));
+  m.drafts = region(at, layout.teams == 1 ? sizeof(DraftState) : 0);  // teams do not look ahead
+  m.team_bytes = static_cast<std::uint32_t>(at);
+  at *= static_cast<std::size_t>(layout.teams);
   m.resident = region(at, static_cast<std::size_t>(layout.weights.resident_fragments) * kFragmentBytes);
-  m.total_bytes = static_cast<std::uint32_t>(at);
+  m.total_bytes = at;
   return m;
 }
 
 }  // namespace
 
 Layout make_layout(const ModelShape& shape, bool precise, int tile, int ranks, std::size_t shared_limit, bool resident,
-                   std::size_t guard) {
+                   std::size_t guard, int teams) {
   check(tile == 8 || tile == 16, "tile must be 8 or 16 trajectories, got ", tile);
   check(ranks >= 1 && ranks <= kLargestRanks, "ranks must be in [1, ", kLargestRanks, "], got ", ranks);
   check(!precise || tile == 8, "precision float32 takes tiles of 8 trajectories, got ", tile);
@@ -134,6 +136,7 @@ Layout make_layout(const ModelShape& shape, bool precise, int tile, int ranks, s
     throw UnsupportedError("the cuda engine takes weights of up to 4 GiB; use backend=\"cpu\"");
   if (resident && !precise) {
     Layout trial = layout;
+    trial.teams = teams;
     place_resident(trial.weights, shape.n_layer, ranks);
     trial.shared = make_shared(trial, true, guard);
     if (trial.shared.total_bytes <= shared_limit) return trial;

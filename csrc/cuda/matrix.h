@@ -33,7 +33,8 @@ NANOMD_TILE void multiply(Exec& exec, const LinearView& w, const HalfRows<kPreci
     float acc[kTiles][4];
     NANOMD_UNROLL
     for (int t = 0; t < kTiles; ++t) acc[t][0] = acc[t][1] = acc[t][2] = acc[t][3] = 0.0f;
-    const bool resident = Exec::kCluster && w.resident != nullptr;
+    const bool resident =
+        Exec::kWeights == Weights::kResident || (Exec::kWeights == Weights::kEither && w.resident != nullptr);
     const std::size_t first = static_cast<std::size_t>(resident ? b / exec.ranks() : b) * w.k_steps;
     const unsigned char* hi = (resident ? w.resident : w.hi) + (first * 32 + lane) * sizeof(Words4);
     const unsigned char* lo = kPrecise ? w.lo + (first * 32 + lane) * sizeof(Words4) : nullptr;

@@ -33,12 +33,17 @@ __global__ void __launch_bounds__(kObserveThreads) set_kernel(const __grid_const
 
 }  // namespace
 
-void launch_observe(const ObserveArguments& arguments, cudaStream_t stream) {
+cudaError_t launch_observe(const ObserveArguments& arguments, cudaStream_t stream) {
   const unsigned blocks = (static_cast<unsigned>(arguments.n_trajs) + kObserveThreads - 1) / kObserveThreads;
   const unsigned pieces = static_cast<unsigned>((arguments.n_steps + kStepsPerThread - 1) / kStepsPerThread);
-  pair_kernel<<<dim3(blocks, static_cast<unsigned>(arguments.n_lags) + 1, pieces), kObserveThreads, 0, stream>>>(
-      arguments);
-  set_kernel<<<blocks, kObserveThreads, 0, stream>>>(arguments);
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(blocks, static_cast<unsigned>(arguments.n_lags) + 1, pieces);
+  config.blockDim = dim3(kObserveThreads);
+  config.stream = stream;
+  const cudaError_t status = cudaLaunchKernelEx(&config, pair_kernel, arguments);
+  if (status != cudaSuccess) return status;
+  config.gridDim = dim3(blocks);
+  return cudaLaunchKernelEx(&config, set_kernel, arguments);
 }
 
 }  // namespace nanomd::cuda

@@ -32,7 +32,9 @@ class Platform {
   virtual std::string name() const = 0;
   virtual std::size_t shared_limit() const = 0;  // bytes of shared memory a block may take
   virtual int multiprocessors() const = 0;
-  virtual int largest_cluster() const = 0;      // thread blocks; 1 where there are no clusters
+  virtual int largest_cluster() const = 0;  // thread blocks; 1 where there are no clusters
+  // Tiles that one block takes where it holds the weights, by registers: as many as blocks that stream them would run.
+  virtual int largest_teams(int tile, int group) const = 0;
   virtual std::size_t free_memory() const = 0;  // bytes
   virtual void* allocate(std::size_t bytes) = 0;
   virtual void free(void* memory) noexcept = 0;

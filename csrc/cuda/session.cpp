@@ -20,20 +20,33 @@ int output_columns(int n_trajs, std::size_t element_bytes) {
   return static_cast<int>(std::clamp<std::size_t>(columns, 1, kMaxEntries));
 }
 
-SessionBytes session_bytes(const Layout& layout, Mode mode, int n_trajs, const ObservablesSpec* observed) {
+namespace {
+
+// history: tokens of each trajectory; element_bytes: of one result of one trajectory.
+SessionBytes runner_bytes(const Layout& layout, std::size_t history, int n_trajs, std::size_t element_bytes) {
+  const std::size_t columns = static_cast<std::size_t>(output_columns(n_trajs, element_bytes));
   SessionBytes bytes;
-  const std::size_t columns = static_cast<std::size_t>(output_columns(n_trajs, 2));
-  bytes.per_trajectory =
-      layout.cache_bytes() + mode_history(layout.shape, mode) * 2 + sizeof(std::uint64_t) + kSlots * columns * 2;
+  bytes.per_trajectory = layout.cache_bytes() + history * 2 + sizeof(std::uint64_t) + kSlots * columns * element_bytes;
   if (!layout.shared.logits_in_shared)
     bytes.per_trajectory += static_cast<std::size_t>(layout.shared.logit_stride) * sizeof(float);
   if (layout.ahead > 0) bytes.per_trajectory += static_cast<std::size_t>(layout.ranks) * layout.draft_bytes;
   bytes.fixed = kSlots * kMaxEntries * sizeof(StepEntry) + kMaxEntries * sizeof(float) * layout.d_head;
+  return bytes;
+}
+
+}  // namespace
+
+SessionBytes session_bytes(const Layout& layout, Mode mode, int n_trajs, const ObservablesSpec* observed) {
+  SessionBytes bytes = runner_bytes(layout, mode_history(layout.shape, mode), n_trajs, 2);
   if (observed != nullptr) {
     bytes.per_trajectory += DeviceObservables::trajectory_bytes(*observed, output_columns(n_trajs, 2));
     bytes.fixed += DeviceObservables::table_bytes(*observed);
   }
   return bytes;
+}
+
+SessionBytes log_probs_bytes(const Layout& layout, std::size_t n_tokens, int n_sequences) {
+  return runner_bytes(layout, n_tokens, n_sequences, static_cast<std::size_t>(layout.shape.n_states) * sizeof(float));
 }
 
 Runner::Runner(const Uploaded& uploaded, int n_trajs, std::uint64_t columns, std::size_t out_bytes)

@@ -29,6 +29,7 @@ struct SessionBytes {
 int output_columns(int n_trajs, std::size_t element_bytes);
 // observed: what the session accumulates, or null.
 SessionBytes session_bytes(const Layout& layout, Mode mode, int n_trajs, const ObservablesSpec* observed);
+SessionBytes log_probs_bytes(const Layout& layout, std::size_t n_tokens, int n_sequences);
 
 // Shared by rollouts and teacher-forced log-probabilities.
 class Runner {

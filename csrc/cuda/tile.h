@@ -3,8 +3,9 @@
 // fibre of the emulation on the host (csrc/tests/emulator.h), which runs this very code and checks its indices and
 // barriers.
 //
-// Ranks of a cluster share the outputs of each product and the heads of attention between them and send results to all;
-// LayerNorm and drawing are done by every rank for itself. Every sum is that of a block alone.
+// Teams of one block have a tile each and share its resident weights. Ranks of a cluster share the outputs of each
+// product and the heads of attention between them and send results to all; LayerNorm and drawing are done by every rank
+// for itself. Every sum is that of a block alone.
 #pragma once
 
 #include "ahead.h"
@@ -40,8 +41,9 @@ class RolloutTile {
       rows.hi[i] = 0;
       if constexpr (kPrecise) rows.lo[i] = 0;
     }
-    if (Exec::kCluster && w_.resident_fragments > 0) load_resident();
-    exec_.sync_all();  // also: no rank may send into the memory of one that has not started
+    if (Exec::kWeights != Weights::kStreamed && w_.resident_fragments > 0) load_resident();
+    exec_.sync_start();   // also: no rank may send into the memory of one that has not started
+    if (n_ <= 0) return;  // a team without a tile
     NANOMD_NO_UNROLL
     for (at_ = 0; at_ < arg_.n_steps; at_ += stood_) {
       if (ahead()) draft();
@@ -272,30 +274,11 @@ class RolloutTile {
             s_.n_states};
   }
 
-  NANOMD_TILE void load_resident() {
-    for (int l = 0; l < s_.n_layer; ++l) {
-      const unsigned char* layer = arg_.weights + w_.layer_bytes * static_cast<std::size_t>(l);
-      load_resident(w_.qkv, layer, l);
-      load_resident(w_.proj, layer, l);
-      load_resident(w_.up, layer, l);
-      load_resident(w_.down, layer, l);
-    }
-    load_resident(w_.head, arg_.weights, 0);
-  }
-
-  NANOMD_TILE void load_resident(const LinearLayout& linear, const unsigned char* base, int l) {
-    const int words = linear.k_steps * 32;  // of one block of outputs
-    unsigned char* to = resident(linear, l);
-    for (int b = exec_.rank(); b < linear.n_blocks; b += exec_.ranks()) {
-      const unsigned char* from = base + linear.hi + static_cast<std::size_t>(b) * words * sizeof(Words4);
-      for (int i = exec_.thread(); i < words; i += kThreads)
-        reinterpret_cast<Words4*>(to)[b / exec_.ranks() * words + i] = exec_.load_constant(from + i * sizeof(Words4));
-    }
-  }
-
-  NANOMD_TILE LinearView view(const LinearLayout& linear, const unsigned char* base, int l) const {
-    return {base + linear.hi, base + linear.lo, resident(linear, l), linear.n_blocks, linear.k_steps};
-  }
+  // Where the weights are: tile_weights.h.
+  NANOMD_TILE void load_resident();
+  NANOMD_TILE void load_resident(const LinearLayout& linear, const unsigned char* base, int l);
+  NANOMD_TILE unsigned char* resident(const LinearLayout& linear, int l) const;
+  NANOMD_TILE LinearView view(const LinearLayout& linear, const unsigned char* base, int l) const;
 
   // Places in shared memory, computed where they are used: kept as members they would cost registers throughout.
   NANOMD_TILE float* x() const { return reinterpret_cast<float*>(exec_.shared() + m_.x); }
@@ -310,11 +293,6 @@ class RolloutTile {
     float* first = m_.logits_in_shared ? reinterpret_cast<float*>(exec_.shared() + m_.logits)
                                        : arg_.logits + static_cast<std::size_t>(first_) * m_.logit_stride;
     return first + static_cast<std::size_t>(t) * m_.logit_stride;
-  }
-  NANOMD_TILE unsigned char* resident(const LinearLayout& linear, int l) const {
-    if (!Exec::kCluster || w_.resident_fragments == 0) return nullptr;
-    return exec_.shared() + m_.resident +
-           static_cast<std::size_t>(linear.resident + l * w_.resident_layer) * kFragmentBytes;
   }
 
   NANOMD_TILE std::uint16_t* history(int t) const {
@@ -350,3 +328,4 @@ class RolloutTile {
 }  // namespace nanomd::cuda
 
 #include "tile_states.h"
+#include "tile_weights.h"

@@ -19,6 +19,9 @@
 
 namespace nanomd::cuda {
 
+// Where a kernel finds the weights: in device memory, in shared memory, or in the one that its arguments say.
+enum class Weights { kStreamed, kResident, kEither };
+
 struct alignas(8) Words2 {
   std::uint32_t x, y;
 };

@@ -146,8 +146,10 @@ class NativeCudaEngine(NativeEngine):
         ``"float16"``: 16-bit weights and caches, ``"float32"``: split weights and fp32 caches.
     regime : str
         ``"throughput"``, ``"latency"``, or ``"auto"`` by the number of trajectories. Tokens do not depend on it.
+    weights : str
+        ``"streamed"`` through the L2 cache, ``"resident"`` in shared memory, or ``"auto"``. Tokens do not depend on it.
     tile, ranks : int
-        Trajectories per thread block (8 or 16), thread blocks per cluster (1 to 8); 0 to choose.
+        Trajectories of a tile (8 or 16), thread blocks per cluster (1 to 8); 0 to choose.
     device : int
         Index of the CUDA device.
     emulate : bool
@@ -171,6 +173,7 @@ class NativeCudaEngine(NativeEngine):
         *,
         precision: str = "float16",
         regime: str = "auto",
+        weights: str = "auto",
         tile: int = 0,
         ranks: int = 0,
         device: int = 0,
@@ -178,7 +181,9 @@ class NativeCudaEngine(NativeEngine):
         order_seed: int = 0,
     ) -> None:
         arrays = {name: np.ascontiguousarray(value, dtype=np.float32) for name, value in tensors.items()}
-        options = {"precision": precision, "regime": regime, "tile": tile, "ranks": ranks, "device": device}
+        options = {
+            "precision": precision, "regime": regime, "weights": weights, "tile": tile, "ranks": ranks, "device": device
+        }  # fmt: skip
         self.n_states = config.n_states
         with core_errors():
             self._engine = CORE.CudaEngine(

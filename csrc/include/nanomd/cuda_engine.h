@@ -18,7 +18,10 @@ struct CudaOptions {
   // "throughput": one thread block per 8 or 16 trajectories. "latency": a cluster of blocks per 8. "auto" by their
   // number. The tokens do not depend on it.
   std::string regime = "auto";
-  int tile = 0;   // trajectories per block, 8 or 16; 0: chosen
+  // "streamed" through L2 at every step, or "resident" in shared memory throughout a launch, where they fit; "auto" by
+  // the arithmetic of docs/cuda.md. The tokens do not depend on it.
+  std::string weights = "auto";
+  int tile = 0;   // trajectories of a tile, 8 or 16; 0: chosen
   int ranks = 0;  // latency: thread blocks per cluster, 1 to 8; 0: chosen
   int device = 0;
 };
@@ -53,6 +56,7 @@ struct EmulationOptions {
   std::size_t free_memory = std::size_t{1} << 30;
   int multiprocessors = 132;
   int largest_cluster = 8;
+  int largest_teams = 2;  // tiles of a block that holds the weights
 };
 std::unique_ptr<CudaEngine> make_emulated_cuda_engine(const ModelShape& shape, const TensorMap& tensors,
                                                       const std::vector<std::uint32_t>& rope_multipliers,
