@@ -176,6 +176,17 @@ def test_a_job_is_recorded(small_case, tmp_path, method):
     assert method in tables.markdown(table)
 
 
+def test_other_numbers_of_steps_and_no_refit_have_rows_of_their_own(small_case, tmp_path):
+    for options in ({"method": "one_pass, no refit"}, {"method": "one_pass", "n_steps": 7}, {"method": "one_pass"}):
+        record = run_here(small_case, tmp_path, dataset=0, seed=0, **options)
+        assert ("refit" in record["settings"]) == ("no refit" in options["method"])
+        assert record["settings"]["n_steps"] == options.get("n_steps", 30)
+    table = tables.rows(*tables.load_records(tmp_path))
+    names = [row["method"] for row in table][4:]
+    assert sorted(names) == ["one_pass", "one_pass, 7 steps", "one_pass, no refit"] and names[2] == "one_pass, no refit"
+    assert all(len(row["mfpt_model"]) == 1 for row in table)
+
+
 def test_pieces_train_and_are_judged_against_the_whole(small_case, tmp_path):
     record = run_here(small_case, tmp_path, method="one_pass", dataset=0, seed=0, pieces=20)
     assert record["pieces"] == 20

@@ -23,7 +23,7 @@ def plot_pieces(references: dict[int, tables.Row], records: Iterable[tables.Row]
     """
     records = list(records)
     lengths = sorted({int(r["pieces"]) for r in records} - {0})
-    methods = ["MSM lag 1", "memory kernel", *sorted({r["method"] for r in records if r["pieces"]})]
+    methods = ["MSM lag 1", "memory kernel", *sorted({tables.label(r) for r in records if r["pieces"]})]
     series: dict[str, list[tuple[int, list[float]]]] = {
         "MSM, best lag": [(n, tables.best_markov(references, n)) for n in lengths]
     }

@@ -68,11 +68,16 @@ def measure(kinetics: Row, reference: Row) -> Row:
     }
 
 
+def label(record: Row) -> str:
+    """Return the name of a record's row: its method, and the number of steps where it is not the case's."""
+    return f"{record['method']}, {record['n_steps']} steps" if record["n_steps"] else str(record["method"])
+
+
 def rows(references: dict[int, Row], records: Iterable[Row], *, pieces: int = 0) -> list[Row]:
     """Return one row for every method, each value a list over data sets and seeds.
 
     Rows "training MD", "MSM lag ..." and "memory kernel" come from the references. With `pieces`, only
-    those trained on such pieces.
+    those trained on such pieces. A number of steps other than the case's is named.
     """
     records = list(records)
     found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
@@ -82,6 +87,8 @@ def rows(references: dict[int, Row], records: Iterable[Row], *, pieces: int = 0)
             if value is not None:
                 found[name][key].append(float(value))
 
+    order = {name: place for place, name in enumerate(METHODS)}
+    places: dict[str, int] = {}  # of the methods in the table; the data and Markov models come first
     used = {int(record["dataset"]) for record in records if record["pieces"] == pieces}
     for dataset, reference in references.items():
         if used and dataset not in used:  # what no method has learnt from is no measure for them
@@ -96,9 +103,9 @@ def rows(references: dict[int, Row], records: Iterable[Row], *, pieces: int = 0)
     for record in records:
         if record["pieces"] == pieces and record["dataset"] in references:
             values = measure(record["kinetics"], references[record["dataset"]])
-            add(record["method"], {**values, "nll": record["held_out_nll"]})
-    order = {name: place for place, name in enumerate(METHODS)}
-    return [{"method": name, **found[name]} for name in sorted(found, key=lambda name: order.get(name, -1))]
+            places[label(record)] = order.get(record["method"], len(order))
+            add(label(record), {**values, "nll": record["held_out_nll"]})
+    return [{"method": name, **found[name]} for name in sorted(found, key=lambda name: places.get(name, -1))]
 
 
 def markdown(table: Sequence[Row]) -> str:
