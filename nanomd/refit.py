@@ -12,6 +12,11 @@ over every transition of the data. Its maximum says that the model makes, on the
 from i to j as the data do, for every i and j, and that the same holds with every feature as a weight: mean rates are
 those of the data, as in a Markov model, while the layers below say how they depend on the past.
 
+Frames too near the start of a trajectory to have a rollout's context (`burn_in`) are no contexts here, and of short
+trajectories they are many. Their transitions count nevertheless: every context is weighted by N'_ij / N_ij, N' being
+what N would be at the rates of *all* frames, and a transition that is not among the contexts is added at the mean
+features of its state.
+
 Few data are guarded by priors that say "as trained", q being the trained model's mean over the data:
 
 .. math:: \kappa \sum_{ij} q_{ij} \ln q'_{ij} - \tfrac{\lambda}{2} \sum_j |w_j - w_j^{0}|^2
@@ -39,6 +44,7 @@ from nanomd.config import check_range
 from nanomd.contexts import Contexts, default_burn_in, find_pieces, iterate_contexts
 from nanomd.errors import InputError
 from nanomd.model import NanoGPT
+from nanomd.windows import transition_counts
 
 MAX_STATES = 4096  # the table has their square
 SCALING_STEPS = 2  # of the table alone at first: most of the way at no price
@@ -64,7 +70,7 @@ class Refit:
     n_contexts : int
         Transitions of the data that were used.
     before, after : float
-        Negative log-likelihood on them, nats per frame.
+        Negative log-likelihood of those that the head was fitted to, weighted, nats per frame.
     sweeps : int
         Times that the data were gone through.
     """
@@ -151,22 +157,26 @@ def refit(
         torch.cat([part.following for part in parts]),
     )
     del parts
-    problem = _Problem(model, contexts, pseudocount, ridge, note)
+    counts = transition_counts(trajectories, model.config.n_states)
+    counts = counts + counts.T if both_ways else counts
+    problem = _Problem(model, contexts, counts, pseudocount, ridge, note)
     problem.scale_table(contexts.chunks, SCALING_STEPS)
     if max_iterations:
         problem.minimise(max_iterations)
+    after = problem.mean_loss()
     if share > 1:  # the mean rates at least see everything
+        scored = [read[p.trajectory][p.start + p.scored_from : p.start + p.n_targets + 1] for p in pieces]
+        problem.weigh(transition_counts(scored, model.config.n_states))
         problem.scale_table(lambda: iterate_contexts(model, read, pieces), MAX_SCALING_STEPS)
-    return problem.result(number)
+    return problem.result(number, after)
 
 
 @dataclass(frozen=True, slots=True)
 class _Sweep:
-    """Sums over contexts of the loss and, expected minus observed, of transitions (V, V) and features (V, d + 1)."""
+    """Sums over weighted contexts: loss; of transitions (V, V) and features (V, d + 1) expected minus observed."""
 
     loss: float
     surplus: Tensor
-    observed: Tensor  # transitions
     features: Tensor
 
 
@@ -181,6 +191,7 @@ class _Problem:
         self,
         model: NanoGPT,
         contexts: Contexts,
+        counts: NDArray[np.float64],
         pseudocount: float,
         ridge: float,
         note: Callable[[str], None] | None,
@@ -189,19 +200,32 @@ class _Problem:
         self.n_states, self.contexts, self.note = n, contexts, note
         self.pseudocount, self.ridge = pseudocount, ridge
         self.head0 = torch.cat([model.head.weight, model.head.bias[:, None]], dim=1).detach().clone()
-        own = model.table
-        self.table0 = torch.zeros((n, n), device=self.head0.device) if own is None else own.detach().clone()
-        self.change = torch.zeros(self.head0.shape, dtype=torch.float64, device=self.head0.device)
-        self.offset = torch.zeros((n, n), dtype=torch.float64, device=self.head0.device)
+        own, device = model.table, self.head0.device
+        self.table0 = torch.zeros((n, n), device=device) if own is None else own.detach().clone()
+        self.change = torch.zeros(self.head0.shape, dtype=torch.float64, device=device)
+        self.offset = torch.zeros((n, n), dtype=torch.float64, device=device)
         self.sweeps = 0
-        first = self._sweep(contexts.chunks())
-        self.before = first.loss / len(contexts)
-        visits = first.observed.sum(dim=1, keepdim=True)
+        self.rates = torch.from_numpy(counts / np.maximum(counts.sum(axis=1, keepdims=True), 1.0)).to(device)
+        pairs = torch.bincount(contexts.current * n + contexts.following, minlength=n * n)
+        self.weigh(pairs.view(n, n).double().cpu().numpy())
+        self.seen = self.target > 0
+        visits = self.target.sum(dim=1, keepdim=True)
         self.visited = visits > 0  # of other states nothing is known: their rows stay
-        self.seen = first.observed > 0
-        self.prior = (first.observed + first.surplus).clamp(min=0.0) / visits.clamp(min=1.0)
-        self.observed = first.observed
+        sums = torch.zeros(self.head0.shape, dtype=torch.float64, device=device)
+        for part in contexts.chunks():
+            sums += torch.zeros_like(self.head0).index_add_(0, part.current, part.features)
+        self.centre = sums / visits.clamp(min=1.0)
+        first = self._sweep(contexts.chunks())
         self._first: _Sweep | None = first
+        self.before = first.loss / len(contexts)
+        self.prior = (self.target - self.extra + first.surplus).clamp(min=0.0) / visits.clamp(min=1.0)
+
+    def weigh(self, observed: NDArray[np.float64]) -> None:
+        """Set the weights of contexts with these transitions (V, V), and the transitions that none of them shows."""
+        seen = torch.from_numpy(observed).to(self.rates)
+        self.target = seen.sum(dim=1, keepdim=True) * self.rates
+        self.extra = torch.where(seen > 0, 0.0, self.target)
+        self.weights = (self.target / seen.clamp(min=1.0)).float()
 
     @torch.no_grad()
     def _sweep(self, chunks: Iterable[Contexts], features: bool = False) -> _Sweep:
@@ -217,22 +241,24 @@ class _Problem:
         head, table = (self.head0 + self.change).float(), (self.table0 + self.offset).float()
         loss = torch.zeros((), dtype=torch.float64, device=device)
         surplus = torch.zeros((n, n), dtype=torch.float64, device=device)
-        observed = torch.zeros(n * n, dtype=torch.float64, device=device)
         moments = torch.zeros(head.shape, dtype=torch.float64, device=device)
         for part in chunks:
             target = part.following[:, None]
+            weights = self.weights[part.current, part.following][:, None]
             odds = (part.features @ head.T).add_(table[part.current])
             odds.sub_(odds.gather(1, target)).clamp_(max=_LARGEST_LOG).exp_().scatter_(1, target, 0.0)
             others = odds.sum(dim=1, keepdim=True)
-            loss += others.log1p().double().sum()
+            loss += (weights * others.log1p()).double().sum()
             # p of the other states, and p - 1 of the one that came
-            residual = odds.div_(1.0 + others).scatter_(1, target, -others / (1.0 + others))
+            residual = odds.div_(1.0 + others).scatter_(1, target, -others / (1.0 + others)).mul_(weights)
             surplus += torch.zeros((n, n), device=device).index_add_(0, part.current, residual)
             if features:
                 moments += residual.T @ part.features
-            else:
-                observed += torch.bincount(part.current * n + part.following, minlength=n * n)
-        return _Sweep(float(loss), surplus, observed.view(n, n), moments)
+        return _Sweep(float(loss), surplus, moments)
+
+    def _extra_logs(self) -> Tensor:
+        """Return ln p (V, V) at the mean features of each state, where transitions that no context shows are added."""
+        return (self.centre @ (self.head0 + self.change).T + self.table0 + self.offset).log_softmax(dim=1)
 
     def _prior_logs(self) -> Tensor:
         """Return ln q' (V, V): the prior's observations under the present table."""
@@ -243,8 +269,9 @@ class _Problem:
         for _ in range(steps):
             sweep = self._first if self._first is not None else self._sweep(chunks())
             self._first = None
-            want = sweep.observed + self.pseudocount * self.prior
-            have = sweep.observed + sweep.surplus + self.pseudocount * self._prior_logs().exp()
+            want = self.target + self.pseudocount * self.prior
+            more = self.extra.sum(dim=1, keepdim=True) * self._extra_logs().exp() - self.extra
+            have = self.target + sweep.surplus + more + self.pseudocount * self._prior_logs().exp()
             possible = self.visited & (want > 0) & (have > 0)
             self.offset += torch.where(possible, want / have, 1.0).log()
             if float(((have - want).abs() * possible / want.clamp(min=1.0).sqrt()).max()) <= GRADIENT:
@@ -272,7 +299,7 @@ class _Problem:
             # The relative part keeps the factorisation from failing where features are (nearly) dependent.
             curvature += (self.ridge + 1e-3 * curvature.diagonal().mean()) * eye
             factors[state] = torch.linalg.cholesky(curvature)
-        counts = self.observed + self.pseudocount * self.prior
+        counts = self.target + self.pseudocount * self.prior
         counts *= 1.0 - counts / counts.sum(dim=1, keepdim=True).clamp(min=1.0)
         others = torch.where(self.seen, 0.0, counts).sum(dim=1, keepdim=True)
         return factors, counts.clamp(min=1e-2).rsqrt(), others.clamp(min=1e-2).rsqrt()
@@ -304,14 +331,17 @@ class _Problem:
             logs = self._prior_logs()
             prior = self.pseudocount * float((self.prior * logs).sum())
             ridge = 0.5 * self.ridge * float((self.change**2).sum())
-            by_head = sweep.features + self.ridge * self.change
+            at_centre = self._extra_logs()
+            extra = float((self.extra * at_centre).sum())
+            more = self.extra.sum(dim=1, keepdim=True) * at_centre.exp() - self.extra
+            by_head = sweep.features + more.T @ self.centre + self.ridge * self.change
             scaled = torch.linalg.solve_triangular(factors, by_head[..., None], upper=False)
-            by_table = sweep.surplus + self.pseudocount * (logs.exp() - self.prior)
+            by_table = sweep.surplus + more + self.pseudocount * (logs.exp() - self.prior)
             by_table = torch.where(self.visited, by_table, 0.0)
             by_pair = (by_table * seen_scale).flatten()[pairs]
             by_row = (torch.where(self.seen, 0.0, by_table).sum(dim=1, keepdim=True) * others_scale)[:, 0]
             gradient = torch.cat([scaled.flatten(), by_pair, by_row])
-            return sweep.loss + ridge - prior, gradient.cpu().numpy()
+            return sweep.loss - extra + ridge - prior, gradient.cpu().numpy()
 
         found = minimize(
             value,
@@ -328,9 +358,12 @@ class _Problem:
         )
         place(found.x)
 
-    def result(self, n_contexts: int) -> Refit:
+    def mean_loss(self) -> float:
+        """Return nats per context at the present parameters."""
+        return self._sweep(self.contexts.chunks()).loss / len(self.contexts)
+
+    def result(self, n_contexts: int, after: float) -> Refit:
         """Return the parameters that were found."""
-        after = self._sweep(self.contexts.chunks()).loss / len(self.contexts)
         head = (self.head0 + self.change).float().cpu().numpy()
         table = (self.table0 + self.offset).float().cpu().numpy()
         return Refit(head[:, :-1].copy(), head[:, -1].copy(), table, n_contexts, self.before, after, self.sweeps)

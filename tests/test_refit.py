@@ -40,24 +40,37 @@ def probabilities(found: object, contexts: Contexts) -> np.ndarray:
     return p / p.sum(axis=1, keepdims=True)
 
 
+def weights_of(dtrajs: list[np.ndarray], current: np.ndarray, following: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Weights (n, 1) that give contexts the rates of all frames, and the transitions (4, 4) that they then have."""
+    counts, own = np.zeros((4, 4)), np.zeros((4, 4))
+    for d in dtrajs:
+        np.add.at(counts, (d[:-1], d[1:]), 1.0)
+    np.add.at(own, (current, following), 1.0)
+    assert (own[counts > 0] > 0).all()  # every transition is among the contexts
+    target = own.sum(axis=1, keepdims=True) * counts / counts.sum(axis=1, keepdims=True)
+    return (target[current, following] / own[current, following])[:, None], target
+
+
 @pytest.mark.parametrize("markov_head", [False, True])
-def test_mean_rates_and_features_are_those_of_the_data(markov_head: bool) -> None:
+@pytest.mark.parametrize("length", [3000, 12])  # whole, and pieces of which half is no context
+def test_mean_rates_and_features_are_those_of_the_data(markov_head: bool, length: int) -> None:
     model = NanoGPT(SHAPE.replace(markov_head=markov_head), seed=3)
-    dtrajs = chain_data()
+    dtrajs = [d[i : i + length] for d in chain_data() for i in range(0, len(d), length)]
     found = refit(model, dtrajs, **STRONG, max_iterations=300)
     contexts = contexts_of(model, dtrajs)
     p = probabilities(found, contexts)
     current, following = contexts.current.numpy(), contexts.following.numpy()
-    observed = np.zeros((4, 4))
-    np.add.at(observed, (current, following), 1.0)
+    weights, target = weights_of(dtrajs, current, following)
     expected = np.zeros((4, 4))
-    np.add.at(expected, current, p)
+    np.add.at(expected, current, weights * p)
     # A transition that is never seen keeps the pseudocount; the others agree within a tenth of their standard error.
-    assert (observed == 0).any()
-    assert (np.abs(expected - observed) <= 0.1 * np.sqrt(observed) + 0.05).all()
+    assert (target == 0).any()
+    assert (np.abs(expected - target) <= 0.1 * np.sqrt(target) + 0.05).all()
     x = contexts.features.double().numpy()
-    moments = p.T @ x - np.eye(4)[following].T @ x
+    moments = (weights * (p - np.eye(4)[following])).T @ x
     errors = np.sqrt(np.einsum("nj,nk->jk", p * (1 - p), x * x))
+    if length < 3000:  # half of the frames are no contexts, and by themselves they have other rates
+        assert not np.allclose(weights, 1.0, atol=0.1)
     assert (np.abs(moments) <= 0.3 * errors).all()
 
 
@@ -73,11 +86,12 @@ def test_the_maximum_is_the_one_that_another_optimiser_finds(monkeypatch: pytest
     counts.index_put_((current, following), torch.ones(len(current), dtype=torch.float64), accumulate=True)
     q = torch.zeros(4, 4, dtype=torch.float64).index_add_(0, current, (x @ start.T).softmax(dim=1))
     q /= counts.sum(dim=1, keepdim=True)
+    weights = torch.from_numpy(weights_of(dtrajs, current.numpy(), following.numpy())[0])
 
     def posterior(change: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
         logs = (x @ (start + change).T + table[current]).log_softmax(dim=1)
         prior = 5.0 * (q * (q.log() + table).log_softmax(dim=1)).sum() - 1.0 * (change**2).sum()
-        return logs.gather(1, following[:, None]).sum() + prior
+        return (weights * logs.gather(1, following[:, None])).sum() + prior
 
     change = torch.zeros_like(start, requires_grad=True)
     seen = torch.zeros(4, 4, dtype=torch.float64, requires_grad=True)
@@ -110,6 +124,19 @@ def test_strong_priors_change_nothing() -> None:
     assert found.after == pytest.approx(found.before, abs=1e-6)
 
 
+def test_a_transition_that_no_context_shows_is_not_lost() -> None:
+    """0 goes to 2 in the first frames of short pieces alone; the mean rate of the contexts is that of all frames."""
+    rng = np.random.default_rng(0)
+    dtrajs = [np.concatenate([[0, 2 if k < 30 else 0], rng.integers(0, 2, 12)]) for k in range(300)]
+    model = NanoGPT(SHAPE.replace(n_states=3), seed=1)
+    found = refit(model, dtrajs, **STRONG)
+    contexts = contexts_of(model, dtrajs)
+    p = probabilities(found, contexts)[contexts.current.numpy() == 0]
+    assert not ((contexts.current == 0) & (contexts.following == 2)).any()
+    leaving = sum(int((d[:-1] == 0).sum()) for d in dtrajs)
+    assert p[:, 2].mean() == pytest.approx(30 / leaving, rel=0.1)
+
+
 def test_rare_transitions_keep_their_digits() -> None:
     """A state that changes once in 3,000 frames, ten times: 1 - p hangs on the last digits of p."""
     dtraj = np.zeros(60_000, np.int64)
@@ -129,16 +156,18 @@ def test_rare_transitions_keep_their_digits() -> None:
     seed=st.integers(0, 2**20),
     both_ways=st.booleans(),
     position=st.sampled_from(["rope", "learned"]),
+    burn_in=st.sampled_from([None, 0]),
 )
 def test_any_data_give_finite_weights_and_no_lower_likelihood(
-    lengths: list[int], seed: int, both_ways: bool, position: str
+    lengths: list[int], seed: int, both_ways: bool, position: str, burn_in: int | None
 ) -> None:
     rng = np.random.default_rng(seed)
     dtrajs = [rng.integers(0, 4, n) for n in lengths]
     model = NanoGPT(SHAPE.replace(position=position), seed=seed)
-    found = refit(model, dtrajs, both_ways=both_ways, max_iterations=20)
+    found = refit(model, dtrajs, both_ways=both_ways, max_iterations=20, burn_in=burn_in)
     assert np.isfinite(found.head).all() and np.isfinite(found.bias).all() and np.isfinite(found.table).all()
-    assert found.after <= found.before + 1e-5
+    if burn_in == 0:  # all transitions belong to contexts, so that their likelihood is what is maximised
+        assert found.after <= found.before + 1e-5
 
 
 def test_every_frame_after_the_burn_in_is_a_context_once() -> None:
@@ -163,11 +192,10 @@ def test_few_features_in_memory_are_enough(monkeypatch: pytest.MonkeyPatch) -> N
     part = refit(model, dtrajs, **STRONG)
     assert part.n_contexts == whole.n_contexts
     contexts = contexts_of(model, dtrajs)
-    p = probabilities(part, contexts)
-    for state in range(4):  # the mean rates are those of all data nevertheless
-        chosen = contexts.current.numpy() == state
-        seen = np.bincount(contexts.following.numpy()[chosen], minlength=4)
-        assert p[chosen].sum(axis=0) == pytest.approx(seen, rel=0.02, abs=0.5)
+    expected, current = np.zeros((4, 4)), contexts.current.numpy()
+    weights, target = weights_of(dtrajs, current, contexts.following.numpy())
+    np.add.at(expected, current, weights * probabilities(part, contexts))
+    assert expected == pytest.approx(target, rel=0.02, abs=0.5)  # of all data nevertheless
 
 
 def test_errors_name_the_remedy() -> None:
