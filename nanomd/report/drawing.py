@@ -114,13 +114,17 @@ def scatter_panel(
 
 def tidy_log_axis(axes: Axes) -> None:
     """Write plain numbers, several per decade, on short logarithmic axes: powers of ten alone say too little."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
     for axis in (axes.xaxis, axes.yaxis):
         if axis.get_scale() != "log":
             continue
         low, high = axis.get_view_interval()
-        if high / low < 1000 and low > 1e-4 and high < 1e6:
+        if high / low < 5:  # less than a decade holds two or three of 1, 2, 5: even steps say more
+            axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
+            axis.set_minor_locator(NullLocator())
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        elif high / low < 1000 and low > 1e-4 and high < 1e6:
             axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high / low < 60 else (1.0, 3.0)))
             axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             axis.set_minor_formatter(NullFormatter())
