@@ -259,7 +259,8 @@ class TrainConfig(_Config):
         Part of the frames held out, by trajectory where there are enough, else the end of each.
     select : str
         Which weights are the result: ``"loss"``, the latest within 0.2 % of the lowest validation loss; ``"kinetics"``,
-        those whose rollouts fit the held-out MD best, of a few in the last half of the training (`nanomd.selection`);
+        those whose rollouts fit the held-out MD best, of a few in the last half of the training (`nanomd.selection`),
+        before a refit;
         ``"last"``.
     refit : str
         Whether the output layer is fitted to all data once more after the training, which brings the rates of rare
