@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal, Self, get_args
 
@@ -451,29 +450,3 @@ def model_preset(name: str, n_states: int, **overrides: Any) -> ModelConfig:
     if name not in PRESETS:
         raise InputError(f"preset must be one of {', '.join(PRESETS)}, got {name!r}")
     return ModelConfig.from_dict({**PRESETS[name], **overrides, "n_states": n_states})
-
-
-def load_toml(path: str | Path) -> dict[str, Any]:
-    """Read a TOML file into a dictionary."""
-    import tomllib
-
-    try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not valid TOML: {error}") from None
-
-
-def dump_toml(sections: dict[str, dict[str, Any]]) -> str:
-    """Write flat sections of strings, numbers and booleans as TOML; None is left out."""
-    import json
-
-    lines: list[str] = []
-    for section, values in sections.items():
-        lines.append(f"[{section}]")
-        for key, value in values.items():
-            if value is None:
-                continue
-            # JSON's strings are TOML's, but for DEL, which TOML wants escaped.
-            lines.append(f"{key} = {json.dumps(value, ensure_ascii=False)}".replace("\x7f", "\\u007f"))
-        lines.append("")
-    return "\n".join(lines)

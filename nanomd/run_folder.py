@@ -30,8 +30,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from nanomd.config import dump_toml, load_toml
 from nanomd.errors import BackendUnavailableError, InputError, StoreError
+from nanomd.toml_files import dump_toml, load_toml
 
 # A step's results go stale with the results that they were made from.
 STAGES = ("simulate", "tokenize", "train", "generate", "interpret", "validate", "report")

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanomd.config import PRESETS, ModelConfig, RolloutConfig, TrainConfig, dump_toml, load_toml, model_preset
+from nanomd.config import PRESETS, ModelConfig, RolloutConfig, TrainConfig, model_preset
 from nanomd.errors import InputError
+from nanomd.toml_files import dump_toml, load_toml
 from nanomd.units import FrameInterval
 
 

@@ -11,11 +11,12 @@ import pytest
 import torch
 from test_training import MODEL, TRAIN, KillAt, Killed, data
 
-from nanomd.config import TrainConfig, dump_toml
+from nanomd.config import TrainConfig
 from nanomd.errors import InputError
 from nanomd.estimator import GPTEstimator, load_model
 from nanomd.lookahead import LookaheadHeads
 from nanomd.model import NanoGPT
+from nanomd.toml_files import dump_toml
 from nanomd.training import train
 from nanomd.training_state import find_checkpoints
 from nanomd.two_pass import training_loss

@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 from nanomd import config as _config
 from nanomd.errors import InputError
+from nanomd.toml_files import load_toml
 
 
 def add_common(parser: argparse.ArgumentParser, *, run: bool = True, seed: bool = True, force: bool = True) -> None:
@@ -96,7 +97,7 @@ def apply_config(arguments: Sequence[str], commands: Mapping[str, argparse.Argum
             path = word.partition("=")[2]
     if path is None or name not in commands:
         return
-    sections = _config.load_toml(path)
+    sections = load_toml(path)
     for section, values in sections.items():
         if section not in commands:
             raise InputError(f"{path} has the unknown section [{section}]; it may have {', '.join(commands)}")
