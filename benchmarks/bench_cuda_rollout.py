@@ -21,12 +21,12 @@ from common import RESULTS
 from cuda_peers import HuggingFaceStatic, PeerSkippedError, StaticCacheLoop, eager_rollout, synchronize
 
 from nanomd import _native
+from nanomd.base.config import ModelConfig, model_preset
+from nanomd.base.errors import BackendUnavailableError
 from nanomd.bench import interleaved, random_model, write_record
 from nanomd.bench.floor import cache_elements, operations_per_token, weight_elements
-from nanomd.config import ModelConfig, model_preset
-from nanomd.errors import BackendUnavailableError
-from nanomd.observables import Observables
-from nanomd.rope import rope_multipliers
+from nanomd.model.rope import rope_multipliers
+from nanomd.rollout.observables import Observables
 
 PRESETS = {
     "xs": model_preset("xs", 20),

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import torch
 
+from nanomd.base.config import TrainConfig
 from nanomd.bench import stamp, write_record
 from nanomd.bench.training import CONTENDERS, FIRST_STEP, N_STEPS, OBJECTIVES, make_step, train_cases, training_config
-from nanomd.config import TrainConfig
 
 TOKENS = {"cuda": 65536, "cpu": 2048}  # of a step, unless --batch says otherwise
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 from reference_numpy import log_probs_parallel
 
-from nanomd.rollout import Sampler
+from nanomd.rollout.sampler import Sampler
 
 Floats = NDArray[np.float64]
 _E4M3 = np.array(sorted({m / 512 for m in range(8)} | {(1 + m / 8) * 2.0**e for e in range(-6, 9) for m in range(8)}))

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from nanomd.config import ModelConfig
-from nanomd.model import NanoGPT
-from nanomd.rope import rope_tables
+from nanomd.base.config import ModelConfig
+from nanomd.model.network import NanoGPT
+from nanomd.model.rope import rope_tables
 
 STEPS_PER_GRAPH = 8  # replays of so many steps cost the host less
 

@@ -74,7 +74,7 @@ import numpy as np
 from bench_cuda_rollout import PRESETS, engine_of
 from nanomd import _native
 from nanomd.bench import random_model
-from nanomd.observables import Observables
+from nanomd.rollout.observables import Observables
 files = random_model(PRESETS['tiny'])
 spec = Observables([1, 7], {'A': [1, 2], 'B': [3]}).spec(files.state_map)
 for n, options in ((19, {'regime': 'throughput', 'tile': 16, 'weights': 'streamed'}),

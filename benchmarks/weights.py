@@ -20,20 +20,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from nanomd.averaging import WeightAverage
-from nanomd.checkpoint import ModelFiles, Starts
-from nanomd.config import ModelConfig, TrainConfig, model_preset
-from nanomd.distributed import World
-from nanomd.dtrajs import StateMap
+from nanomd.base.config import ModelConfig, TrainConfig, model_preset
+from nanomd.base.units import FrameInterval
+from nanomd.data.dtrajs import StateMap
 from nanomd.kinetics.estimates import Sample, passage_times
 from nanomd.kinetics.macrostates import macrostates
 from nanomd.kinetics.markov import estimate_markov_model, transition_counts
-from nanomd.likelihood import mean_log_likelihood
-from nanomd.rollout import Sampler
+from nanomd.model.files import ModelFiles, Starts
+from nanomd.model.scoring import mean_log_likelihood
+from nanomd.rollout.sampler import Sampler
 from nanomd.systems import four_state
-from nanomd.training import _Loop
-from nanomd.training_setup import torch_settings
-from nanomd.units import FrameInterval
+from nanomd.training.averaging import WeightAverage
+from nanomd.training.distributed import World
+from nanomd.training.loop import _Loop
+from nanomd.training.setup import torch_settings
 
 MEANS = {"ema 0.1": ("ema", 0.1), "tail 0.1": ("tail", 0.1), "tail 0.3": ("tail", 0.3), "tail 0.5": ("tail", 0.5)}
 SETTINGS: dict[str, dict[str, Any]] = {

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from nanomd.errors import InputError
+from nanomd.base.errors import InputError
 from nanomd.kernels import registry
 
 if TYPE_CHECKING:

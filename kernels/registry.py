@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from nanomd.errors import BackendUnavailableError, InputError
+from nanomd.base.errors import BackendUnavailableError, InputError
 
 BACKENDS = ("auto", "reference", "triton")
 ENVIRONMENT_VARIABLE = "NANOMD_BACKEND"

@@ -11,22 +11,22 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "FrameInterval": "nanomd.units",
+    "FrameInterval": "nanomd.base.units",
     "GPTEstimator": "nanomd.estimator",
     "GPTModel": "nanomd.estimator",
-    "InputError": "nanomd.errors",
-    "ModelConfig": "nanomd.config",
-    "NanomdError": "nanomd.errors",
-    "Observables": "nanomd.observables",
-    "Rollout": "nanomd.rollout",
-    "RolloutConfig": "nanomd.config",
-    "Sampler": "nanomd.rollout",
-    "StateMap": "nanomd.dtrajs",
+    "InputError": "nanomd.base.errors",
+    "ModelConfig": "nanomd.base.config",
+    "NanomdError": "nanomd.base.errors",
+    "Observables": "nanomd.rollout.observables",
+    "Rollout": "nanomd.rollout.sampler",
+    "RolloutConfig": "nanomd.base.config",
+    "Sampler": "nanomd.rollout.sampler",
+    "StateMap": "nanomd.data.dtrajs",
     "Tokenizer": "nanomd.tokenize",
-    "TrainConfig": "nanomd.config",
-    "load_dtrajs": "nanomd.dtrajs",
+    "TrainConfig": "nanomd.base.config",
+    "load_dtrajs": "nanomd.data.dtrajs",
     "load_model": "nanomd.estimator",
-    "merge_parts": "nanomd.parts",
+    "merge_parts": "nanomd.rollout.parts",
     "validate": "nanomd.kinetics",
 }
 
@@ -36,16 +36,16 @@ __all__ = ["__version__", *_MODULES, *_PUBLIC]
 
 if TYPE_CHECKING:
     from nanomd import interpret
-    from nanomd.config import ModelConfig, RolloutConfig, TrainConfig
-    from nanomd.dtrajs import StateMap, load_dtrajs
-    from nanomd.errors import InputError, NanomdError
+    from nanomd.base.config import ModelConfig, RolloutConfig, TrainConfig
+    from nanomd.base.errors import InputError, NanomdError
+    from nanomd.base.units import FrameInterval
+    from nanomd.data.dtrajs import StateMap, load_dtrajs
     from nanomd.estimator import GPTEstimator, GPTModel, load_model
     from nanomd.kinetics import validate
-    from nanomd.observables import Observables
-    from nanomd.parts import merge_parts
-    from nanomd.rollout import Rollout, Sampler
+    from nanomd.rollout.observables import Observables
+    from nanomd.rollout.parts import merge_parts
+    from nanomd.rollout.sampler import Rollout, Sampler
     from nanomd.tokenize import Tokenizer
-    from nanomd.units import FrameInterval
 
 
 def __getattr__(name: str) -> Any:

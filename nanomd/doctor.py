@@ -31,7 +31,7 @@ def examine(run: str | Path | None = None) -> dict[str, Any]:
     """
     from nanomd import __version__
     from nanomd._native import cuda_info
-    from nanomd.run_folder import source_commit
+    from nanomd.base.environment import source_commit
 
     facts: dict[str, Any] = {
         "nanomd": {"version": __version__, "commit": source_commit(), "path": str(Path(__file__).parent)},
@@ -49,7 +49,7 @@ def examine(run: str | Path | None = None) -> dict[str, Any]:
     }
     facts["backends"] = backends(facts)
     if run is not None:
-        from nanomd.run_folder import RunFolder
+        from nanomd.study.folder import RunFolder
 
         stages = RunFolder(run, create=False).provenance()["stages"]
         facts["run"] = {

@@ -11,17 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanomd import __version__
-from nanomd.checkpoint import ModelFiles, Starts, load_model_files, save_model
-from nanomd.config import ModelConfig, TrainConfig, model_preset
-from nanomd.dtrajs import DtrajsLike, StateMap, load_dtrajs, split_dtrajs
-from nanomd.errors import InputError
-from nanomd.progress import Progress
-from nanomd.starts import start_windows, stationary_distribution
-from nanomd.units import FrameInterval
+from nanomd.base.config import ModelConfig, TrainConfig, model_preset
+from nanomd.base.errors import InputError
+from nanomd.base.progress import Progress
+from nanomd.base.units import FrameInterval
+from nanomd.data.dtrajs import DtrajsLike, StateMap, load_dtrajs, split_dtrajs
+from nanomd.model.files import ModelFiles, Starts, load_model_files, save_model
+from nanomd.model.starts import start_windows, stationary_distribution
 
 if TYPE_CHECKING:
-    from nanomd.model import NanoGPT
-    from nanomd.rollout import Rollout
+    from nanomd.model.network import NanoGPT
+    from nanomd.rollout.sampler import Rollout
 
 _MODEL_FIELDS = frozenset(field.name for field in dataclasses.fields(ModelConfig)) - {"n_states"}
 _TRAIN_FIELDS = frozenset(field.name for field in dataclasses.fields(TrainConfig))
@@ -35,7 +35,7 @@ class GPTEstimator:
     Parameters
     ----------
     preset : str
-        Shape of the model, see `nanomd.config.PRESETS`.
+        Shape of the model, see `nanomd.base.config.PRESETS`.
     train : TrainConfig, optional
         How to train; the defaults when None.
     frame_interval : str or FrameInterval, optional
@@ -45,7 +45,7 @@ class GPTEstimator:
     resume : bool
         Continue an interrupted training in `run_dir`.
     progress : Progress, optional
-        Advanced by one a step; see `nanomd.progress.progress_bar`.
+        Advanced by one a step; see `nanomd.base.progress.progress_bar`.
     **overrides
         Fields of `ModelConfig` and `TrainConfig`, such as ``objective=``, ``context_length=``, ``seed=``.
 
@@ -103,7 +103,7 @@ class GPTEstimator:
             For one state only, labels that are no whole numbers (NaN), empty or too short trajectories, a
             `train_length` longer than all of them, or a checkpoint of another training.
         """
-        from nanomd.training import train
+        from nanomd.training.loop import train
 
         labels = load_dtrajs(dtrajs)
         state_map = StateMap.fit(labels)
@@ -164,7 +164,7 @@ class GPTEstimator:
 
     def _finish(self, files: ModelFiles, history: list[dict[str, float]], tokens: list[Tokens]) -> GPTModel:
         """Fit the output layer to all the data, those of the validation too, where that is asked for."""
-        from nanomd.refit import MAX_STATES
+        from nanomd.training.refit import MAX_STATES
 
         model, chosen = GPTModel(files, history=history), self.train_config
         if chosen.refit == "off" or (chosen.refit == "auto" and files.config.n_states > MAX_STATES):
@@ -237,7 +237,7 @@ class GPTModel:
     def module(self) -> NanoGPT:
         """The PyTorch module, on the CPU, in evaluation mode."""
         if self._module is None:
-            from nanomd.model import NanoGPT
+            from nanomd.model.network import NanoGPT
 
             self._module = NanoGPT(self.config)
             self._module.load_tensors(self._files.tensors)
@@ -267,8 +267,8 @@ class GPTModel:
         """Return a model whose output layer is fitted to all transitions of the data, the other layers as they are.
 
         A training does it by itself, unless ``refit="off"``: this is for models that were trained without, or for
-        further data of the same dynamics. See `nanomd.refit` for what it does and why. A model without a markov head
-        gets one.
+        further data of the same dynamics. See `nanomd.training.refit` for what it does and why. A model without a
+        markov head gets one.
 
         Parameters
         ----------
@@ -322,7 +322,7 @@ class GPTModel:
         InputError
             For states that the model does not know.
         """
-        from nanomd.windows import transition_counts
+        from nanomd.training.windows import transition_counts
 
         tokens = self.state_map.encode(load_dtrajs(dtrajs))
         n = self.config.n_states
@@ -351,7 +351,7 @@ class GPTModel:
         backend : str
             ``"auto"``, ``"cpu"``, ``"cuda"``, or ``"reference"``: eager PyTorch without a cache, slow and readable.
         """
-        from nanomd.rollout import Sampler
+        from nanomd.rollout.sampler import Sampler
 
         return Sampler(self._files, backend=backend).generate(n_steps, n_trajs, **options)
 
@@ -366,7 +366,7 @@ class GPTModel:
         InputError
             For states that the model does not know, or no transition at all.
         """
-        from nanomd.likelihood import mean_log_likelihood
+        from nanomd.model.scoring import mean_log_likelihood
 
         tokens = self.state_map.encode(load_dtrajs(dtrajs))
         if not tokens:
@@ -390,9 +390,9 @@ def _refitted(
     n_threads: int | None,
     progress: Progress | None,
 ) -> GPTModel:
-    from nanomd.model import NanoGPT
-    from nanomd.refit import refit
-    from nanomd.training_setup import resolve_device, torch_settings
+    from nanomd.model.network import NanoGPT
+    from nanomd.training.refit import refit
+    from nanomd.training.setup import resolve_device, torch_settings
 
     files = model.to_files()
     place = resolve_device(device)

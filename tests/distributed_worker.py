@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nanomd.config import ModelConfig, TrainConfig
+from nanomd.base.config import ModelConfig, TrainConfig
 
 MODEL = ModelConfig(n_states=4, d_model=16, n_layer=1, n_head=2, context_length=4, mlp_ratio=2, markov_head=True)
 TRAIN = TrainConfig(
@@ -27,7 +27,7 @@ def data() -> list[np.ndarray]:
 
 def curves() -> dict[str, np.ndarray]:
     """Train every objective; return losses, the chosen step and its weights."""
-    from nanomd.training import train
+    from nanomd.training.loop import train
 
     found = {}
     for objective in OBJECTIVES:
@@ -42,7 +42,7 @@ def curves() -> dict[str, np.ndarray]:
 def killed(arguments: list[str]) -> int:
     """Run the command line; the second process kills itself at a step."""
     from nanomd.cli.main import main
-    from nanomd.training_step import TrainingStep
+    from nanomd.training.step import TrainingStep
 
     call = TrainingStep.__call__
 

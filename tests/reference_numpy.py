@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from nanomd.config import ModelConfig
+from nanomd.base.config import ModelConfig
 
 
 def random_tensors(

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from nanomd.checkpoint import ModelFiles, Starts
-from nanomd.config import ModelConfig
-from nanomd.dtrajs import StateMap
-from nanomd.units import FrameInterval
+from nanomd.base.config import ModelConfig
+from nanomd.base.units import FrameInterval
+from nanomd.data.dtrajs import StateMap
+from nanomd.model.files import ModelFiles, Starts
 
 _spec = importlib.util.spec_from_file_location("reference_numpy", Path(__file__).with_name("reference_numpy.py"))
 reference = importlib.util.module_from_spec(_spec)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from nanomd.base.units import FrameInterval
 from nanomd.kinetics.passage_error import mfpt_error
 from nanomd.kinetics.results import Cell, Interval, SourceKinetics, ValidationResult, VerdictRow
-from nanomd.units import FrameInterval
 
 
 def interval(value, relative, rng=None, scatter=0.0):

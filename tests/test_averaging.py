@@ -10,13 +10,13 @@ import torch
 from test_training import MODEL, TRAIN, KillAt, Killed, data
 from torch import nn
 
-from nanomd.averaging import WeightAverage, averaged_steps, averaging_count
-from nanomd.config import TrainConfig
-from nanomd.errors import InputError
+from nanomd.base.config import TrainConfig
+from nanomd.base.errors import InputError
 from nanomd.estimator import GPTEstimator
-from nanomd.likelihood import mean_log_likelihood
-from nanomd.training import train
-from nanomd.training_state import find_checkpoints
+from nanomd.model.scoring import mean_log_likelihood
+from nanomd.training.averaging import WeightAverage, averaged_steps, averaging_count
+from nanomd.training.checkpoint import find_checkpoints
+from nanomd.training.loop import train
 
 N_STEPS = 40
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from nanomd._native import rollout_uniform
+from nanomd.base.config import ModelConfig
+from nanomd.base.errors import InputError
 from nanomd.baselines.lstm import LSTMEstimator
-from nanomd.baselines.reference_gpt import context_start, draw_state, generate_reference
-from nanomd.config import ModelConfig
-from nanomd.errors import InputError
-from nanomd.model import NanoGPT
+from nanomd.model.network import NanoGPT
+from nanomd.rollout.reference import context_start, draw_state, generate_reference
 
 
 def make(**changes: object) -> NanoGPT:

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from nanomd.base.config import ModelConfig
+from nanomd.base.errors import InputError
 from nanomd.bench import VerificationError, bench_config, compare, interleaved, random_model, run
 from nanomd.bench.engines import eager, our_sampler
 from nanomd.bench.floor import (
@@ -25,10 +27,8 @@ from nanomd.bench.models import largest_error, reference_log_probs, verify
 from nanomd.bench.peers import PEERS, PeerSkippedError, missing, peer
 from nanomd.bench.rollouts import Plan, cold_start, flatness
 from nanomd.bench.timing import FORMAT_VERSION
-from nanomd.checkpoint import ModelFiles
 from nanomd.cli.main import main
-from nanomd.config import ModelConfig
-from nanomd.errors import InputError
+from nanomd.model.files import ModelFiles
 
 
 def tiny(**changes: Any) -> ModelFiles:

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from nanomd.checkpoint import ModelFiles, Starts, check_model_files, load_model_files, save_model
-from nanomd.config import ModelConfig
-from nanomd.dtrajs import StateMap
-from nanomd.errors import InputError, StoreError
-from nanomd.units import FrameInterval
+from nanomd.base.config import ModelConfig
+from nanomd.base.errors import InputError, StoreError
+from nanomd.base.units import FrameInterval
+from nanomd.data.dtrajs import StateMap
+from nanomd.model.files import ModelFiles, Starts, check_model_files, load_model_files, save_model
 
 
 @pytest.fixture

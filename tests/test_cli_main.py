@@ -130,12 +130,12 @@ def test_doctor_says_what_is_used_and_why(capsys: pytest.CaptureFixture[str]) ->
 def test_interruption_says_how_to_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import nanomd.pipeline
+    import nanomd.study.pipeline
 
     def interrupt(*_: object, **__: object) -> str:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(nanomd.pipeline, "train", interrupt)
+    monkeypatch.setattr(nanomd.study.pipeline, "train", interrupt)
     assert main(["train", "--run", "my_run"]) == 130
     assert "nanomd train --run my_run --resume" in capsys.readouterr().err
 
@@ -158,7 +158,7 @@ def test_a_full_disk_is_a_clear_error(
 
 
 def test_a_folder_in_use_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from nanomd.run_folder import RunFolder
+    from nanomd.study.folder import RunFolder
 
     with RunFolder(tmp_path).lock():
         assert "in use by process" in refused(capsys, "simulate", "--run", tmp_path, "--n-frames", 10)

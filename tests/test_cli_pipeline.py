@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from nanomd.base.files import sha256_of
 from nanomd.cli.main import main
-from nanomd.run_folder import sha256_of
 
 TRAIN = ["--preset", "tiny", "--n-steps", "6", "--batch-size", "4", "--train-length", "64", "--hold-out", "1"]
 GENERATE = ["--n-steps", "600", "--n-trajs", "3"]
@@ -358,7 +358,7 @@ def test_bench_verifies_times_and_records(tmp_path: Path, capsys: pytest.Capture
 def test_bench_refuses_to_time_a_wrong_result(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from nanomd.rollout import Sampler
+    from nanomd.rollout.sampler import Sampler
 
     real = Sampler.log_probs
     monkeypatch.setattr(

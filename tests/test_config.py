@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanomd.config import PRESETS, ModelConfig, RolloutConfig, TrainConfig, model_preset
-from nanomd.errors import InputError
-from nanomd.toml_files import dump_toml, load_toml
-from nanomd.units import FrameInterval
+from nanomd.base.config import PRESETS, ModelConfig, RolloutConfig, TrainConfig, model_preset
+from nanomd.base.errors import InputError
+from nanomd.base.toml_files import dump_toml, load_toml
+from nanomd.base.units import FrameInterval
 
 
 @pytest.mark.parametrize("name", list(PRESETS))

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from rollout_models import make_files
 
-from nanomd.checkpoint import save_model
-from nanomd.errors import InputError
-from nanomd.rollout import Sampler
+from nanomd.base.errors import InputError
+from nanomd.model.files import save_model
+from nanomd.rollout.sampler import Sampler
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build" / "tests"  # shared with the C++ unit tests, so that little is left to compile

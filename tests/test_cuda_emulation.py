@@ -10,11 +10,11 @@ import pytest
 from rollout_models import make_files
 
 from nanomd import _native
-from nanomd.config import ModelConfig
-from nanomd.errors import BackendUnavailableError, InputError
-from nanomd.observables import Observables
-from nanomd.rollout import Sampler
-from nanomd.rope import rope_multipliers
+from nanomd.base.config import ModelConfig
+from nanomd.base.errors import BackendUnavailableError, InputError
+from nanomd.model.rope import rope_multipliers
+from nanomd.rollout.observables import Observables
+from nanomd.rollout.sampler import Sampler
 
 _spec = importlib.util.spec_from_file_location("reference_numpy", Path(__file__).with_name("reference_numpy.py"))
 reference = importlib.util.module_from_spec(_spec)
@@ -126,6 +126,6 @@ def test_without_a_device_the_message_says_so():
     config = ModelConfig(**SMALL)
     with pytest.raises(BackendUnavailableError, match=r"cuda engine .*(no device|not available)"):
         _native.NativeCudaEngine(config, reference.random_tensors(config), rope_multipliers(config))
-    code = "import nanomd; from nanomd.rollout import resolve_backend; resolve_backend('cuda')"
+    code = "import nanomd; from nanomd.rollout.sampler import resolve_backend; resolve_backend('cuda')"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "BackendUnavailableError: backend 'cuda' is not available" in result.stderr

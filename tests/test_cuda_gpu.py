@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from nanomd import _native
-from nanomd.config import ModelConfig, model_preset
-from nanomd.rope import rope_multipliers
+from nanomd.base.config import ModelConfig, model_preset
+from nanomd.model.rope import rope_multipliers
 
 _spec = importlib.util.spec_from_file_location("reference_numpy", Path(__file__).with_name("reference_numpy.py"))
 reference = importlib.util.module_from_spec(_spec)
@@ -212,7 +212,7 @@ def test_observables_equal_counting_the_tokens(n, pieces):
 
 
 def test_memory_is_refused_before_it_is_taken():
-    from nanomd.errors import InputError
+    from nanomd.base.errors import InputError
 
     config = SHAPES["s"]
     cuda, _ = engines(config)

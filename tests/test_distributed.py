@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import torch.distributed as dist
 
-from nanomd import pipeline
-from nanomd.checkpoint import load_model_files
-from nanomd.training_state import find_checkpoints
+from nanomd.model.files import load_model_files
+from nanomd.study import pipeline
+from nanomd.training.checkpoint import find_checkpoints
 
 pytestmark = pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_available(), reason="needs gloo")
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "CUDA_VISIBLE_DEVICES": ""}

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from nanomd.dtrajs import StateMap, load_dtrajs, save_dtrajs, split_dtrajs, token_dtype
-from nanomd.errors import InputError
+from nanomd.base.errors import InputError
+from nanomd.data.dtrajs import StateMap, load_dtrajs, save_dtrajs, split_dtrajs, token_dtype
 
 LABELS = hnp.arrays(np.int64, st.integers(1, 60), elements=st.integers(-2, 40))
 DTRAJS = st.lists(LABELS, min_size=1, max_size=5)
@@ -235,7 +235,8 @@ def test_save_and_load(tmp_path):
 
 
 def test_importing_is_light():
-    code = "import sys, nanomd.dtrajs, nanomd.tokenize, nanomd.systems.alanine_dipeptide, nanomd.systems.ww_domain;"
+    code = "import sys, nanomd.data.dtrajs, nanomd.tokenize, nanomd.systems.alanine_dipeptide;"
+    code += "import nanomd.systems.ww_domain;"
     code += "print([m for m in ('torch', 'mdtraj', 'deeptime', 'sklearn', 'scipy', 'matplotlib') if m in sys.modules])"
     assert (
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"

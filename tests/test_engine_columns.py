@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from nanomd import _native
-from nanomd.config import ModelConfig, model_preset
-from nanomd.errors import BackendUnavailableError, InputError
-from nanomd.rope import rope_multipliers
+from nanomd.base.config import ModelConfig, model_preset
+from nanomd.base.errors import BackendUnavailableError, InputError
+from nanomd.model.rope import rope_multipliers
 
 _spec = importlib.util.spec_from_file_location("reference_numpy", Path(__file__).with_name("reference_numpy.py"))
 reference = importlib.util.module_from_spec(_spec)

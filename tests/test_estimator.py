@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from nanomd.config import TrainConfig
-from nanomd.errors import InputError
+from nanomd.base.config import TrainConfig
+from nanomd.base.errors import InputError
 from nanomd.estimator import GPTEstimator, load_model
-from nanomd.starts import start_windows, stationary_distribution
+from nanomd.model.starts import start_windows, stationary_distribution
 
 QUICK = {
     "d_model": 16,

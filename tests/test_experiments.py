@@ -9,14 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nanomd import experiments
+from nanomd.base.errors import InputError
+from nanomd.base.units import FrameInterval
 from nanomd.cli.main import main
-from nanomd.errors import InputError
 from nanomd.experiments import cases, methods, report, runner, tables
 from nanomd.experiments.cases import Case, Data, cut_into_pieces
 from nanomd.experiments.scoring import errors
 from nanomd.kinetics.processes import processes_between
 from nanomd.kinetics.results import ValidationResult
-from nanomd.units import FrameInterval
 
 
 @given(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from nanomd import _core, _native
-from nanomd.errors import InputError
+from nanomd.base.errors import InputError
 from nanomd.systems import four_state
 
 HOT = 3.0  # inverse temperature at which every test below equilibrates in a few hundred time units

@@ -15,12 +15,12 @@ from PIL import Image
 from rollout_models import make_files
 from synthetic_result import make_result
 
+from nanomd.base.units import FrameInterval
 from nanomd.cli.main import main
 from nanomd.estimator import GPTModel
 from nanomd.interpret import Interpretation, interpret_model
 from nanomd.report import write_report
 from nanomd.report.plots_interpretation import attention_map_pictures, interpretation_groups
-from nanomd.units import FrameInterval
 
 SMALL = ["--windows", 10, "--targets", 40, "--tracing-windows", 4, "--draws", 2]
 
@@ -77,9 +77,9 @@ def test_the_command_writes_numbers_pictures_and_provenance(made: Path, capsys: 
 def test_what_is_about_another_model_is_not_reported(
     made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from nanomd import judge
-    from nanomd.errors import StoreError
-    from nanomd.run_folder import RunFolder
+    from nanomd.base.errors import StoreError
+    from nanomd.study import judge
+    from nanomd.study.folder import RunFolder
 
     copy = Path(shutil.copytree(made, tmp_path / "run"))
     assert judge._interpretation(RunFolder(copy)) is not None

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from nanomd import _native
 from nanomd._native import Blocks
-from nanomd.errors import InputError
+from nanomd.base.errors import InputError
 
 N = 4
 trajectories = st.lists(st.lists(st.integers(-1, N - 1), min_size=1, max_size=40), min_size=1, max_size=4)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from known_chain import default_chain
 
 from nanomd import kinetics
-from nanomd.errors import InputError
+from nanomd.base.errors import InputError
 from nanomd.kinetics import macrostates, paths, processes, validate
 from nanomd.kinetics.results import Interval
 

@@ -7,7 +7,7 @@ import pytest
 from known_chain import default_chain
 
 from nanomd import kinetics
-from nanomd.errors import InputError
+from nanomd.base.errors import InputError
 
 CHAIN = default_chain()
 DTRAJS = CHAIN.sample(20_000, 10, seed=21)

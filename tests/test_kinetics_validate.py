@@ -10,12 +10,12 @@ import pytest
 from known_chain import default_chain
 
 import nanomd
+from nanomd.base.errors import InputError
+from nanomd.base.units import FrameInterval
 from nanomd.baselines.msm import MSMEstimator
-from nanomd.errors import InputError
 from nanomd.kinetics import compare, deeptime_adapter, macrostates, markov, paths, processes, verdict
 from nanomd.kinetics.compare import default_lagtimes, usable_length, validate
 from nanomd.kinetics.results import Interval, ValidationResult
-from nanomd.units import FrameInterval
 
 CHAIN = default_chain()
 

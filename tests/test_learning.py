@@ -8,7 +8,7 @@ from known_chain import default_chain
 
 from nanomd.estimator import GPTEstimator, GPTModel
 from nanomd.kinetics.estimates import Sample, passage_times, timescales
-from nanomd.rollout import Sampler
+from nanomd.rollout.sampler import Sampler
 
 LAGTIME = 20  # frames; past the chain's memory
 CHAIN = default_chain()

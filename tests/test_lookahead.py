@@ -11,15 +11,15 @@ import pytest
 import torch
 from test_training import MODEL, TRAIN, KillAt, Killed, data
 
-from nanomd.config import TrainConfig
-from nanomd.errors import InputError
+from nanomd.base.config import TrainConfig
+from nanomd.base.errors import InputError
+from nanomd.base.toml_files import dump_toml
 from nanomd.estimator import GPTEstimator, load_model
-from nanomd.lookahead import LookaheadHeads
-from nanomd.model import NanoGPT
-from nanomd.toml_files import dump_toml
-from nanomd.training import train
-from nanomd.training_state import find_checkpoints
-from nanomd.two_pass import training_loss
+from nanomd.model.network import NanoGPT
+from nanomd.training.checkpoint import find_checkpoints
+from nanomd.training.horizon_heads import LookaheadHeads
+from nanomd.training.loop import train
+from nanomd.training.objectives import training_loss
 
 CONFIG = TRAIN.replace(lookahead_lags=(2, 5), lookahead_weight=0.3)
 LENGTH, BURN_IN = 12, 3

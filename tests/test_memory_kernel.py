@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from known_chain import default_chain
 
 from nanomd import kinetics
+from nanomd.base.errors import InputError
 from nanomd.baselines.memory_kernel import MemoryKernelEstimator, MemoryKernelModel
 from nanomd.baselines.msm import MSMEstimator
-from nanomd.errors import InputError
 from nanomd.kinetics import transfer_tensors as tt
 from nanomd.kinetics.memory_choice import choose_memory
 

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from nanomd.config import ModelConfig
-from nanomd.errors import InputError
+from nanomd.base.config import ModelConfig
+from nanomd.base.errors import InputError
 from nanomd.kernels.reference.attention import attention as defined_attention
 from nanomd.kernels.reference.attention import rotate
 from nanomd.kernels.sdpa_attention import attention as sdpa_attention
-from nanomd.likelihood import cut, full_context, mean_log_likelihood
-from nanomd.model import NanoGPT
+from nanomd.model.network import NanoGPT
+from nanomd.model.scoring import cut, full_context, mean_log_likelihood
 
 SHAPE = {"n_states": 7, "d_model": 32, "n_layer": 2, "n_head": 4, "context_length": 6, "mlp_ratio": 2}
 VARIANTS = [

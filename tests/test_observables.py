@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from rollout_models import LABELS, make_files
 
 from nanomd import _native
-from nanomd.dtrajs import StateMap
-from nanomd.errors import CancelledError, InputError, StoreError
-from nanomd.observables import Observables, ObservablesResult, log_bin_edges
-from nanomd.rollout import Rollout, Sampler
+from nanomd.base.errors import CancelledError, InputError, StoreError
+from nanomd.data.dtrajs import StateMap
+from nanomd.rollout.observables import Observables, ObservablesResult, log_bin_edges
+from nanomd.rollout.sampler import Rollout, Sampler
 
 V = 7
 STATES = StateMap(np.arange(V))
@@ -133,7 +133,7 @@ def sampler():
 
 @pytest.mark.parametrize("changes", [{}, {"position": "learned", "context_length": 7}], ids=["ring", "hop"])
 def test_rollout_counts_what_it_stores(changes, tmp_path, monkeypatch):
-    monkeypatch.setattr("nanomd.rollout_run.OBSERVE_TOKENS", 3000)
+    monkeypatch.setattr("nanomd.rollout.run.OBSERVE_TOKENS", 3000)
     sampler = Sampler(make_files(**changes))
     plain = sampler.generate(1500, 70, seed=3)
     assert plain.observables is None
@@ -174,7 +174,7 @@ def test_reference_backend_counts_the_same(sampler):
 @pytest.mark.parametrize("store_tokens", [True, False])
 def test_cancelled_rollout_resumes_bit_identically(sampler, tmp_path, monkeypatch, store_tokens):
     """Stopped at many points, each time with a fresh process' state: the same observables and tokens."""
-    monkeypatch.setattr("nanomd.rollout_run.COMMIT_SECONDS", 0.001)
+    monkeypatch.setattr("nanomd.rollout.run.COMMIT_SECONDS", 0.001)
     options = {"seed": 8, "stride": 3, "observables": OBSERVABLES, "store_tokens": store_tokens, "n_threads": 1}
     whole = sampler.generate(6000, 80, **options)
     folder, stops = tmp_path / "run", 0
@@ -266,8 +266,8 @@ def test_memory_of_counts_only_is_bounded():
         import re
         from pathlib import Path
         from rollout_models import make_files
-        from nanomd.observables import Observables
-        from nanomd.rollout import Sampler
+        from nanomd.rollout.observables import Observables
+        from nanomd.rollout.sampler import Sampler
         sampler = Sampler(make_files(n_layer=1))
         # Not getrusage: its peak begins with that of the process that started this one.
         peak = lambda: int(re.search(r"VmHWM:\\s*(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from nanomd._native import NativeEngine
-from nanomd.baselines.reference_gpt import context_start, generate_reference
-from nanomd.config import ModelConfig
-from nanomd.model import NanoGPT
-from nanomd.rope import rope_multipliers
+from nanomd.base.config import ModelConfig
+from nanomd.model.network import NanoGPT
+from nanomd.model.rope import rope_multipliers
+from nanomd.rollout.reference import context_start, generate_reference
 
 SHAPE = {"n_states": 11, "d_model": 32, "n_layer": 2, "context_length": 8, "mlp_ratio": 2}
 LENGTH = 45  # more than five windows

@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from known_chain import default_chain
 
-from nanomd.config import ModelConfig, TrainConfig
-from nanomd.contexts import Contexts, default_burn_in, find_pieces, iterate_contexts
-from nanomd.errors import InputError
+from nanomd.base.config import ModelConfig, TrainConfig
+from nanomd.base.errors import InputError
 from nanomd.estimator import GPTEstimator, GPTModel
 from nanomd.kinetics import markov
-from nanomd.model import NanoGPT
-from nanomd.refit import refit
+from nanomd.model.contexts import Contexts, default_burn_in, find_pieces, iterate_contexts
+from nanomd.model.network import NanoGPT
+from nanomd.training.refit import refit
 
 SHAPE = ModelConfig(n_states=4, d_model=8, n_layer=2, n_head=1, context_length=6, mlp_ratio=2)
 CHAIN = default_chain()
@@ -76,7 +76,7 @@ def test_mean_rates_and_features_are_those_of_the_data(markov_head: bool, length
 
 def test_the_maximum_is_the_one_that_another_optimiser_finds(monkeypatch: pytest.MonkeyPatch) -> None:
     """By automatic differentiation in float64, all parameters in one tensor, unscaled."""
-    monkeypatch.setattr("nanomd.refit.GRADIENT", 1e-3)
+    monkeypatch.setattr("nanomd.training.refit.GRADIENT", 1e-3)
     model, dtrajs = NanoGPT(SHAPE, seed=5), chain_data(800, 2)
     found = refit(model, dtrajs, pseudocount=5.0, ridge=2.0, max_iterations=500)
     contexts = contexts_of(model, dtrajs)
@@ -188,7 +188,7 @@ def test_every_frame_after_the_burn_in_is_a_context_once() -> None:
 def test_few_features_in_memory_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     model, dtrajs = NanoGPT(SHAPE, seed=2), chain_data(2500, 2)
     whole = refit(model, dtrajs, **STRONG)
-    monkeypatch.setattr("nanomd.refit._MEMORY", 4 * 9 * 1250)  # a quarter of the contexts
+    monkeypatch.setattr("nanomd.training.refit._MEMORY", 4 * 9 * 1250)  # a quarter of the contexts
     part = refit(model, dtrajs, **STRONG)
     assert part.n_contexts == whole.n_contexts
     contexts = contexts_of(model, dtrajs)

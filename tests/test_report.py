@@ -17,7 +17,8 @@ import pytest
 from PIL import Image
 from synthetic_result import make_landscape, make_metrics, make_result
 
-from nanomd.errors import InputError, StoreError
+from nanomd.base.errors import InputError, StoreError
+from nanomd.base.units import FrameInterval
 from nanomd.kinetics.results import Cell, Interval, SourceKinetics, VerdictRow
 from nanomd.report import ReportFigure, verdict_text, write_report
 from nanomd.report.landscape import free_energy_surfaces
@@ -25,7 +26,6 @@ from nanomd.report.numbers import format_interval, format_number, format_row
 from nanomd.report.plots_kinetics import mfpt_error
 from nanomd.report.plots_paths import passage_notes, plot_transition_paths
 from nanomd.report.style import BLUE, DARK, source_styles
-from nanomd.units import FrameInterval
 
 VOID = {"meta", "img", "br", "link", "hr", "input"}
 

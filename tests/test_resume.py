@@ -18,12 +18,12 @@ import numpy as np
 import pytest
 from rollout_models import make_files
 
-from nanomd.checkpoint import save_model
-from nanomd.errors import StoreError
-from nanomd.observables import Observables
-from nanomd.rollout import Rollout, Sampler
-from nanomd.run_folder import RunFolder
-from nanomd.token_store import TokenStore
+from nanomd.base.errors import StoreError
+from nanomd.model.files import save_model
+from nanomd.rollout.observables import Observables
+from nanomd.rollout.sampler import Rollout, Sampler
+from nanomd.rollout.store import TokenStore
+from nanomd.study.folder import RunFolder
 
 N_STEPS, N_TRAJS, STRIDE = 45_000, 40, 2
 OBSERVABLES = Observables([1, 50], {"A": [5], "B": [8, 11]})
@@ -34,8 +34,8 @@ FLAGS = [
 # The command line, declaring progress as often as it can; "@" is printed whenever it has.
 PROGRAM = """
 import os, sys
-import nanomd.rollout_run as r
-from nanomd.token_store import TokenStore
+import nanomd.rollout.run as r
+from nanomd.rollout.store import TokenStore
 from nanomd.cli.main import main
 r.COMMIT_SECONDS, r.CACHE_BYTES, r.COMMIT_TOKENS = 0.05, 1, 1 << 16
 append = TokenStore.append
@@ -49,7 +49,9 @@ sys.exit(main(sys.argv[1:]))
 FORKING = PROGRAM.replace("0.05, 1, 1 << 16", "0.002, 1, 1 << 13").replace(
     "sys.exit(main(sys.argv[1:]))",
     """
-from nanomd import generation, parts, rollout
+from nanomd.study import generate as generation
+from nanomd.rollout import parts
+from nanomd.rollout import sampler as rollout
 for line in sys.stdin:
     child = os.fork()
     if child == 0:
@@ -195,8 +197,8 @@ def test_full_disk(tmp_path, whole, size):
     try:
         sampler = Sampler(make_files())
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("nanomd.rollout_run.CACHE_BYTES", 1)
-            patch.setattr("nanomd.rollout_run.COMMIT_TOKENS", 1 << 13)
+            patch.setattr("nanomd.rollout.run.CACHE_BYTES", 1)
+            patch.setattr("nanomd.rollout.run.COMMIT_TOKENS", 1 << 13)
             with pytest.raises(StoreError, match="the disk is full"):
                 sampler.generate(N_STEPS, N_TRAJS, out=disk / "g", **options)
             if size != "24k":

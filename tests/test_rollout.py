@@ -16,10 +16,10 @@ import pytest
 from rollout_models import LABELS, make_files, reference
 
 from nanomd import _native
-from nanomd.checkpoint import Starts, save_model
-from nanomd.errors import BackendUnavailableError, InputError, StoreError
-from nanomd.rollout import Rollout, Sampler
-from nanomd.token_store import lock_folder
+from nanomd.base.errors import BackendUnavailableError, InputError, StoreError
+from nanomd.model.files import Starts, save_model
+from nanomd.rollout.sampler import Rollout, Sampler
+from nanomd.rollout.store import lock_folder
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def test_forced_instruction_set(files, isa):
     code = textwrap.dedent("""
         import sys; sys.path.insert(0, sys.argv[1])
         import test_rollout as t
-        from nanomd.rollout import Sampler
+        from nanomd.rollout.sampler import Sampler
         r = Sampler(t.make_files()).generate(300, 3, seed=1)
         print(r.backend, r.tokens.tolist())
     """)
@@ -132,7 +132,7 @@ def test_history_too_short_is_refused(files):
 
 def test_starts_depend_on_the_global_index(files):
     sampler = Sampler(files)
-    from nanomd.starts import start_prompts
+    from nanomd.model.starts import start_prompts
 
     for kind in ("stationary", "uniform", "data"):
         _, whole = start_prompts(files, kind, 200, 0, seed=4)
@@ -183,7 +183,7 @@ def test_store_equals_memory_and_resumes(files, tmp_path):
 
 def test_interrupted_anywhere_resumes_bit_identically(files, tmp_path, monkeypatch):
     """Progress raises at random moments, over and over, until the rollout is complete."""
-    monkeypatch.setattr("nanomd.rollout_run.COMMIT_SECONDS", 0.002)
+    monkeypatch.setattr("nanomd.rollout.run.COMMIT_SECONDS", 0.002)
     whole = Sampler(files).generate(20_000, 70, seed=8, stride=3, n_threads=1).tokens
 
     class Fuse:
@@ -215,8 +215,8 @@ def test_killed_process_resumes(files, tmp_path):
     save_model(tmp_path / "model", files)
     code = textwrap.dedent("""
         import sys
-        import nanomd.rollout_run as r
-        from nanomd.rollout import Sampler
+        import nanomd.rollout.run as r
+        from nanomd.rollout.sampler import Sampler
         r.COMMIT_SECONDS = 0.01
         Sampler.load(sys.argv[1]).generate(60_000, 20, seed=1, n_threads=1, out=sys.argv[2], resume=True)
         print("complete")
@@ -342,7 +342,7 @@ def test_draws_after_a_context_follow_the_model(changes):
 def test_memory_does_not_grow_with_the_steps_when_stored(files, tmp_path, monkeypatch):
     import tracemalloc
 
-    monkeypatch.setattr("nanomd.rollout_run.COMMIT_TOKENS", 1 << 19)
+    monkeypatch.setattr("nanomd.rollout.run.COMMIT_TOKENS", 1 << 19)
     tracemalloc.start()
     try:
         rollout = Sampler(files).generate(400_000, 16, out=tmp_path / "run")  # 6.4 MB of tokens

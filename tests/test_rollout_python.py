@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from rollout_models import make_files
 
-from nanomd.checkpoint import save_model
-from nanomd.errors import CancelledError, NanomdError
-from nanomd.observables import Observables
-from nanomd.rollout import Rollout, Sampler
-from nanomd.rollout_result import ShardedTokens
+from nanomd.base.errors import CancelledError, NanomdError
+from nanomd.model.files import save_model
+from nanomd.rollout.observables import Observables
+from nanomd.rollout.result import ShardedTokens
+from nanomd.rollout.sampler import Rollout, Sampler
 
 
 @pytest.fixture(scope="module")

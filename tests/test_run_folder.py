@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanomd.errors import InputError, StoreError
-from nanomd.run_folder import RunFolder, explain_os_error, sha256_of, write_atomic
+from nanomd.base.errors import InputError, StoreError
+from nanomd.base.files import explain_os_error, sha256_of, write_atomic
+from nanomd.study.folder import RunFolder
 
 
 def test_write_atomic_replaces_whole_files_and_leaves_no_parts(tmp_path: Path) -> None:
@@ -61,7 +62,7 @@ def test_the_lock_refuses_a_second_writer_and_names_the_first(tmp_path: Path) ->
 
 def test_the_lock_ends_with_its_process(tmp_path: Path) -> None:
     code = (
-        "import os, sys; from nanomd.run_folder import RunFolder\n"
+        "import os, sys; from nanomd.study.folder import RunFolder\n"
         "with RunFolder(sys.argv[1]).lock():\n print('locked', flush=True); sys.stdin.read()"
     )
     child = subprocess.Popen(

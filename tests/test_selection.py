@@ -11,11 +11,11 @@ import torch
 from known_chain import default_chain
 from test_training import KillAt, Killed
 
-from nanomd.config import ModelConfig, TrainConfig
-from nanomd.errors import InputError
+from nanomd.base.config import ModelConfig, TrainConfig
+from nanomd.base.errors import InputError
 from nanomd.estimator import GPTEstimator
-from nanomd.selection import KineticsReference, KineticsSelector, selection_steps
-from nanomd.training import train
+from nanomd.training.loop import train
+from nanomd.training.selection import KineticsReference, KineticsSelector, selection_steps
 
 CHAIN = default_chain()
 TRAINING = CHAIN.sample(20000, 4, seed=1)

@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 from rollout_models import make_files
 
-from nanomd.checkpoint import save_model
+from nanomd.base.errors import InputError, StoreError
+from nanomd.base.files import sha256_of
 from nanomd.cli.main import main
-from nanomd.errors import InputError, StoreError
-from nanomd.observables import Observables
-from nanomd.parts import find_parts, merge_parts, parse_shard, shard_range
-from nanomd.rollout import Rollout, Sampler
-from nanomd.run_folder import RunFolder, sha256_of
-from nanomd.token_store import TokenStore, lock_folder
+from nanomd.model.files import save_model
+from nanomd.rollout.observables import Observables
+from nanomd.rollout.parts import find_parts, merge_parts, parse_shard, shard_range
+from nanomd.rollout.sampler import Rollout, Sampler
+from nanomd.rollout.store import TokenStore, lock_folder
+from nanomd.study.folder import RunFolder
 
 OBSERVABLES = Observables([1, 5], {"A": [5], "B": [8, 11]})
 OPTIONS = {"n_steps": 400, "n_trajs": 23, "seed": 4, "observables": OBSERVABLES}
@@ -132,7 +133,7 @@ def test_killed_merge_can_be_repeated(sampler, tmp_path, monkeypatch):
                 raise KeyboardInterrupt
             calls.append(real(path))
 
-        patch.setattr("nanomd.parts.shutil.rmtree", killed)
+        patch.setattr("nanomd.rollout.parts.shutil.rmtree", killed)
         with pytest.raises(KeyboardInterrupt):
             merge_parts(tmp_path)
     assert len(find_parts(tmp_path)) == 2

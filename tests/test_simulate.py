@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from nanomd.base.errors import BackendUnavailableError, CancelledError, InputError, StoreError
+from nanomd.base.file_lists import by_folder
 from nanomd.cli.main import main
-from nanomd.errors import BackendUnavailableError, CancelledError, InputError, StoreError
-from nanomd.file_lists import by_folder
 from nanomd.systems import alanine_dipeptide, go_model, peptide, replica_worker, replicas, ww_domain
 from nanomd.systems.replica_worker import Dynamics, Replica, run_replica
 

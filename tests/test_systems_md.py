@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nanomd.errors import InputError
+from nanomd.base.errors import InputError
 from nanomd.systems import alanine_dipeptide, ww_domain
 from nanomd.systems.data import data_folder
 from nanomd.tokenize import Tokenizer

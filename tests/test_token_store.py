@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanomd import token_store
-from nanomd.errors import InputError, StoreError
-from nanomd.token_store import MANIFEST, StoreLayout, TokenStore, lock_folder
+from nanomd.base.errors import InputError, StoreError
+from nanomd.rollout import store as token_store
+from nanomd.rollout.store import MANIFEST, StoreLayout, TokenStore, lock_folder
 
 
 def make_tokens(layout, seed=0):
@@ -181,7 +181,7 @@ def test_create_does_not_overwrite(begun):
 
 
 def test_second_process_is_refused(tmp_path):
-    code = "import sys; from nanomd.token_store import lock_folder\nwith lock_folder(sys.argv[1]): print('held')"
+    code = "import sys; from nanomd.rollout.store import lock_folder\nwith lock_folder(sys.argv[1]): print('held')"
     command = [sys.executable, "-c", code, str(tmp_path)]
     with lock_folder(tmp_path):
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)

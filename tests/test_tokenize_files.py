@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from mdtraj.formats import DCDTrajectoryFile
 
-from nanomd.errors import InputError
+from nanomd.base.errors import InputError
+from nanomd.base.units import FrameInterval
 from nanomd.tokenize import Tokenizer, storage
 from nanomd.tokenize import sources as reading
 from nanomd.tokenize.structures import read_frames
-from nanomd.units import FrameInterval
 
 N_RESIDUES = 6
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanomd.errors import InputError
+from nanomd.base.errors import InputError
 from nanomd.tokenize import BackboneTorsions, Contacts, Distances, Tokenizer, clustering, reduction
 from nanomd.tokenize.features import describe, parse_features, prepare, restore
 from nanomd.tokenize.frame_index import FrameIndex

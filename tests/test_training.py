@@ -13,12 +13,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanomd.config import ModelConfig, TrainConfig
-from nanomd.errors import InputError
-from nanomd.training import TrainingDivergedError, train
-from nanomd.training_setup import learning_rate, make_optimiser, resolve_train_length
-from nanomd.training_state import find_checkpoints
-from nanomd.windows import WindowSampler, padded_weights, transition_counts
+from nanomd.base.config import ModelConfig, TrainConfig
+from nanomd.base.errors import InputError
+from nanomd.training.checkpoint import find_checkpoints
+from nanomd.training.loop import TrainingDivergedError, train
+from nanomd.training.setup import learning_rate, make_optimiser, resolve_train_length
+from nanomd.training.windows import WindowSampler, padded_weights, transition_counts
 
 MODEL = ModelConfig(n_states=4, d_model=16, n_layer=1, n_head=2, context_length=4, mlp_ratio=2)
 TRAIN = TrainConfig(n_steps=12, batch_size=4, warmup_steps=3, validation_interval=4, checkpoint_interval=5, seed=3)
@@ -162,7 +162,7 @@ def test_learning_rate_warms_up_and_ends_at_zero() -> None:
 
 
 def test_weight_decay_spares_biases_norms_and_tables() -> None:
-    from nanomd.model import NanoGPT
+    from nanomd.model.network import NanoGPT
 
     model = NanoGPT(MODEL.replace(markov_head=True))
     decayed, free = (set(map(id, group["params"])) for group in make_optimiser(model, TRAIN).param_groups)

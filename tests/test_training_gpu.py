@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from nanomd.config import ModelConfig, TrainConfig
-from nanomd.model import NanoGPT
-from nanomd.training import TrainingDivergedError, train
-from nanomd.training_setup import learning_rate, make_optimiser
-from nanomd.training_state import find_checkpoints
-from nanomd.training_step import TrainingStep
-from nanomd.windows import WindowSampler
+from nanomd.base.config import ModelConfig, TrainConfig
+from nanomd.model.network import NanoGPT
+from nanomd.training.checkpoint import find_checkpoints
+from nanomd.training.loop import TrainingDivergedError, train
+from nanomd.training.setup import learning_rate, make_optimiser
+from nanomd.training.step import TrainingStep
+from nanomd.training.windows import WindowSampler
 
 pytestmark = [
     pytest.mark.gpu,

@@ -10,16 +10,16 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
 
-from nanomd.config import ModelConfig, TrainConfig
-from nanomd.distributed import World
-from nanomd.errors import BackendUnavailableError, InputError
-from nanomd.loss_scale import GROWTH_INTERVAL, INITIAL, LossScale
-from nanomd.model import NanoGPT
-from nanomd.training import TrainingDivergedError, train
-from nanomd.training_setup import learning_rate, make_optimiser
-from nanomd.training_state import find_checkpoints
-from nanomd.training_step import TrainingStep
-from nanomd.windows import WindowSampler
+from nanomd.base.config import ModelConfig, TrainConfig
+from nanomd.base.errors import BackendUnavailableError, InputError
+from nanomd.model.network import NanoGPT
+from nanomd.training.checkpoint import find_checkpoints
+from nanomd.training.distributed import World
+from nanomd.training.loop import TrainingDivergedError, train
+from nanomd.training.loss_scale import GROWTH_INTERVAL, INITIAL, LossScale
+from nanomd.training.setup import learning_rate, make_optimiser
+from nanomd.training.step import TrainingStep
+from nanomd.training.windows import WindowSampler
 
 MODEL = ModelConfig(n_states=5, d_model=16, n_layer=2, n_head=2, context_length=4, mlp_ratio=2, markov_head=True)
 TRAIN = TrainConfig(n_steps=12, batch_size=5, warmup_steps=3, mix_max=0.6, mix_anneal=False, seed=3)
@@ -74,7 +74,7 @@ def test_plans_and_slices_are_the_batches_of_their_steps(reverse: bool, shift: i
 
 @pytest.mark.parametrize("objective", ["one_pass", "two_pass_hidden"])
 def test_fixed_shapes_do_not_change_the_training(objective: str, monkeypatch) -> None:
-    monkeypatch.setattr("nanomd.training_step.CHUNK", 5)  # the tables are sent several times
+    monkeypatch.setattr("nanomd.training.step.CHUNK", 5)  # the tables are sent several times
     fixed, sparse = make_step(objective), make_step(objective, fixed=False)
     losses = [[float(step(k)) for k in range(12)] for step in (fixed, sparse)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
@@ -199,7 +199,7 @@ def test_an_overflow_leaves_the_step_out_and_halves_the_scale() -> None:
 
 
 def test_fp16_resumes_with_its_scale(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("nanomd.loss_scale.GROWTH_INTERVAL", 4)
+    monkeypatch.setattr("nanomd.training.loss_scale.GROWTH_INTERVAL", 4)
     config = TRAIN.replace(precision="fp16", checkpoint_interval=6)
     whole = train(MODEL, config, data())
     train(MODEL, config, data(), run_dir=tmp_path)

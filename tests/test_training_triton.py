@@ -14,11 +14,11 @@ N_STEPS = 200
 PROGRAM = """
 import sys
 import numpy as np
-from nanomd.config import ModelConfig, TrainConfig
+from nanomd.base.config import ModelConfig, TrainConfig
 from nanomd.kernels import registry
-from nanomd.training import train
-import nanomd.training as training
-from nanomd.training_step import TrainingStep
+from nanomd.training.loop import train
+import nanomd.training.loop as training
+from nanomd.training.step import TrainingStep
 
 model = ModelConfig(n_states=5, d_model=16, n_layer=1, n_head=1, context_length=8, mlp_ratio=2, markov_head=True)
 config = TrainConfig(objective=sys.argv[1], n_steps=int(sys.argv[2]), train_length=16, batch_size=2, warmup_steps=5,

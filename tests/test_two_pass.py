@@ -7,10 +7,10 @@ import math
 import pytest
 import torch
 
-from nanomd.config import ModelConfig, TrainConfig
-from nanomd.likelihood import weighted_nll
-from nanomd.model import NanoGPT
-from nanomd.two_pass import (
+from nanomd.base.config import ModelConfig, TrainConfig
+from nanomd.model.network import NanoGPT
+from nanomd.model.scoring import weighted_nll
+from nanomd.training.objectives import (
     hidden_mix_probability,
     mix_sampled_tokens,
     one_pass_loss,

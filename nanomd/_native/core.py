@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
-from nanomd.errors import BackendUnavailableError, InputError
+from nanomd.base.errors import BackendUnavailableError, InputError
 
 try:
     CORE: Any = import_module("nanomd._core")  # compiled: it has no types to check

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nanomd._native.core import CORE
-from nanomd.errors import InputError
+from nanomd.base.errors import InputError
 
 _TOKEN_TYPES = (np.uint8, np.uint16, np.int32, np.int64)
 

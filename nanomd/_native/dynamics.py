@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nanomd._native.core import CORE
-from nanomd.errors import InputError
+from nanomd.base.errors import InputError
 
 
 def simulate_four_state(

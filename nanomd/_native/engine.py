@@ -21,7 +21,7 @@ class NativeEngine:
     tensors : dict of float32 arrays
         As named and shaped by `ModelConfig.tensor_shapes`.
     rope_multipliers : (d_head / 2,) uint32
-        See `nanomd.rope`.
+        See `nanomd.model.rope`.
     isa : str
         ``""`` for the best that the processor has (or NANOMD_ISA), ``"sse2"``, ``"avx2"`` or ``"avx512"``.
     single_lanes : int

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from nanomd._native import rollout_uniform
-from nanomd.config import check_range
-from nanomd.dtrajs import DtrajsLike, StateMap, load_dtrajs, split_dtrajs
-from nanomd.errors import InputError, NanomdError
-from nanomd.likelihood import weighted_nll
-from nanomd.progress import Progress
-from nanomd.windows import WindowSampler
+from nanomd.base.config import check_range
+from nanomd.base.errors import InputError, NanomdError
+from nanomd.base.progress import Progress
+from nanomd.data.dtrajs import DtrajsLike, StateMap, load_dtrajs, split_dtrajs
+from nanomd.model.scoring import weighted_nll
+from nanomd.training.windows import WindowSampler
 
 _CHUNK = 512  # frames scored at once; the state is carried on
 

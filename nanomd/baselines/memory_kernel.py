@@ -13,8 +13,8 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from nanomd.config import check_choice, check_range
-from nanomd.errors import InputError
+from nanomd.base.config import check_choice, check_range
+from nanomd.base.errors import InputError
 from nanomd.kinetics import markov
 from nanomd.kinetics import transfer_tensors as tt
 from nanomd.kinetics.inputs import check_lagtime, trajectories

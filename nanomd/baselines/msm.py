@@ -9,8 +9,8 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from nanomd.config import check_range
-from nanomd.errors import InputError
+from nanomd.base.config import check_range
+from nanomd.base.errors import InputError
 from nanomd.kinetics.inputs import check_lagtime
 from nanomd.kinetics.markov import MarkovModel, estimate_markov_model, transition_counts
 

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nanomd.base.errors import InputError
 from nanomd.bench.floor import ELEMENT_BYTES
 from nanomd.bench.models import HALF_TOLERANCE, TOLERANCE, verify
-from nanomd.errors import InputError
 
 if TYPE_CHECKING:
-    from nanomd.checkpoint import ModelFiles
+    from nanomd.model.files import ModelFiles
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def full_windows(files: ModelFiles, n_trajs: int) -> np.ndarray[Any, np.dtype[np
 
 def offered_precisions() -> tuple[str, ...]:
     """Return the precisions that the compiled engine offers."""
-    from nanomd.rollout import Sampler
+    from nanomd.rollout.sampler import Sampler
 
     return tuple(ELEMENT_BYTES) if "precision" in signature(Sampler).parameters else ("fp32",)
 
@@ -106,7 +106,7 @@ def our_sampler(
     options
         More keyword arguments of `nanomd.Sampler`.
     """
-    from nanomd.rollout import Sampler
+    from nanomd.rollout.sampler import Sampler
 
     if precision not in offered_precisions():
         raise InputError(f"precision must be one of {', '.join(offered_precisions())}, got {precision!r}")
@@ -149,7 +149,7 @@ def eager(files: ModelFiles, n_trajs: int, n_threads: int, seed: int = 0) -> Con
     """Return what one writes first in PyTorch: no cache, the last W states through the whole model at every step."""
     import torch
 
-    from nanomd.model import NanoGPT
+    from nanomd.model.network import NanoGPT
 
     config = files.config
     W = config.context_length

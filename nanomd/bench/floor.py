@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from nanomd.config import ModelConfig
+from nanomd.base.config import ModelConfig
 
 GROUP = 16  # trajectories that share one reading of the weights
 # precision -> bytes of a weight, bytes of a cache element

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nanomd.config import PRESETS, ModelConfig, model_preset
-from nanomd.errors import InputError, NanomdError
+from nanomd.base.config import PRESETS, ModelConfig, model_preset
+from nanomd.base.errors import InputError, NanomdError
 
 if TYPE_CHECKING:
-    from nanomd.checkpoint import ModelFiles
+    from nanomd.model.files import ModelFiles
 
 TOLERANCE = 1e-3  # largest |ln p - ln p_ref| over states with p >= 1e-7, in fp32
 HALF_TOLERANCE = 2e-2  # the same for 16-bit weights or caches
@@ -57,9 +57,9 @@ def bench_config(name: str, **changes: Any) -> ModelConfig:
 
 def random_model(config: ModelConfig, seed: int = 0) -> ModelFiles:
     """Return a model with random weights of the size that training starts from (speed depends on the shape alone)."""
-    from nanomd.checkpoint import ModelFiles, Starts
-    from nanomd.dtrajs import StateMap
-    from nanomd.units import FrameInterval
+    from nanomd.base.units import FrameInterval
+    from nanomd.data.dtrajs import StateMap
+    from nanomd.model.files import ModelFiles, Starts
 
     random = np.random.default_rng(seed)
     tensors = {}
@@ -97,8 +97,8 @@ def reference_log_probs(files: ModelFiles, tokens: NDArray[Any], mode: str) -> N
     """
     import torch
 
-    from nanomd.baselines.reference_gpt import context_start
-    from nanomd.model import NanoGPT
+    from nanomd.model.network import NanoGPT
+    from nanomd.rollout.reference import context_start
 
     config = files.config
     model = NanoGPT(config, backend="reference")

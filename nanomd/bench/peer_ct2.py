@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from nanomd.bench.peers import Tokens, require_plain_gpt
 
 if TYPE_CHECKING:
-    from nanomd.checkpoint import ModelFiles
+    from nanomd.model.files import ModelFiles
 
 
 class CTranslate2:

@@ -12,7 +12,7 @@ from nanomd.bench.engines import torch_threads
 from nanomd.bench.peers import PeerSkippedError, Tokens, require_plain_gpt
 
 if TYPE_CHECKING:
-    from nanomd.checkpoint import ModelFiles
+    from nanomd.model.files import ModelFiles
 
 
 class HuggingFace:

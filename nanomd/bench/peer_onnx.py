@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanomd.bench.peers import Tokens
-from nanomd.rope import rope_tables
+from nanomd.model.rope import rope_tables
 
 if TYPE_CHECKING:
-    from nanomd.checkpoint import ModelFiles
+    from nanomd.model.files import ModelFiles
 
 _MASKED = -1e30
 

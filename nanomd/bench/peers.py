@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from nanomd.base.config import ModelConfig
+from nanomd.base.errors import InputError
 from nanomd.bench.engines import Contender, context_name, full_windows
 from nanomd.bench.models import TOLERANCE, VerificationError, largest_error, reference_log_probs
-from nanomd.config import ModelConfig
-from nanomd.errors import InputError
 
 if TYPE_CHECKING:
-    from nanomd.checkpoint import ModelFiles
+    from nanomd.model.files import ModelFiles
 
 Tokens = NDArray[np.int64]
 

@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
+from nanomd.base.errors import InputError
 from nanomd.bench.engines import Contender, eager, full_windows, our_sampler
 from nanomd.bench.floor import rollout_floor
 from nanomd.bench.models import bench_config, random_model
 from nanomd.bench.peers import PEERS, PeerSkippedError, peer
 from nanomd.bench.timing import interleaved
-from nanomd.errors import InputError
 
 MODES = ("ring", "hop", "crop")
 
@@ -156,7 +156,7 @@ def flatness(model: str, n_trajs: int, last: int, *, isa: str = "", seed: int = 
         ``steps``, ``seconds_per_step`` of the decade that ends there (median of ten parts), and ``ratio``, the last
         over the first.
     """
-    from nanomd.rollout import Sampler
+    from nanomd.rollout.sampler import Sampler
 
     files = random_model(bench_config(model), seed)
     engine = Sampler(files, backend="cpu", isa=isa)._engine
@@ -186,7 +186,7 @@ def flatness(model: str, n_trajs: int, last: int, *, isa: str = "", seed: int = 
 _COLD = """
 import time
 begin = time.perf_counter()
-from nanomd.rollout import Sampler
+from nanomd.rollout.sampler import Sampler
 imported = time.perf_counter()
 sampler = Sampler.load({path!r}, backend="cpu")
 loaded = time.perf_counter()
@@ -198,7 +198,7 @@ print(imported - begin, loaded - imported, done - loaded)
 
 def cold_start(model: str, repeats: int = 5, seed: int = 0) -> dict[str, Any]:
     """Time a fresh process: import, loading a model folder, the first token. Medians in milliseconds."""
-    from nanomd.checkpoint import save_model
+    from nanomd.model.files import save_model
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model"

@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from nanomd.base.errors import InputError
 from nanomd.bench import steps
 from nanomd.bench.engines import offered_precisions
 from nanomd.bench.peers import PEERS
 from nanomd.bench.rollouts import MODES, Plan, cases, cold_start, flatness
 from nanomd.bench.timing import stamp, write_record
-from nanomd.errors import InputError
 
 PARTS = ("rollout", "flatness", "start", "train", "tokenizer", "kinetics")
 

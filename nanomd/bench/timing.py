@@ -11,8 +11,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from nanomd.errors import InputError
-from nanomd.run_folder import environment, write_atomic
+from nanomd.base.environment import environment
+from nanomd.base.errors import InputError
+from nanomd.base.files import write_atomic
 
 FORMAT_VERSION = 2
 _PEERS = ("transformers", "ctranslate2", "onnxruntime", "onnx")

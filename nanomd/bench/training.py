@@ -29,15 +29,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nanomd.base.config import ModelConfig, TrainConfig, model_preset
 from nanomd.bench.floor import measure_bandwidth, measure_peak
 from nanomd.bench.models import VerificationError, bench_config
 from nanomd.bench.timing import interleaved
-from nanomd.config import ModelConfig, TrainConfig, model_preset
 from nanomd.kernels.reference.attention import rotate
-from nanomd.model import Attention, Block, NanoGPT
-from nanomd.training_setup import learning_rate, make_optimiser, resolve_burn_in, torch_settings
-from nanomd.training_step import TrainingStep
-from nanomd.windows import WindowSampler
+from nanomd.model.network import Attention, Block, NanoGPT
+from nanomd.training.setup import learning_rate, make_optimiser, resolve_burn_in, torch_settings
+from nanomd.training.step import TrainingStep
+from nanomd.training.windows import WindowSampler
 
 OBJECTIVES = ("one_pass", "two_pass_token", "two_pass_hidden")
 # Contender -> (whether the attention is the plain one, `compile` of the training). Which run is decided by the device.

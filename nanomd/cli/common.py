@@ -7,9 +7,9 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
-from nanomd import config as _config
-from nanomd.errors import InputError
-from nanomd.toml_files import load_toml
+from nanomd.base import config as _config
+from nanomd.base.errors import InputError
+from nanomd.base.toml_files import load_toml
 
 
 def add_common(parser: argparse.ArgumentParser, *, run: bool = True, seed: bool = True, force: bool = True) -> None:
@@ -37,7 +37,7 @@ def add_fields(parser: argparse.ArgumentParser, title: str, fields: type, skip: 
     list of str
         Names of the fields that have a flag.
     """
-    group = parser.add_argument_group(title, "see `ModelConfig` and `TrainConfig` in nanomd/config.py")
+    group = parser.add_argument_group(title, "see `ModelConfig` and `TrainConfig` in nanomd/base/config.py")
     names = []
     for field in dataclasses.fields(fields):
         if field.name in skip:
@@ -70,7 +70,7 @@ def given(options: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]:
 
 
 def progress(options: argparse.Namespace) -> bool | None:
-    """Return what `nanomd.progress.progress_bar` takes: off when quiet, else shown on a terminal."""
+    """Return what `nanomd.base.progress.progress_bar` takes: off when quiet, else shown on a terminal."""
     return False if options.quiet else None
 
 

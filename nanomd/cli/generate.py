@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import argparse
 
+from nanomd.base.errors import InputError
 from nanomd.cli.common import add_common, add_resume, progress, say
-from nanomd.errors import InputError
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -75,9 +75,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
-    from nanomd import generation
-    from nanomd.observables import Observables, parse_set
-    from nanomd.parts import parse_shard
+    from nanomd.rollout.observables import Observables, parse_set
+    from nanomd.rollout.parts import parse_shard
+    from nanomd.study import generate as generation
 
     if options.merge:
         if options.shard is not None:

@@ -49,7 +49,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
-    from nanomd import interpretation
+    from nanomd.study import interpret as interpretation
 
     text = interpretation.interpret(
         options.run,

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
 from nanomd import __version__
+from nanomd.base.errors import NanomdError
 from nanomd.cli import (
     bench,
     demo,
@@ -27,7 +28,6 @@ from nanomd.cli import (
     validate,
 )
 from nanomd.cli.common import apply_config
-from nanomd.errors import NanomdError
 
 _COMMANDS = (
     simulate,
@@ -121,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except NanomdError as error:
         return _fail(str(error))
     except OSError as error:
-        from nanomd.run_folder import explain_os_error
+        from nanomd.base.files import explain_os_error
 
         return _fail(explain_os_error(error))
     except MemoryError:

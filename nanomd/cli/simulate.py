@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import argparse
 
+from nanomd.base.errors import InputError
 from nanomd.cli.common import add_common, add_resume, given, progress, say
-from nanomd.errors import InputError
 
 _MOLECULE = (
     "ns", "platform", "temperature", "friction", "time_step", "frame_interval", "equilibration", "data", "out",
@@ -78,7 +78,7 @@ def run(options: argparse.Namespace) -> int:
     """Run the command."""
     if options.system == "four-state":
         return _four_state(options)
-    from nanomd import simulation
+    from nanomd.study import simulation
 
     if options.preset is not None:
         raise InputError(f"--preset is for four-state, not for {options.system}")
@@ -107,7 +107,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _four_state(options: argparse.Namespace) -> int:
-    from nanomd import pipeline
+    from nanomd.study import pipeline
 
     strange = [f"--{name.replace('_', '-')}" for name in given(options, _MOLECULE)]
     if options.resume:

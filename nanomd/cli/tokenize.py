@@ -57,7 +57,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
-    from nanomd import pipeline
+    from nanomd.study import pipeline
 
     with _silent_readers():
         text = pipeline.tokenize(

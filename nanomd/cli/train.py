@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import argparse
 
+from nanomd.base.config import PRESETS, ModelConfig, TrainConfig
 from nanomd.cli.common import add_common, add_fields, add_resume, given, progress, say
-from nanomd.config import PRESETS, ModelConfig, TrainConfig
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +33,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
-    from nanomd import pipeline
+    from nanomd.study import pipeline
 
     text = pipeline.train(
         options.run,

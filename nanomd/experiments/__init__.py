@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from nanomd.config import check_choice, check_range
+from nanomd.base.config import check_choice, check_range
+from nanomd.base.files import write_atomic
 from nanomd.experiments import tables
 from nanomd.experiments.cases import CASES, get_case
 from nanomd.experiments.methods import MAIN, METHODS, PIECES, get_method
 from nanomd.experiments.runner import Job, Study, run_jobs
-from nanomd.run_folder import write_atomic
 
 __all__ = ["CASES", "METHODS", "run"]
 

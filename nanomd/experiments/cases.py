@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nanomd.config import check_range
-from nanomd.errors import InputError
-from nanomd.units import FrameInterval
+from nanomd.base.config import check_range
+from nanomd.base.errors import InputError
+from nanomd.base.units import FrameInterval
 
 IntArray = NDArray[np.int64]
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
+from nanomd.base.files import write_atomic
 from nanomd.experiments import tables
 from nanomd.experiments.scoring import errors
 from nanomd.report.drawing import tidy_log_axis
 from nanomd.report.style import MUTED, add_legend, look, new_figure, source_styles, to_png
-from nanomd.run_folder import write_atomic
 
 
 def plot_pieces(references: dict[int, tables.Row], records: Iterable[tables.Row], title: str, path: Path) -> None:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from nanomd.config import check_choice
-from nanomd.errors import InputError
+from nanomd.base.config import check_choice
+from nanomd.base.errors import InputError
 from nanomd.experiments.cases import Case
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from nanomd.errors import InputError
+from nanomd.base.errors import InputError
 from nanomd.experiments.cases import Case
 from nanomd.experiments.methods import known_states
 from nanomd.experiments.runner import ROLLOUT_SEED, Job, prepare, scored_frames
@@ -44,7 +44,7 @@ def report(
     from nanomd.interpret import interpret_model
     from nanomd.kinetics import validate
     from nanomd.report import write_report
-    from nanomd.rollout import Sampler
+    from nanomd.rollout.sampler import Sampler
 
     job = Job(case.name, method, 0, 0)
     path = folder / "models" / job.path(folder).stem

@@ -16,12 +16,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from nanomd.errors import InputError
+from nanomd.base.errors import InputError
+from nanomd.base.files import write_atomic
+from nanomd.base.progress import progress_bar
 from nanomd.experiments import methods
 from nanomd.experiments.cases import Case, Data, cut_into_pieces, get_case
 from nanomd.experiments.scoring import Judge, memory_kernel, record
-from nanomd.progress import progress_bar
-from nanomd.run_folder import write_atomic
 
 IntArray = NDArray[np.int64]
 Study = Literal["main", "pieces"]

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from nanomd.errors import InputError
+from nanomd.base.errors import InputError
 from nanomd.experiments.methods import METHODS
 from nanomd.experiments.scoring import errors
 

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from nanomd.config import check_range
-from nanomd.dtrajs import DtrajsLike
+from nanomd.base.config import check_range
+from nanomd.data.dtrajs import DtrajsLike
 from nanomd.interpret.explicit import MAX_SCORES, encode_windows, explicit_logits, prepare
 from nanomd.interpret.results import AttentionByLag
 from nanomd.interpret.sampling import block_interval, spread_windows, usable_length
-from nanomd.model import NanoGPT
+from nanomd.model.network import NanoGPT
 
 if TYPE_CHECKING:
     from nanomd.estimator import GPTModel

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from nanomd.config import check_choice, check_range
-from nanomd.dtrajs import DtrajsLike
-from nanomd.errors import InputError
+from nanomd.base.config import check_choice, check_range
+from nanomd.base.errors import InputError
+from nanomd.data.dtrajs import DtrajsLike
 from nanomd.interpret.explicit import prepare
 from nanomd.interpret.results import KineticDistances
 from nanomd.kinetics.results import Interval

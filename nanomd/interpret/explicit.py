@@ -21,11 +21,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nanomd.dtrajs import DtrajsLike, load_dtrajs
-from nanomd.errors import InputError
+from nanomd.base.errors import InputError
+from nanomd.data.dtrajs import DtrajsLike, load_dtrajs
 from nanomd.kernels.reference.attention import rotate
-from nanomd.model import Attention, Block, NanoGPT
-from nanomd.rope import rope_tables
+from nanomd.model.network import Attention, Block, NanoGPT
+from nanomd.model.rope import rope_tables
 
 if TYPE_CHECKING:
     from nanomd.estimator import GPTModel

@@ -13,14 +13,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from nanomd.config import check_range
-from nanomd.dtrajs import DtrajsLike
-from nanomd.errors import InputError
+from nanomd.base.config import check_range
+from nanomd.base.errors import InputError
+from nanomd.data.dtrajs import DtrajsLike
 from nanomd.interpret.explicit import prepare
 from nanomd.interpret.results import MemoryLength
 from nanomd.interpret.sampling import block_interval, spread_integers, spread_windows, usable_length
 from nanomd.kinetics.results import Interval
-from nanomd.model import NanoGPT
+from nanomd.model.network import NanoGPT
 
 if TYPE_CHECKING:
     from nanomd.estimator import GPTModel
@@ -113,7 +113,7 @@ def _shortest(contexts: NDArray[np.int64], loss: NDArray[np.float64], tolerance:
 def _markov(model: GPTModel, training: DtrajsLike | None, windows: NDArray[np.int64], confidence: float) -> Interval:
     if training is None:
         return Interval(*(np.array(np.nan) for _ in range(3)))
-    from nanomd.windows import transition_counts
+    from nanomd.training.windows import transition_counts
 
     _, tokens = prepare(model, training)
     counts = transition_counts(tokens, model.config.n_states) + MARKOV_PSEUDOCOUNT

@@ -12,7 +12,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from nanomd.errors import InputError
+from nanomd.base.errors import InputError
 from nanomd.kinetics.results import Interval
 
 FloatArray = NDArray[np.float64]

@@ -27,14 +27,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nanomd.config import check_range
-from nanomd.dtrajs import DtrajsLike
-from nanomd.errors import InputError
+from nanomd.base.config import check_range
+from nanomd.base.errors import InputError
+from nanomd.data.dtrajs import DtrajsLike
 from nanomd.interpret.explicit import MAX_SCORES, Part, Record, Restore, markov_rows, prepare, read_out, run_blocks
 from nanomd.interpret.results import CausalTracing
 from nanomd.interpret.sampling import block_interval, spread_integers, spread_windows, usable_length
 from nanomd.kinetics.results import Interval
-from nanomd.model import NanoGPT
+from nanomd.model.network import NanoGPT
 
 if TYPE_CHECKING:
     from nanomd.estimator import GPTModel

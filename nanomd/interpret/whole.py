@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from nanomd.dtrajs import DtrajsLike
+from nanomd.data.dtrajs import DtrajsLike
 from nanomd.interpret.attention import attention_by_lag
 from nanomd.interpret.distances import kinetic_distances
 from nanomd.interpret.memory import memory_length

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanomd._native import Blocks
-from nanomd.config import check_range
+from nanomd.base.config import check_range
 from nanomd.kinetics.results import Interval
 
 FloatArray = NDArray[np.float64]

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nanomd import _native
-from nanomd.errors import InputError
+from nanomd.base.errors import InputError
+from nanomd.base.units import FrameInterval
 from nanomd.kinetics import deeptime_adapter, estimates, macrostates, markov, paths, processes
 from nanomd.kinetics.bootstrap import Bootstrap
 from nanomd.kinetics.estimates import Sample
@@ -22,7 +23,6 @@ from nanomd.kinetics.passage_error import mfpt_error
 from nanomd.kinetics.results import Interval, MfptError, SourceKinetics, ValidationResult
 from nanomd.kinetics.sources import Frame, markov_source, trajectory_source
 from nanomd.kinetics.verdict import verdict_notes, verdict_rows
-from nanomd.units import FrameInterval
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nanomd.errors import InputError
+from nanomd.base.errors import InputError
 
 Trajs = list[NDArray[np.integer]]
 

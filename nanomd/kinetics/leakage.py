@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanomd import _native
-from nanomd.errors import InputError
+from nanomd.base.errors import InputError
 from nanomd.kinetics import markov
 from nanomd.kinetics.bootstrap import ratio
 from nanomd.kinetics.estimates import FEW_EVENTS, Sample

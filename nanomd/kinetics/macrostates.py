@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from nanomd.errors import InputError
+from nanomd.base.errors import InputError
 from nanomd.kinetics import deeptime_adapter
 from nanomd.kinetics.markov import MarkovModel
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanomd import _native
-from nanomd.errors import InputError
+from nanomd.base.errors import InputError
 from nanomd.kinetics import deeptime_adapter
 
 FloatArray = NDArray[np.float64]

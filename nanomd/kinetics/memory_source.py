@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanomd import _native
-from nanomd.errors import InputError
+from nanomd.base.errors import InputError
 from nanomd.kinetics import markov, processes
 from nanomd.kinetics import transfer_tensors as tt
 from nanomd.kinetics.bootstrap import Bootstrap

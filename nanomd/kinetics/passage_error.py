@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nanomd.config import check_range
-from nanomd.errors import InputError
+from nanomd.base.config import check_range
+from nanomd.base.errors import InputError
 from nanomd.kinetics.results import Interval, MfptError
 
 FloatArray = NDArray[np.float64]

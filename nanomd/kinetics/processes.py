@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanomd import _native
-from nanomd.errors import InputError
+from nanomd.base.errors import InputError
 from nanomd.kinetics import markov
 from nanomd.kinetics.inputs import check_lagtime, trajectories, usable_length
 

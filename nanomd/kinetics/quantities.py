@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from nanomd.errors import InputError
+from nanomd.base.errors import InputError
 from nanomd.kinetics import estimates, macrostates, markov
 from nanomd.kinetics.estimates import Sample
 from nanomd.kinetics.inputs import check_lagtime, trajectories, usable_length

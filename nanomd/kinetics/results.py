@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nanomd.errors import InputError
-from nanomd.units import FrameInterval
+from nanomd.base.errors import InputError
+from nanomd.base.units import FrameInterval
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from nanomd.errors import InputError
+from nanomd.base.errors import InputError
 from nanomd.kinetics import deeptime_adapter, markov
 
 FloatArray = NDArray[np.float64]

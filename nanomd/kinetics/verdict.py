@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from nanomd.base.units import FrameInterval
 from nanomd.kinetics.results import Cell, Interval, MfptError, SourceKinetics, VerdictRow
 from nanomd.kinetics.sources import Frame
-from nanomd.units import FrameInterval
 
 LEAST_EVENTS = 5
 LEAST_OVERLAP = 0.5

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nanomd.errors import InputError
+from nanomd.base.errors import InputError
 from nanomd.report.style import SCREEN_DPI, to_png
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nanomd.errors import InputError
+from nanomd.base.errors import InputError
 from nanomd.kinetics.results import ValidationResult
 from nanomd.report.figures import Group
 from nanomd.report.style import look, new_figure, plain

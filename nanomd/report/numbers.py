@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from nanomd.base.units import FrameInterval
 from nanomd.kinetics.results import Cell, VerdictRow
-from nanomd.units import FrameInterval
 
 NO_VALUE = "n/a"
 _TIME_UNITS = ("fs", "ps", "ns", "us", "µs", "ms", "s")

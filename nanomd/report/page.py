@@ -7,8 +7,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from nanomd._nvtx import annotate
-from nanomd.errors import StoreError
+from nanomd.base.errors import StoreError
+from nanomd.base.nvtx import annotate
 from nanomd.interpret.results import Interpretation
 from nanomd.kinetics.results import ValidationResult
 from nanomd.report.figures import Group, ReportFigure

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from nanomd.base.units import FrameInterval
 from nanomd.interpret.results import AttentionByLag, CausalTracing, Interpretation, KineticDistances, MemoryLength
 from nanomd.report.drawing import FloatArray, band, tidy_log_axis
 from nanomd.report.figures import Group
@@ -25,7 +26,6 @@ from nanomd.report.style import (
     look,
     new_figure,
 )
-from nanomd.units import FrameInterval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from nanomd.errors import InputError
-from nanomd.file_lists import natural_key
+from nanomd.base.errors import InputError
+from nanomd.base.file_lists import natural_key
+from nanomd.base.units import FrameInterval
 from nanomd.systems.data import data_folder
-from nanomd.units import FrameInterval
 
 if TYPE_CHECKING:
     from nanomd.systems.replicas import Platform, Simulated

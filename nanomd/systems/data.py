@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from nanomd.errors import InputError
+from nanomd.base.errors import InputError
 
 
 def data_folder(

@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nanomd import _native
-from nanomd.config import check_range
-from nanomd.errors import InputError
-from nanomd.progress import Progress
+from nanomd.base.config import check_range
+from nanomd.base.errors import InputError
+from nanomd.base.progress import Progress
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]

@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nanomd.errors import InputError
-from nanomd.run_folder import write_atomic
+from nanomd.base.errors import InputError
+from nanomd.base.files import write_atomic
 from nanomd.systems.replica_worker import import_openmm
 
 BEAD_MASS = 100.0  # amu

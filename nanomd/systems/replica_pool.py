@@ -10,8 +10,8 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
-from nanomd.errors import CancelledError, StoreError
-from nanomd.progress import Progress
+from nanomd.base.errors import CancelledError, StoreError
+from nanomd.base.progress import Progress
 from nanomd.systems.replica_worker import Dynamics, Molecule, Replica, run_replica
 
 _POLL_SECONDS = 0.2

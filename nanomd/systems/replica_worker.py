@@ -18,8 +18,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from nanomd.errors import BackendUnavailableError, CancelledError, InputError, StoreError
-from nanomd.run_folder import write_atomic
+from nanomd.base.errors import BackendUnavailableError, CancelledError, InputError, StoreError
+from nanomd.base.files import write_atomic
 
 _SEGMENT_STEPS = 500_000
 _SEGMENT_FRAMES = 10_000

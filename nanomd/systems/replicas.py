@@ -20,13 +20,15 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-from nanomd.config import check_choice, check_range
-from nanomd.errors import BackendUnavailableError, InputError, StoreError
-from nanomd.progress import progress_bar, skip
-from nanomd.run_folder import RunFolder, environment, write_atomic
+from nanomd.base.config import check_choice, check_range
+from nanomd.base.environment import environment
+from nanomd.base.errors import BackendUnavailableError, InputError, StoreError
+from nanomd.base.files import write_atomic
+from nanomd.base.progress import progress_bar, skip
+from nanomd.base.store_files import lock_folder
+from nanomd.base.units import FrameInterval
 from nanomd.systems.replica_pool import run_replicas
 from nanomd.systems.replica_worker import Dynamics, Molecule, Replica, import_openmm, properties
-from nanomd.units import FrameInterval
 
 Platform = Literal["auto", "Reference", "CPU", "CUDA", "OpenCL"]
 RECORD = "simulation.json"
@@ -201,7 +203,7 @@ def simulate(
     topology = out / f"{stem}.pdb"
     interval = _interval(dynamics)
     files = [replica.path for replica in replicas]
-    with RunFolder(out).lock():
+    with lock_folder(out):
         if _begin(out, settings, [topology, *files], resume=resume, force=force):
             return Simulated(topology, files, n_frames, interval, chosen, 0.0, 0.0)
         record: dict[str, Any] = {

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from nanomd.config import check_choice
-from nanomd.file_lists import natural_key
+from nanomd.base.config import check_choice
+from nanomd.base.file_lists import natural_key
 from nanomd.systems.data import data_folder
 from nanomd.systems.go_model import read_contacts
 
 if TYPE_CHECKING:
+    from nanomd.base.units import FrameInterval
     from nanomd.systems.replicas import Platform, Simulated
-    from nanomd.units import FrameInterval
 
 NAME = "ww_domain_go"
 _SOURCE = (
@@ -239,7 +239,7 @@ def _mean_contacts(
     groups: tuple[NDArray[np.bool_], ...], trajectories: Any, stride: int, data_dir: str | Path | None
 ) -> list[NDArray[np.float64]]:
     """Return the means of soft contacts over groups of them, (n_frames, len(groups)), per trajectory."""
-    from nanomd.config import check_range
+    from nanomd.base.config import check_range
     from nanomd.tokenize.features import prepare
     from nanomd.tokenize.sources import group_files, load_topology
     from nanomd.tokenize.stream import FileStream

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nanomd.config import MAX_STATES
-from nanomd.errors import InputError
+from nanomd.base.config import MAX_STATES
+from nanomd.base.errors import InputError
 
 MINIBATCH_ABOVE = 500_000
 _MINIBATCH_FRAMES = 10_240

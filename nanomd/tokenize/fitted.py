@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nanomd.base.units import FrameInterval
 from nanomd.tokenize import storage
 from nanomd.tokenize.frame_index import FrameIndex
 from nanomd.tokenize.reduction import Reduction
 from nanomd.tokenize.sources import SourceFile
-from nanomd.units import FrameInterval
 
 
 class Fitted:

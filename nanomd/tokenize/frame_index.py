@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nanomd.errors import InputError
+from nanomd.base.errors import InputError
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from nanomd.errors import InputError
+from nanomd.base.errors import InputError
 
 Method = Literal["tica", "vamp"]
 

@@ -10,9 +10,9 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from nanomd.errors import InputError
-from nanomd.file_lists import expand_paths
-from nanomd.units import FrameInterval
+from nanomd.base.errors import InputError
+from nanomd.base.file_lists import expand_paths
+from nanomd.base.units import FrameInterval
 
 FilesLike: TypeAlias = "str | Path | Sequence[str | Path | Sequence[str | Path]]"
 

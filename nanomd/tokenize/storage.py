@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nanomd.errors import InputError
+from nanomd.base.errors import InputError
 
 FORMAT, FORMAT_VERSION = "nanomd-tokenizer", 1
 SETTINGS_FILE, ARRAYS_FILE, INDEX_FILE = "tokenizer.json", "tokenizer.npz", "frames_index.npz"

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from nanomd.errors import InputError
+from nanomd.base.errors import InputError
 from nanomd.tokenize.sources import SourceFile, TimeStamps, chunk_frames, read_chunks
 
 _ARRAY_CHUNK = 4096

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nanomd.errors import InputError
-from nanomd.progress import progress_bar
+from nanomd.base.errors import InputError
+from nanomd.base.progress import progress_bar
 from nanomd.tokenize.fitted import Fitted
 from nanomd.tokenize.frame_index import FrameIndex
 from nanomd.tokenize.sources import SourceFile, load_topology, read_chunks

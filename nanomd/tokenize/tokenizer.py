@@ -10,10 +10,11 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from nanomd.config import check_choice, check_range
-from nanomd.dtrajs import load_dtrajs
-from nanomd.errors import InputError
-from nanomd.progress import Progress, progress_bar
+from nanomd.base.config import check_choice, check_range
+from nanomd.base.errors import InputError
+from nanomd.base.progress import Progress, progress_bar
+from nanomd.base.units import FrameInterval
+from nanomd.data.dtrajs import load_dtrajs
 from nanomd.tokenize import features as feature_kinds
 from nanomd.tokenize import storage
 from nanomd.tokenize.clustering import assign, check_n_states, kmeans_centers
@@ -23,7 +24,6 @@ from nanomd.tokenize.reduction import Method, Reduction, ReductionFit
 from nanomd.tokenize.sources import FilesLike, SourceFile, count_frames, group_files, load_topology
 from nanomd.tokenize.stream import ArrayStream, FeatureStream, FileStream, collect
 from nanomd.tokenize.structures import find_files, find_topology, write_structures
-from nanomd.units import FrameInterval
 
 _IN_PS = {"fs": 1e-3, "ps": 1.0, "ns": 1e3, "us": 1e6, "µs": 1e6, "ms": 1e9, "s": 1e12}
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from kernel_problems import Problem, assert_as_good_as_pytorch
 
-from nanomd.errors import InputError
+from nanomd.base.errors import InputError
 from nanomd.kernels import attention
 from nanomd.kernels.reference.attention import attention as formula
 from nanomd.kernels.reference.attention import rotate

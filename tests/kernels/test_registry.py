@@ -7,7 +7,7 @@ import logging
 import pytest
 import torch
 
-from nanomd.errors import BackendUnavailableError, InputError
+from nanomd.base.errors import BackendUnavailableError, InputError
 from nanomd.kernels import registry
 
 CPU = torch.device("cpu")

@@ -7,7 +7,7 @@
 
 namespace nanomd {
 
-// Bad input. The bindings turn it into nanomd.errors.InputError.
+// Bad input. The bindings turn it into nanomd.base.errors.InputError.
 class InputError : public std::invalid_argument {
  public:
   using std::invalid_argument::invalid_argument;

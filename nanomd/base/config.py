@@ -1,0 +1,453 @@
+"""What a model, a training and a rollout are made of: frozen dataclasses, checked when made, with TOML round trips."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from itertools import pairwise
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal, Self, get_args
+
+from nanomd.base.errors import InputError
+
+Norm = Literal["pre", "post"]
+Activation = Literal["gelu", "relu"]
+Position = Literal["rope", "learned"]
+Objective = Literal["one_pass", "two_pass_token", "two_pass_hidden"]
+Average = Literal["none", "ema", "tail"]
+Select = Literal["loss", "kinetics", "last"]
+Switch = Literal["auto", "on", "off"]
+Compile = Literal["auto", "none", "compile", "graph", "compile-graph"]
+Precision = Literal["fp32", "bf16", "fp16"]
+Mode = Literal["auto", "ring", "hop", "crop"]
+
+MAX_STATES = 65536
+MAX_D_MODEL = 512
+MAX_LAYERS = 12
+MAX_CONTEXT = 1024
+
+
+def check_range(name: str, value: float, low: float, high: float | None = None, why: str = "") -> None:
+    """Raise `InputError` unless low <= value <= high."""
+    if not value >= low or (high is not None and not value <= high):
+        span = f"in [{low}, {high}]" if high is not None else f"at least {low}"
+        raise InputError(f"{name} must be {span}{f' ({why})' if why else ''}, got {value}")
+
+
+def check_choice(name: str, value: object, choices: object) -> None:
+    """Raise `InputError` unless value is one of the choices of a Literal."""
+    allowed = get_args(choices)
+    if value not in allowed:
+        raise InputError(f"{name} must be one of {', '.join(map(str, allowed))}, got {value!r}")
+
+
+def check_lags(name: str, lags: object) -> tuple[int, ...]:
+    """Return lags in frames as a tuple; raise `InputError` unless they are rising whole numbers of at least 2."""
+    values = tuple(lags) if isinstance(lags, (tuple, list)) else (lags,)
+    whole = all(isinstance(lag, int) and not isinstance(lag, bool) for lag in values)
+    if not whole or any(lag < 2 for lag in values) or any(a >= b for a, b in pairwise(values)):
+        raise InputError(f"{name} must be rising whole numbers of frames from 2 on, got {list(values)}")
+    return values
+
+
+class _Config:
+    """Shared by the three configurations: dictionaries in and out, and friendly errors for unknown keys."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+    __slots__ = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain values, ready for JSON or TOML."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """Build from a dictionary; unknown keys and wrong types are errors, since a misspelt option must not pass."""
+        fields = {field.name: field for field in dataclasses.fields(cls)}
+        unknown = sorted(set(values) - set(fields))
+        if unknown:
+            raise InputError(f"{cls.__name__} has no option {', '.join(unknown)}; it knows {', '.join(fields)}")
+        for name, value in values.items():
+            kinds = _plain_types(str(fields[name].type))
+            if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+                raise InputError(f"{cls.__name__}.{name} must be {fields[name].type}, got {value!r}")
+        return cls(**values)
+
+    def replace(self, **changes: Any) -> Self:
+        """Return a copy with some fields changed, checked again."""
+        return dataclasses.replace(self, **changes)
+
+
+def _plain_types(annotation: str) -> tuple[type, ...]:
+    kinds: list[type] = []
+    for part in annotation.split("|"):
+        match part.strip():
+            case "int":
+                kinds.append(int)
+            case "float":
+                kinds += [int, float]
+            case "bool":
+                kinds.append(bool)
+            case "tuple[int, ...]":
+                kinds += [tuple, list]
+            case "None":
+                kinds.append(type(None))
+            case _:
+                kinds.append(str)
+    return tuple(kinds)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfig(_Config):
+    """The shape of a nano-GPT.
+
+    Parameters
+    ----------
+    n_states : int
+        V, the number of microstates.
+    d_model, n_layer, n_head : int
+        Width d, depth L and number of attention heads; d_head = d_model / n_head is a multiple of 8.
+    n_kv_head : int, optional
+        Key/value heads (grouped queries); divides n_head; n_head when None.
+    context_length : int
+        W: a position attends to itself and the W - 1 before it.
+    mlp_ratio : int
+        Width of the hidden layer over d_model.
+    norm, activation, position : str
+        ``"pre"|"post"``, ``"gelu"|"relu"`` and ``"rope"|"learned"``.
+    markov_head : bool
+        Add a V x V table to the logits, by current state.
+    dropout, final_dropout : float
+        In training only: on each residual branch and on the embeddings, and before the head.
+    rope_base : float
+        Longest rotary wavelength over 2 pi, in frames.
+    """
+
+    n_states: int
+    d_model: int = 64
+    n_layer: int = 2
+    n_head: int = 4
+    n_kv_head: int | None = None
+    context_length: int = 64
+    mlp_ratio: int = 4
+    norm: Norm = "pre"
+    activation: Activation = "gelu"
+    position: Position = "rope"
+    markov_head: bool = False
+    dropout: float = 0.0
+    final_dropout: float = 0.0
+    rope_base: float = 1000.0
+
+    def __post_init__(self) -> None:
+        """Check every field against what all backends support."""
+        if self.n_states < 2:
+            raise InputError(f"n_states must be at least 2, got {self.n_states}: one state has no kinetics to learn")
+        check_range("n_states", self.n_states, 2, MAX_STATES, "tokens are stored in 16 bits")
+        check_range("d_model", self.d_model, 8, MAX_D_MODEL)
+        check_range("n_layer", self.n_layer, 1, MAX_LAYERS)
+        check_range("n_head", self.n_head, 1, self.d_model)
+        if self.n_kv_head is None:
+            object.__setattr__(self, "n_kv_head", self.n_head)
+        check_range("n_kv_head", self.kv_heads, 1, self.n_head)
+        check_range("context_length", self.context_length, 2, MAX_CONTEXT)
+        check_range("mlp_ratio", self.mlp_ratio, 1, 8)
+        check_range("dropout", self.dropout, 0, 0.9)
+        check_range("final_dropout", self.final_dropout, 0, 0.9)
+        check_range("rope_base", self.rope_base, 1.0, 1e7)
+        check_choice("norm", self.norm, Norm)
+        check_choice("activation", self.activation, Activation)
+        check_choice("position", self.position, Position)
+        if self.d_model % self.n_head or self.d_head % 8:
+            raise InputError(f"d_model / n_head must be a multiple of 8, got {self.d_model} / {self.n_head}")
+        if self.n_head % self.kv_heads:
+            raise InputError(f"n_kv_head must divide n_head = {self.n_head}, got {self.n_kv_head}")
+
+    @property
+    def d_head(self) -> int:
+        """Width of one head."""
+        return self.d_model // self.n_head
+
+    @property
+    def kv_heads(self) -> int:
+        """Number of key/value heads, resolved."""
+        return self.n_head if self.n_kv_head is None else self.n_kv_head
+
+    @property
+    def d_mlp(self) -> int:
+        """Width of the hidden layer."""
+        return self.mlp_ratio * self.d_model
+
+    @property
+    def receptive_field(self) -> int:
+        """Frames of the past that a ring rollout can see, L (W - 1) + 1, the present one included."""
+        return self.n_layer * (self.context_length - 1) + 1
+
+    def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name and shape of every float32 tensor in a model file (linear weights are (out, in), as in PyTorch)."""
+        d, V, kv = self.d_model, self.n_states, self.kv_heads * self.d_head
+        shapes: dict[str, tuple[int, ...]] = {"embedding.weight": (V, d)}
+        if self.position == "learned":
+            shapes["position.weight"] = (self.context_length, d)
+        for layer in range(self.n_layer):
+            block = f"blocks.{layer}."
+            for name, (rows, cols) in {
+                "attention.qkv": (d + 2 * kv, d),
+                "attention.proj": (d, d),
+                "mlp.up": (self.d_mlp, d),
+                "mlp.down": (d, self.d_mlp),
+            }.items():
+                shapes[f"{block}{name}.weight"] = (rows, cols)
+                shapes[f"{block}{name}.bias"] = (rows,)
+            for name in ("norm1", "norm2"):
+                shapes[f"{block}{name}.weight"] = (d,)
+                shapes[f"{block}{name}.bias"] = (d,)
+        if self.norm == "pre":
+            shapes["norm.weight"] = (d,)
+            shapes["norm.bias"] = (d,)
+        shapes["head.weight"] = (V, d)
+        shapes["head.bias"] = (V,)
+        if self.markov_head:
+            shapes["markov.weight"] = (V, V)
+        return shapes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainConfig(_Config):
+    """How a model is trained; see `nanomd.training.objectives` for the objectives.
+
+    Parameters
+    ----------
+    objective : str
+        ``"one_pass"``, ``"two_pass_token"`` or ``"two_pass_hidden"``.
+    train_length : int, optional
+        T, frames per training window; default 4 W with rotary positions, W with learned ones.
+    burn_in : int, optional
+        Frames at the start of a window that are read but not scored, where the trajectory has earlier frames; default
+        W - 1 with rotary positions (at most half of T), 0 with learned ones. See `nanomd.training.windows` for why.
+    window_shift : int, optional
+        Frames between the starts of successive training windows; None draws starts uniformly.
+    batch_size, n_steps : int
+        Windows per optimiser step, and optimiser steps.
+    learning_rate, beta1, beta2, weight_decay, gradient_clip, warmup_steps :
+        AdamW; the learning rate rises linearly over the warm-up.
+    lr_schedule : str
+        ``"cosine"`` decays to zero at the last step; ``"constant"`` does not.
+    mix_max : float
+        Token objective: highest probability that an input token is replaced by a sampled one.
+    mix_anneal : bool
+        Token objective: bring the replacement probability back to zero over the second third; it rises over the first.
+    hidden_position_base, hidden_step_base : float
+        Hidden objective: replace with probability 1 - a^(t (1 - b^s)), a and b these two.
+    average : str
+        ``"none"``; ``"ema"``, an exponential mean of the weights; or ``"tail"``, their mean over the last steps, which
+        brought learnt rates nearer the data's (docs/results.md). The mean is what is validated, chosen and saved; see
+        `nanomd.training.averaging`.
+    average_span : float
+        Over how much of the training weights are averaged, in (0, 1].
+    lookahead_lags : tuple of int
+        Frames ahead that auxiliary heads predict as well, such as ``(2, 5, 20, 50)``, in training only; none when
+        empty. See `nanomd.training.horizon_heads`.
+    lookahead_weight : float
+        Weight of their mean loss beside the model's own.
+    time_reversal : bool
+        Train on windows forwards and backwards; for equilibrium MD, which is reversible.
+    markov_pseudocount : float
+        Added to the counts that initialise the markov head.
+    validation_fraction : float
+        Part of the frames held out, by trajectory where there are enough, else the end of each.
+    select : str
+        Which weights are the result: ``"loss"``, the latest within 0.2 % of the lowest validation loss; ``"kinetics"``,
+        those whose rollouts fit the held-out MD best, of a few in the last half of the training, before a refit
+        (`nanomd.training.selection`);
+        ``"last"``.
+    refit : str
+        Whether the output layer is fitted to all data once more after the training, which brings the rates of rare
+        transitions to those of the data (`nanomd.training.refit`): ``"on"``, ``"off"``, or ``"auto"``, for up to 4096
+        states.
+    refit_pseudocount, refit_ridge : float
+        How strongly few data leave it as trained: observations in each state, and a ridge on the weights.
+    validation_interval, checkpoint_interval : int
+        Steps between validations and between checkpoints.
+    seed : int
+        Seeds weights, windows, dropout and replacement.
+    device : str
+        ``"auto"``, ``"cpu"`` or ``"cuda"``.
+    backend : str
+        Training operations: ``"auto"``, ``"reference"`` or ``"triton"``.
+    compile : str
+        How a step runs: ``"none"``, operation by operation; ``"compile"``, through `torch.compile`; ``"graph"``, as one
+        CUDA graph; ``"compile-graph"``, both; ``"auto"``, a graph on CUDA devices and nothing elsewhere. See
+        `nanomd.training.step`.
+    precision : str
+        Of matrix products and attention: ``"fp32"``, ``"bf16"`` or ``"fp16"``. Weights, optimiser, residual stream,
+        LayerNorm, logits and loss are always float32; fp16 scales the loss.
+    n_threads : int, optional
+        CPU threads; PyTorch's own choice when None.
+    """
+
+    objective: Objective = "one_pass"
+    train_length: int | None = None
+    burn_in: int | None = None
+    window_shift: int | None = None
+    batch_size: int = 32
+    n_steps: int = 2000
+    learning_rate: float = 2e-3
+    beta1: float = 0.9
+    beta2: float = 0.98
+    weight_decay: float = 0.01
+    gradient_clip: float = 1.0
+    warmup_steps: int = 100
+    lr_schedule: Literal["cosine", "constant"] = "cosine"
+    mix_max: float = 0.1
+    mix_anneal: bool = True
+    hidden_position_base: float = 0.95
+    hidden_step_base: float = 0.99995
+    average: Average = "tail"
+    average_span: float = 0.3
+    lookahead_lags: tuple[int, ...] = ()
+    lookahead_weight: float = 0.2
+    time_reversal: bool = False
+    markov_pseudocount: float = 1e-3
+    validation_fraction: float = 0.1
+    select: Select = "loss"
+    refit: Switch = "auto"
+    refit_pseudocount: float = 10.0
+    refit_ridge: float = 30.0
+    validation_interval: int = 100
+    checkpoint_interval: int = 500
+    seed: int = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    backend: Literal["auto", "reference", "triton"] = "auto"
+    compile: Compile = "auto"
+    precision: Precision = "fp32"
+    n_threads: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check every field."""
+        check_choice("objective", self.objective, Objective)
+        check_choice("average", self.average, Average)
+        check_range("average_span", self.average_span, 1e-6, 1)
+        object.__setattr__(self, "lookahead_lags", check_lags("lookahead_lags", self.lookahead_lags))
+        check_range("lookahead_weight", self.lookahead_weight, 0)
+        check_choice("select", self.select, Select)
+        check_choice("refit", self.refit, Switch)
+        check_range("refit_pseudocount", self.refit_pseudocount, 1e-3)
+        check_range("refit_ridge", self.refit_ridge, 1e-3)
+        check_choice("lr_schedule", self.lr_schedule, Literal["cosine", "constant"])
+        check_choice("device", self.device, Literal["auto", "cpu", "cuda"])
+        check_choice("backend", self.backend, Literal["auto", "reference", "triton"])
+        check_choice("compile", self.compile, Compile)
+        check_choice("precision", self.precision, Precision)
+        if self.train_length is not None:
+            check_range("train_length", self.train_length, 2)
+        if self.burn_in is not None:
+            check_range("burn_in", self.burn_in, 0)
+        if self.window_shift is not None:
+            check_range("window_shift", self.window_shift, 1)
+        check_range("batch_size", self.batch_size, 1)
+        check_range("n_steps", self.n_steps, 1)
+        check_range("learning_rate", self.learning_rate, 0)
+        check_range("beta1", self.beta1, 0, 0.99999)
+        check_range("beta2", self.beta2, 0, 0.99999)
+        check_range("weight_decay", self.weight_decay, 0)
+        check_range("gradient_clip", self.gradient_clip, 1e-6)
+        check_range("warmup_steps", self.warmup_steps, 0)
+        check_range("mix_max", self.mix_max, 0, 1)
+        check_range("hidden_position_base", self.hidden_position_base, 0, 1)
+        check_range("hidden_step_base", self.hidden_step_base, 0, 1)
+        check_range("markov_pseudocount", self.markov_pseudocount, 1e-12)
+        check_range("validation_fraction", self.validation_fraction, 0, 0.9)
+        check_range("validation_interval", self.validation_interval, 1)
+        check_range("checkpoint_interval", self.checkpoint_interval, 1)
+        check_range("seed", self.seed, 0, 2**63 - 1)
+        if self.n_threads is not None:
+            check_range("n_threads", self.n_threads, 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutConfig(_Config):
+    """How trajectories are generated.
+
+    Parameters
+    ----------
+    n_steps, n_trajs : int
+        States generated per trajectory (prompts not counted), and trajectories.
+    start : str
+        ``"uniform"`` states, ``"stationary"`` (of the training data's MSM), ``"data"`` (windows of the MD),
+        or ``"prompts"`` (given by the caller).
+    mode : str
+        ``"ring"``, ``"hop"``, ``"crop"``, or ``"auto"``: ring for rotary, hop for learned positions.
+    hop_keep : int, optional
+        Tokens kept when a hop refills its window; default W / 2.
+    seed : int
+        Key of the counter-based random numbers.
+    stride : int
+        Keep every stride-th state.
+    sampling_temperature : float
+        Divides the logits; 1 samples the learnt kinetics.
+    backend : str
+        ``"auto"``, ``"reference"``, ``"cpu"`` or ``"cuda"``.
+    n_threads : int, optional
+        CPU threads; all cores when None.
+    precision : str
+        What is kept in 16 bits: nothing (``"fp32"``), keys and values (``"fp16-cache"``), weights too (``"fp16"``).
+    """
+
+    n_steps: int = 1_000_000
+    n_trajs: int = 16
+    start: str = "stationary"
+    mode: Mode = "auto"
+    hop_keep: int | None = None
+    seed: int = 0
+    stride: int = 1
+    sampling_temperature: float = 1.0
+    backend: Literal["auto", "reference", "cpu", "cuda"] = "auto"
+    n_threads: int | None = None
+    precision: Literal["fp32", "fp16-cache", "fp16"] = "fp32"
+
+    def __post_init__(self) -> None:
+        """Check every field."""
+        check_range("n_steps", self.n_steps, 1)
+        check_range("n_trajs", self.n_trajs, 1)
+        check_choice("start", self.start, Literal["uniform", "stationary", "data", "prompts"])
+        check_choice("mode", self.mode, Mode)
+        if self.hop_keep is not None:
+            check_range("hop_keep", self.hop_keep, 1)
+        check_range("seed", self.seed, 0, 2**63 - 1)
+        check_range("stride", self.stride, 1, self.n_steps)
+        check_range("sampling_temperature", self.sampling_temperature, 1e-3, 1e3)
+        check_choice("backend", self.backend, Literal["auto", "reference", "cpu", "cuda"])
+        if self.n_threads is not None:
+            check_range("n_threads", self.n_threads, 1)
+        check_choice("precision", self.precision, Literal["fp32", "fp16-cache", "fp16"])
+
+
+# Preset -> fields of ModelConfig (without n_states). "paper" is the published shape; its size depends on the system.
+_PAPER: dict[str, Any] = dict(
+    n_head=8, context_length=100, mlp_ratio=1, norm="post", activation="relu", position="learned", final_dropout=0.1
+)
+PRESETS: MappingProxyType[str, dict[str, Any]] = MappingProxyType(
+    {
+        "paper-four-state": dict(_PAPER, d_model=64, n_layer=1),
+        "paper-alanine-dipeptide": dict(_PAPER, d_model=128, n_layer=3),
+        "paper-ww-domain": dict(_PAPER, d_model=128, n_layer=2),
+        "small": dict(d_model=64, n_layer=2, n_head=4, context_length=64),
+        "base": dict(d_model=128, n_layer=4, n_head=4, context_length=128, mlp_ratio=4),
+        "xs": dict(d_model=64, n_layer=2, n_head=2, context_length=64, mlp_ratio=4),
+        "tiny": dict(d_model=32, n_layer=2, n_head=2, context_length=32, mlp_ratio=2),
+    }
+)
+
+
+def model_preset(name: str, n_states: int, **overrides: Any) -> ModelConfig:
+    """Return the `ModelConfig` of a preset, with some fields replaced.
+
+    Raises
+    ------
+    InputError
+        For an unknown preset, or fields that do not fit each other.
+    """
+    if name not in PRESETS:
+        raise InputError(f"preset must be one of {', '.join(PRESETS)}, got {name!r}")
+    return ModelConfig.from_dict({**PRESETS[name], **overrides, "n_states": n_states})

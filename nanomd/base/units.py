@@ -1,0 +1,76 @@
+"""Times with a unit: `FrameInterval` turns frames into the user's time."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from nanomd.base.errors import InputError
+
+_IN_SECONDS = {"fs": 1e-15, "ps": 1e-12, "ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0}
+_PATTERN = re.compile(r"\s*([0-9.eE+-]+)\s*([A-Za-zµ]+)\s*")
+
+
+@dataclass(frozen=True, slots=True)
+class FrameInterval:
+    """The time between two frames, such as ``FrameInterval(0.2, "ns")``.
+
+    Parameters
+    ----------
+    value : float
+        Time per frame, in `unit`; positive.
+    unit : str
+        One of fs, ps, ns, us, ms, s, or ``"frame"`` where no physical time is known.
+    """
+
+    value: float = 1.0
+    unit: str = "frame"
+
+    def __post_init__(self) -> None:
+        """Refuse a non-positive interval and an unknown unit."""
+        if not (self.value > 0 and self.value < float("inf")):
+            raise InputError(f"frame_interval must be a positive number, got {self.value}")
+        if self.unit != "frame" and self.unit not in _IN_SECONDS:
+            raise InputError(
+                f"frame_interval has the unknown unit {self.unit!r}; use one of {', '.join(_IN_SECONDS)}, frame"
+            )
+
+    def __str__(self) -> str:
+        """``0.2 ns``."""
+        return f"{self.value:g} {self.unit}"
+
+    @classmethod
+    def parse(cls, value: str | float | tuple[float, str] | FrameInterval | None) -> FrameInterval:
+        """Read ``"0.2 ns"``, ``(0.2, "ns")``, a `FrameInterval`, or None (frames)."""
+        if value is None:
+            return cls()
+        if isinstance(value, FrameInterval):
+            return value
+        if isinstance(value, str):
+            match = _PATTERN.fullmatch(value)
+            if match is None:
+                raise InputError(f"frame_interval must look like '0.2 ns', got {value!r}")
+            try:
+                number = float(match.group(1))
+            except ValueError:
+                raise InputError(f"frame_interval must look like '0.2 ns', got {value!r}") from None
+            return cls(number, match.group(2).removesuffix("s") if match.group(2) == "frames" else match.group(2))
+        if isinstance(value, tuple):
+            return cls(float(value[0]), str(value[1]))
+        raise InputError(f"frame_interval needs a unit, such as '{value} ns', got the bare number {value}")
+
+    def describe(self, frames: float) -> str:
+        """Write a number of frames as time in a readable unit: ``describe(5000)`` of 0.2 ns is ``1 us``."""
+        factor, unit = self.scale(frames)
+        return f"{frames * factor:.4g} {unit}"
+
+    def scale(self, frames: float) -> tuple[float, str]:
+        """Return the factor that turns frames into a unit readable at this magnitude, and the unit."""
+        if self.unit == "frame":
+            return 1.0, "frames"
+        seconds = self.value * _IN_SECONDS[self.unit]
+        for unit in ("s", "ms", "us", "ns", "ps"):
+            # A billionth of slack: 5000 frames of 0.2 ns are 1 us although the product rounds to just below it.
+            if abs(frames) * seconds >= _IN_SECONDS[unit] * (1 - 1e-9):
+                return seconds / _IN_SECONDS[unit], unit
+        return seconds / 1e-15, "fs"

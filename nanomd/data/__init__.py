@@ -1,0 +1,1 @@
+"""Discrete trajectories: read, checked, written, split, and mapped to tokens."""

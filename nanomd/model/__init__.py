@@ -1,0 +1,1 @@
+"""The nano-GPT: the network, its files, what it says of data, and where rollouts start."""

@@ -1,0 +1,292 @@
+"""A model on disk: safetensors weights and JSON, never pickle, checked in full when read.
+
+The folder holds ``model.safetensors`` (float32 tensors as named by `ModelConfig.tensor_shapes`), ``config.json`` and
+``starts.safetensors`` (the stationary distribution, and windows of the training data to start rollouts from).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nanomd.base.config import ModelConfig
+from nanomd.base.errors import InputError, NanomdError, StoreError
+from nanomd.base.units import FrameInterval
+from nanomd.data.dtrajs import StateMap
+
+FORMAT = "nanomd-model"
+FORMAT_VERSION = 1
+MAX_START_WINDOWS = 256
+_MAX_HEADER = 16 << 20  # bytes; real headers take a few kilobytes
+_MAX_JSON = 64 << 20  # bytes; 65536 state symbols take less than one megabyte
+_DTYPES: dict[str, np.dtype[Any]] = {
+    "F32": np.dtype(np.float32),
+    "F64": np.dtype(np.float64),
+    "I32": np.dtype(np.int32),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Starts:
+    """What rollouts can start from.
+
+    Parameters
+    ----------
+    stationary : (V,) float64
+        Probability of each token; sums to one.
+    windows : (n, W) int32
+        Windows of training tokens; n may be 0.
+    """
+
+    stationary: NDArray[np.float64]
+    windows: NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFiles:
+    """Everything in a model folder: enough to roll out, without PyTorch."""
+
+    config: ModelConfig
+    tensors: dict[str, NDArray[np.float32]]
+    state_map: StateMap
+    starts: Starts
+    frame_interval: FrameInterval = field(default_factory=FrameInterval)
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+
+def check_model_files(files: ModelFiles, where: str = "model") -> None:
+    """Check names, shapes, types and finiteness of everything in `files`.
+
+    Raises
+    ------
+    InputError
+        Naming `where`, the tensor, the constraint and the value.
+    """
+    shapes = files.config.tensor_shapes()
+    if set(shapes) != set(files.tensors):
+        missing, extra = sorted(set(shapes) - set(files.tensors)), sorted(set(files.tensors) - set(shapes))
+        raise InputError(
+            f"{where} does not hold the tensors of its configuration: missing {missing}, unexpected {extra}"
+        )
+    for name, shape in shapes.items():
+        _check_array(where, name, files.tensors[name], np.dtype(np.float32), shape)
+    n_states = files.config.n_states
+    if files.state_map.n_states != n_states:
+        raise InputError(
+            f"{where}: state_map has {files.state_map.n_states} states, but the model has n_states = {n_states}"
+        )
+    stationary, windows = files.starts.stationary, files.starts.windows
+    _check_array(where, "stationary", stationary, np.dtype(np.float64), (n_states,))
+    if (stationary < 0).any() or abs(float(stationary.sum()) - 1.0) > 1e-6:
+        raise InputError(
+            f"{where}: stationary must be non-negative and sum to 1, got a sum of {float(stationary.sum()):.9g}"
+        )
+    if windows.ndim != 2 or len(windows) > MAX_START_WINDOWS:
+        raise InputError(
+            f"{where}: windows must be an (n, W) array with n <= {MAX_START_WINDOWS}, got shape {windows.shape}"
+        )
+    _check_array(where, "windows", windows, np.dtype(np.int32), (len(windows), files.config.context_length))
+    if windows.size and not (windows.min() >= 0 and windows.max() < n_states):
+        raise InputError(
+            f"{where}: windows must hold tokens in [0, {n_states - 1}], got [{windows.min()}, {windows.max()}]"
+        )
+
+
+def save_model(path: str | Path, files: ModelFiles) -> Path:
+    """Write a model folder, atomically: a reader sees the old folder or the new one, never a half of it.
+
+    Parameters
+    ----------
+    path : path
+        The folder; replaced if it exists and holds a model.
+    files : ModelFiles
+        Checked before anything is written.
+
+    Raises
+    ------
+    InputError
+        If `files` are inconsistent, or `path` is something else than a model folder.
+    StoreError
+        If the folder cannot be written.
+    """
+    from safetensors.numpy import save_file
+
+    path = Path(path)
+    check_model_files(files, "the model to be saved")
+    if path.exists() and not (path.is_dir() and ((path / "config.json").exists() or not any(path.iterdir()))):
+        raise InputError(f"{path} exists and is not a model folder; choose another path")
+    description = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "config": files.config.to_dict(),
+        "state_map": files.state_map.to_dict(),
+        "provenance": files.provenance,
+        "frame_interval": {"value": files.frame_interval.value, "unit": files.frame_interval.unit},
+    }
+    starts = {"stationary": files.starts.stationary, "windows": files.starts.windows}
+    staging: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        staging.chmod(0o755)
+        save_file({k: np.ascontiguousarray(v) for k, v in files.tensors.items()}, staging / "model.safetensors")
+        save_file({k: np.ascontiguousarray(v) for k, v in starts.items()}, staging / "starts.safetensors")
+        (staging / "config.json").write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
+        for file in staging.iterdir():
+            _fsync(file)
+        _replace_folder(staging, path)
+    except Exception as error:
+        if isinstance(error, NanomdError | TypeError):
+            raise
+        raise StoreError(f"cannot write the model to {path}: {error}") from error
+    finally:
+        if staging is not None and staging.exists():
+            shutil.rmtree(staging, ignore_errors=True)
+    return path
+
+
+def load_model_files(path: str | Path) -> ModelFiles:
+    """Read a model folder, trusting nothing in it.
+
+    Raises
+    ------
+    InputError
+        Naming the file and what is wrong with it: missing, truncated, of another format, wrong names, shapes or types,
+        values that are not finite.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise InputError(
+            f"{path} is not a model folder; it must hold config.json, model.safetensors and starts.safetensors"
+        )
+    file = path / "config.json"
+    description = _read_json(file)
+    if description.get("format") != FORMAT or description.get("format_version") != FORMAT_VERSION:
+        raise InputError(
+            f"{file} must say format {FORMAT!r}, version {FORMAT_VERSION}; got {description.get('format')!r}, "
+            f"version {description.get('format_version')!r}"
+        )
+    try:
+        config = ModelConfig.from_dict(_section(description, "config"))
+        state_map = StateMap.from_dict(_section(description, "state_map"))
+        interval = _section(description, "frame_interval")
+        frame_interval = FrameInterval(float(interval["value"]), str(interval["unit"]))
+        provenance = _section(description, "provenance")
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise InputError(f"{file} is damaged: {error}") from None
+    shapes = {name: ("F32", shape) for name, shape in config.tensor_shapes().items()}
+    tensors = _read_tensors(path / "model.safetensors", shapes)
+    starts = _read_tensors(
+        path / "starts.safetensors",
+        {"stationary": ("F64", (config.n_states,)), "windows": ("I32", (None, config.context_length))},
+    )
+    files = ModelFiles(
+        config, tensors, state_map, Starts(starts["stationary"], starts["windows"]), frame_interval, provenance
+    )
+    check_model_files(files, str(path))
+    return files
+
+
+def _read_tensors(file: Path, expected: Mapping[str, tuple[str, tuple[int | None, ...]]]) -> dict[str, NDArray[Any]]:
+    """Read a safetensors file whose tensors are known beforehand; None in a shape means any length."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with file.open("rb") as stream:
+            size = os.fstat(stream.fileno()).st_size
+            start = stream.read(8)
+    except OSError as error:
+        raise InputError(f"{file} cannot be read: {error.strerror}") from None
+    header = int.from_bytes(start, "little")
+    if len(start) < 8 or header > min(size - 8, _MAX_HEADER):
+        raise InputError(f"{file} is truncated or no safetensors file: {size} bytes, header said to take {header}")
+    try:
+        with safe_open(file, framework="numpy") as reader:
+            names = set(reader.keys())
+            if names != set(expected):
+                raise InputError(
+                    f"{file} does not hold the tensors of its configuration: "
+                    f"missing {sorted(set(expected) - names)[:5]}, unexpected {sorted(names - set(expected))[:5]}"
+                )
+            tensors = {}
+            for name, (dtype, shape) in expected.items():
+                entry = reader.get_slice(name)
+                found = (entry.get_dtype(), tuple(entry.get_shape()))
+                fits = len(found[1]) == len(shape) and all(w in (None, g) for w, g in zip(shape, found[1], strict=True))
+                if found[0] != dtype or not fits:
+                    raise InputError(
+                        f"{file}: tensor {name} must be {dtype} of shape {shape}, got {found[0]} {found[1]}"
+                    )
+                tensors[name] = np.ascontiguousarray(reader.get_tensor(name), dtype=_DTYPES[dtype])
+            return tensors
+    except InputError:
+        raise
+    except (SafetensorError, OSError, ValueError, OverflowError, MemoryError) as error:
+        raise InputError(f"{file} is damaged: {error}") from None
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        if file.stat().st_size > _MAX_JSON:
+            raise InputError(f"{file} has {file.stat().st_size} bytes, more than any configuration takes")
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{file} cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{file} is not valid JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{file} must hold a JSON object, got {type(content).__name__}")
+    return content
+
+
+def _section(description: dict[str, Any], name: str) -> dict[str, Any]:
+    section = description.get(name)
+    if not isinstance(section, dict):
+        raise InputError(f"section {name!r} is missing")
+    return section
+
+
+def _check_array(where: str, name: str, array: NDArray[Any], dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
+    if array.dtype != dtype or array.shape != shape:
+        raise InputError(f"{where}: {name} must be {dtype} of shape {shape}, got {array.dtype} of shape {array.shape}")
+    if dtype.kind == "f" and not np.isfinite(array).all():
+        count = int(array.size - np.isfinite(array).sum())
+        raise InputError(
+            f"{where}: {name} holds {count} values that are not finite; the training diverged or the file is damaged"
+        )
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _replace_folder(new: Path, path: Path) -> None:
+    """Rename `new` to `path`; what was there is moved aside first, since a folder cannot be renamed over a full one."""
+    if path.exists() and any(path.iterdir()):
+        aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
+        path.rename(aside / "old")
+        try:
+            new.rename(path)
+        except OSError:
+            (aside / "old").rename(path)
+            raise
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+    else:
+        new.rename(path)
+    _fsync(path.parent)

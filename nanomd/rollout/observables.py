@@ -1,0 +1,370 @@
+"""Kinetics of a rollout without its tokens: what to accumulate while states are drawn, and what came out.
+
+Everything is an exact integer, equal to what `nanomd.kinetics` counts in the stored tokens (stride 1), whatever the
+batch, the threads, the shards or the interruptions.
+"""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nanomd import _native
+from nanomd.base.config import check_range
+from nanomd.base.errors import InputError, StoreError
+from nanomd.data.dtrajs import DtrajsLike, StateMap, load_dtrajs
+
+_DECADES = 12
+_PER_DECADE = 10
+
+
+def log_bin_edges() -> tuple[int, ...]:
+    """Return the edges of the logarithmic bins: 0, 1, ..., 10 exactly, then ten a decade up to 10^12 steps."""
+    edges = [round(10 ** (k / _PER_DECADE)) for k in range(_PER_DECADE, _DECADES * _PER_DECADE + 1)]
+    return (*range(10), *edges)
+
+
+def parse_set(text: str) -> tuple[str, list[int]]:
+    """Read ``"folded=0,1,7-9"``: a name and raw state labels.
+
+    Raises
+    ------
+    InputError
+        For anything else.
+    """
+    name, equals, states = text.partition("=")
+    labels: list[int] = []
+    for piece in states.split(","):
+        match = re.fullmatch(r"\s*([0-9]{1,18})\s*(?:-\s*([0-9]{1,18})\s*)?", piece)
+        low, high = (int(match.group(1)), int(match.group(2) or match.group(1))) if match else (1, 0)
+        if not equals or not low <= high < low + 65536:
+            raise InputError(f"a set must look like NAME=0,1,7-9, got {text!r}")
+        labels += range(low, high + 1)
+    return name.strip(), labels
+
+
+@dataclass(frozen=True)
+class Observables:
+    """What to accumulate while trajectories are generated.
+
+    State populations are always counted.
+
+    Parameters
+    ----------
+    lagtimes : sequence of int
+        Transitions are counted (sliding) at each of these lags, in steps.
+    sets : mapping of str to sequence of int
+        Named sets of raw state labels, disjoint. Residence times are counted in each, first passages between all.
+    bins : "log", int or sequence of int
+        Bins of the histograms of durations, in steps: logarithmic (see `log_bin_edges`), that many bins of one step
+        each (the last takes all that is longer), or increasing lower edges, the first 0.
+
+    Examples
+    --------
+    >>> observables = Observables(lagtimes=[1, 10], sets={"folded": [0, 1], "unfolded": [5]})
+    """
+
+    lagtimes: Sequence[int] = (1,)
+    sets: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    bins: str | int | Sequence[int] = "log"
+
+    def __post_init__(self) -> None:
+        """Check everything that does not need the model."""
+        lagtimes = tuple(int(lag) for lag in self.lagtimes)
+        if any(lag != given for lag, given in zip(lagtimes, self.lagtimes, strict=True)):
+            raise InputError(f"lagtimes must be whole numbers of steps, got {list(self.lagtimes)}")
+        for lag in lagtimes:
+            check_range("lagtimes", lag, 1, 1 << 24)
+        if len(set(lagtimes)) != len(lagtimes):
+            raise InputError(f"lagtimes must differ from each other, got {list(lagtimes)}")
+        sets = {str(name): tuple(int(label) for label in labels) for name, labels in self.sets.items()}
+        owner: dict[int, str] = {}
+        for name, labels in sets.items():
+            if not name or not name.isprintable():
+                raise InputError(f"the name of a set must be printable text, got {name!r}")
+            if not labels:
+                raise InputError(f"set {name!r} must hold at least one state")
+            for label in labels:
+                if owner.setdefault(label, name) != name:
+                    raise InputError(f"sets must be disjoint, but state {label} is in {owner[label]!r} and {name!r}")
+        object.__setattr__(self, "lagtimes", lagtimes)
+        object.__setattr__(self, "sets", sets)
+        if isinstance(self.bins, int):
+            check_range("bins", self.bins, 2, 1 << 20)
+        elif not isinstance(self.bins, str):
+            object.__setattr__(self, "bins", tuple(int(edge) for edge in self.bins))
+        edges = self.bin_edges
+        if edges[:1] != (0,) or any(a >= b for a, b in pairwise(edges)):
+            raise InputError(f"bins must be increasing edges, the first 0, got {list(edges)[:8]}")
+
+    @property
+    def bin_edges(self) -> tuple[int, ...]:
+        """Lower edges of the bins, in steps; the last bin is open."""
+        if isinstance(self.bins, str):
+            if self.bins != "log":
+                raise InputError(f'bins must be "log", a number of bins or their edges, got {self.bins!r}')
+            return log_bin_edges()
+        return tuple(range(self.bins)) if isinstance(self.bins, int) else tuple(self.bins)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, ready for JSON."""
+        bins = self.bins if isinstance(self.bins, str | int) else list(self.bins)
+        sets = {name: list(labels) for name, labels in self.sets.items()}
+        return {"lagtimes": list(self.lagtimes), "sets": sets, "bins": bins}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Observables:
+        """Build from `to_dict`'s values."""
+        return cls(values["lagtimes"], values["sets"], values["bins"])
+
+    def spec(self, state_map: StateMap) -> _native.ObservablesSpec:
+        """Translate to tokens.
+
+        Raises
+        ------
+        InputError
+            For a state that the model does not know.
+        """
+        set_of = np.full(state_map.n_states, -1, np.int32)
+        for index, labels in enumerate(self.sets.values()):
+            set_of[state_map.encode_labels(np.array(labels, np.int64))] = index
+        tokens = tuple(int(s) for s in set_of)
+        return _native.ObservablesSpec(state_map.n_states, tuple(self.lagtimes), len(self.sets), tokens, self.bin_edges)
+
+    def count(self, dtrajs: DtrajsLike, state_map: StateMap | None = None, n_threads: int = 1) -> ObservablesResult:
+        """Accumulate over stored trajectories of raw labels; unassigned frames split them.
+
+        Parameters
+        ----------
+        dtrajs : as for `nanomd.load_dtrajs`
+        state_map : StateMap, optional
+            Of a model; by default the labels that occur.
+        """
+        raw = load_dtrajs(dtrajs)
+        states = StateMap.fit(raw) if state_map is None else state_map
+        spec = self.spec(states)
+        totals = np.zeros(_native.observables_layout(spec)["size"], np.int64)
+        for tokens in states.encode(raw):
+            writer = _native.NativeObservables(spec, 1, totals)
+            writer.add(tokens[None, :], n_threads)
+            writer.finish()
+            totals = writer.totals()
+        return ObservablesResult(self, states, totals)
+
+
+@dataclass(frozen=True)
+class Durations:
+    """Residence times in sets, or first-passage times between them; in steps.
+
+    Parameters
+    ----------
+    exposure : int64 array
+        Steps spent in it, in events that were completed or cut by the end of a trajectory.
+    events : int64 array
+        Completed events; ``exposure / events`` estimates the mean duration, unbiased by the end of the data.
+    total : int64 array
+        Sum of the durations in `completed`.
+    completed, cut : int64 array, (..., n_bins)
+        Durations of events completed, and of those cut by the end. Residences whose entry was not seen are left out.
+    bin_edges : (n_bins,) int64
+        Bin b holds durations in [bin_edges[b], bin_edges[b + 1]); the last one is open.
+    """
+
+    exposure: NDArray[np.int64]
+    events: NDArray[np.int64]
+    total: NDArray[np.int64]
+    completed: NDArray[np.int64]
+    cut: NDArray[np.int64]
+    bin_edges: NDArray[np.int64]
+
+    @property
+    def mean(self) -> NDArray[np.float64]:
+        """Mean duration in steps; NaN where nothing was seen."""
+        known = self.events > 0
+        return np.where(known, self.exposure / np.where(known, self.events, 1), np.nan)
+
+
+@dataclass(frozen=True, eq=False)
+class ObservablesResult:
+    """What was accumulated.
+
+    Parameters
+    ----------
+    observables : Observables
+        What was asked for.
+    state_map : StateMap
+        Token k stands for the raw label ``state_map.symbols[k]``.
+    totals : flat int64 array
+        All tables; use the properties.
+    """
+
+    observables: Observables
+    state_map: StateMap
+    totals: NDArray[np.int64]
+
+    @property
+    def spec(self) -> _native.ObservablesSpec:
+        """The description in tokens."""
+        return self.observables.spec(self.state_map)
+
+    @property
+    def set_names(self) -> tuple[str, ...]:
+        """Names of the sets, in the order of all tables."""
+        return tuple(self.observables.sets)
+
+    @property
+    def visits(self) -> NDArray[np.int64]:
+        """Frames by token, (n_states,)."""
+        return self._table("visits", (self.state_map.n_states,))
+
+    @property
+    def n_frames(self) -> int:
+        """Frames of all trajectories."""
+        return int(self.visits.sum())
+
+    @property
+    def populations(self) -> NDArray[np.float64]:
+        """Fraction of the frames by token, (n_states,)."""
+        return self.visits / max(self.n_frames, 1)
+
+    def transition_counts(self, lagtime: int) -> NDArray[np.int64]:
+        """Sliding transition counts at one of the lags, (n_states, n_states)."""
+        lagtimes, V = tuple(self.observables.lagtimes), self.state_map.n_states
+        if lagtime not in lagtimes:
+            raise InputError(f"lagtime must be one that was accumulated, {list(lagtimes)}, got {lagtime}")
+        counts: NDArray[np.int64] = self._table("transitions", (len(lagtimes), V, V))[lagtimes.index(lagtime)]
+        return counts
+
+    @property
+    def residence(self) -> Durations:
+        """Frames in a row inside each set; tables (n_sets,) and (n_sets, n_bins)."""
+        return self._durations(("stay_exposure", "stay_exits", "stay_steps", "stay_completed", "stay_cut"), 1)
+
+    @property
+    def first_passage(self) -> Durations:
+        """First passages between sets i -> j, tables (n_sets, n_sets) and (n_sets, n_sets, n_bins).
+
+        A passage begins at the first visit to i since the last visit to j (or the start of the trajectory) and ends at
+        the next visit to j, as in `nanomd._native.count_passages`.
+        """
+        names = ("passage_exposure", "passages", "passage_steps", "passage_completed", "passage_cut")
+        return self._durations(names, 2)
+
+    def __add__(self, other: ObservablesResult) -> ObservablesResult:
+        """Join the counts of different trajectories."""
+        if self.observables != other.observables or self.state_map != other.state_map:
+            raise InputError("only results of the same observables and the same states can be added")
+        return ObservablesResult(self.observables, self.state_map, self.totals + other.totals)
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, ObservablesResult)
+            and (self.observables, self.state_map) == (other.observables, other.state_map)
+            and np.array_equal(self.totals, other.totals)
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def to_arrays(self) -> dict[str, NDArray[Any]]:
+        """Return everything as arrays of numbers and text, as they are saved."""
+        sets = self.observables.sets
+        bins = self.observables.bins
+        return {
+            "totals": self.totals,
+            "state_symbols": self.state_map.symbols,
+            "lagtimes": np.array(self.observables.lagtimes, np.int64),
+            "set_names": np.array(list(sets), dtype=np.str_),
+            "set_states": np.array([label for labels in sets.values() for label in labels], np.int64),
+            "set_sizes": np.array([len(labels) for labels in sets.values()], np.int64),
+            "bins": np.array([] if isinstance(bins, str) else bins, np.int64),
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> ObservablesResult:
+        """Build from `to_arrays`' values, which may come from a hostile file.
+
+        Raises
+        ------
+        InputError, KeyError, ValueError
+            If they make no sense.
+        """
+        sizes = [int(n) for n in arrays["set_sizes"].reshape(-1)]
+        names = [str(name) for name in arrays["set_names"].reshape(-1)]
+        if any(n < 1 for n in sizes) or len(names) != len(sizes):
+            raise InputError("the sets are damaged")
+        parts = np.split(arrays["set_states"].reshape(-1), np.cumsum(sizes)[:-1]) if sizes else []
+        sets = {name: part.tolist() for name, part in zip(names, parts, strict=True)}
+        bins = arrays["bins"]
+        observables = Observables(
+            arrays["lagtimes"].reshape(-1).tolist(),
+            sets,
+            "log" if not bins.size else int(bins) if bins.ndim == 0 else bins.tolist(),
+        )
+        result = cls(observables, StateMap(arrays["state_symbols"]), arrays["totals"])
+        size = _native.observables_layout(result.spec)["size"]
+        if result.totals.dtype != np.int64 or result.totals.shape != (size,) or (result.totals < 0).any():
+            raise InputError(f"the totals must be {size} counts, got {result.totals.dtype} {result.totals.shape}")
+        return result
+
+    def save(self, path: str | Path) -> None:
+        """Write a .npz file without pickled objects."""
+        np.savez(path, allow_pickle=False, **self.to_arrays())
+
+    @classmethod
+    def load(cls, path: str | Path) -> ObservablesResult:
+        """Read what `save` wrote.
+
+        Raises
+        ------
+        StoreError
+            If the file is missing or damaged.
+        """
+        try:
+            return cls.from_arrays(read_npz(path))
+        except (InputError, KeyError, ValueError, TypeError, OverflowError) as error:
+            raise StoreError(f"{path} is damaged: {error}") from None
+
+    def _table(self, name: str, shape: tuple[int, ...]) -> NDArray[np.int64]:
+        begin = _native.observables_layout(self.spec)[name]
+        return self.totals[begin : begin + int(np.prod(shape))].reshape(shape)
+
+    def _durations(self, names: tuple[str, str, str, str, str], n_axes: int) -> Durations:
+        shape = (len(self.observables.sets),) * n_axes
+        edges = np.array(self.observables.bin_edges, np.int64)
+        counts = [self._table(name, shape) for name in names[:3]]
+        histograms = [self._table(name, (*shape, edges.size)) for name in names[3:]]
+        return Durations(counts[0], counts[1], counts[2], histograms[0], histograms[1], edges)
+
+
+def read_npz(path: str | Path) -> dict[str, NDArray[Any]]:
+    """Read the arrays of a .npz file; never unpickles.
+
+    Raises
+    ------
+    StoreError
+        If the file is missing or damaged.
+    """
+    try:
+        with Path(path).open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+            return {name: np.asarray(file[name]) for name in file.files}
+    except FileNotFoundError:
+        raise StoreError(f"{path} is missing") from None
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        EOFError,
+        KeyError,
+        AttributeError,
+        zipfile.BadZipFile,
+        MemoryError,
+    ) as error:
+        raise StoreError(f"{path} is damaged: {error}") from None

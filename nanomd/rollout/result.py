@@ -1,0 +1,210 @@
+"""What a rollout returns: tokens in memory or on disk, and all that describes them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nanomd.base.config import ModelConfig, RolloutConfig
+from nanomd.base.errors import InputError, StoreError
+from nanomd.base.units import FrameInterval
+from nanomd.data.dtrajs import StateMap
+from nanomd.rollout.observables import ObservablesResult
+from nanomd.rollout.store import StoreLayout, TokenStore, lock_folder
+
+
+class ShardedTokens:
+    """Several arrays of equal width stacked by row, without copying them: what a store of many shards looks like."""
+
+    def __init__(self, shards: list[NDArray[Any]]) -> None:
+        self.shards = shards
+        self._first = np.cumsum([0] + [len(shard) for shard in shards])
+        self.shape = (int(self._first[-1]), shards[0].shape[1])
+        self.dtype = shards[0].dtype
+        self.ndim = 2
+        self.size = self.shape[0] * self.shape[1]
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __iter__(self) -> Iterator[NDArray[Any]]:
+        for shard in self.shards:
+            yield from shard
+
+    def __getitem__(self, index: Any) -> Any:
+        """Rows by number are views; anything else copies what it selects."""
+        row, rest = (index[0], index[1:]) if isinstance(index, tuple) else (index, ())
+        if isinstance(row, int | np.integer):
+            number = int(row) + (len(self) if row < 0 else 0)
+            if not 0 <= number < len(self):
+                raise IndexError(f"trajectory {row} is out of range for {len(self)} trajectories")
+            shard = int(np.searchsorted(self._first, number, side="right")) - 1
+            return self.shards[shard][(number - int(self._first[shard]), *rest)]
+        rows = np.arange(len(self))[row]
+        return np.stack([self[int(r)][rest] if rest else self[int(r)] for r in rows])
+
+    def __dlpack__(self, **options: Any) -> Any:
+        """Hand the memory of a single shard over; several have no common memory."""
+        raise BufferError("tokens in several shards are no single array; use tokens.shards, or np.asarray to copy them")
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return (1, 0)  # the CPU
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        if copy is False:
+            raise ValueError("tokens in several shards cannot become one array without a copy")
+        return np.concatenate(self.shards).astype(dtype or self.dtype, copy=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """Generated trajectories.
+
+    Parameters
+    ----------
+    tokens : (n_trajs, n_stored) uint8 or uint16
+        Tokens of the generated states (the prompts are left out): an array, a memory map, or `ShardedTokens`, which
+        ``numpy.asarray`` turns into one array.
+    state_map : StateMap
+        Token k stands for the raw label ``state_map.symbols[k]``.
+    config : RolloutConfig
+    frame_interval : FrameInterval
+        Time between two steps; two stored states lie `stride` steps apart.
+    seconds : float
+        Time that the generation took.
+    backend : str
+        What ran, such as ``"cpu/avx2"``.
+    model_config : ModelConfig
+    first_trajectory : int
+        Global index of the first trajectory.
+    observables : ObservablesResult, optional
+        What was accumulated over every state, stored or not.
+    """
+
+    tokens: NDArray[Any] | ShardedTokens
+    state_map: StateMap
+    config: RolloutConfig
+    frame_interval: FrameInterval
+    seconds: float
+    backend: str
+    model_config: ModelConfig
+    first_trajectory: int = 0
+    observables: ObservablesResult | None = None
+
+    @property
+    def n_trajs(self) -> int:
+        """Number of trajectories."""
+        return len(self.tokens)
+
+    @property
+    def n_steps(self) -> int:
+        """States generated per trajectory, stored or not."""
+        return self.config.n_steps
+
+    @property
+    def stride(self) -> int:
+        """Steps between two stored states."""
+        return self.config.stride
+
+    @property
+    def dtrajs(self) -> list[NDArray[np.int64]]:
+        """The trajectories as raw labels.
+
+        Raises
+        ------
+        InputError
+            If the tokens were not stored.
+        """
+        if self.tokens.shape[1] == 0:
+            raise InputError("the rollout was made with store_tokens=False and has no trajectories, only observables")
+        return [self.state_map.decode(np.asarray(row)) for row in self.tokens]
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Speed of the generation, in states of all trajectories."""
+        return self.n_trajs * self.n_steps / self.seconds if self.seconds > 0 else float("nan")
+
+    def describe(self) -> dict[str, Any]:
+        """Return everything but the tokens as plain values."""
+        return {
+            "state_map": self.state_map.to_dict(),
+            "config": self.config.to_dict(),
+            "frame_interval": {"value": self.frame_interval.value, "unit": self.frame_interval.unit},
+            "seconds": self.seconds,
+            "backend": self.backend,
+            "model_config": self.model_config.to_dict(),
+            "first_trajectory": self.first_trajectory,
+        }
+
+    def save(self, path: str | Path, shard_trajs: int = 64) -> None:
+        """Store the rollout in a folder, as `Sampler.generate` with ``out=`` does."""
+        with lock_folder(path):
+            self.write(path, {}, {}, shard_trajs)
+
+    def write(self, path: str | Path, run: dict[str, Any], info: dict[str, Any], shard_trajs: int = 64) -> None:
+        """Store the rollout in a folder that the caller has locked; `run` and `info` as in `TokenStore.create`."""
+        if self.n_trajs == 0:
+            raise InputError("the rollout is empty; there is nothing to save")
+        kept = self.tokens.shape[1] > 0
+        layout = StoreLayout(self.n_trajs, self.n_steps, self.stride, shard_trajs, self.tokens.dtype.name, kept)
+        store = TokenStore.create(path, layout, run, {**self.describe(), **info})
+        for index, shard in enumerate(store.shards):
+            tokens = np.asarray(self.tokens[shard.first : shard.last])
+            last = index == len(store.shards) - 1
+            arrays = self.observables.to_arrays() if last and self.observables is not None else None
+            store.append(index, self.n_steps, tokens, np.zeros((len(tokens), 0), np.uint16), arrays)
+
+    @classmethod
+    def load(cls, path: str | Path, partial: bool = False) -> Rollout:
+        """Load a stored rollout; tokens stay on disk, as memory maps.
+
+        Parameters
+        ----------
+        path : path
+        partial : bool
+            Accept an unfinished rollout: the shards that have begun, cut to the length that all of them have.
+
+        Raises
+        ------
+        StoreError
+            If there is none, it is damaged, or (without `partial`) unfinished.
+        """
+        return cls.from_store(TokenStore.open(path), partial)
+
+    @classmethod
+    def from_store(cls, store: TokenStore, partial: bool = False) -> Rollout:
+        """Wrap an open store; see `load`."""
+        done = [shard.steps_done for shard in store.shards]
+        begun = [index for index, steps in enumerate(done) if steps]
+        if not store.complete and not (partial and begun):
+            total = store.layout.n_steps * store.layout.n_trajs
+            have = sum((s.last - s.first) * s.steps_done for s in store.shards)
+            raise StoreError(f"the rollout in {store.path} is unfinished ({have} of {total} steps); resume it first")
+        steps = min(done[index] for index in begun)
+        kept = store.layout.stored_before(steps)
+        shards = [store.tokens(index)[:, :kept] for index in begun]
+        info = store.info
+        observables = None
+        if store.complete and store.observables is not None:
+            observables = ObservablesResult.load(store.path / store.observables)
+        try:
+            config = RolloutConfig.from_dict(info["config"])
+            interval = info["frame_interval"]
+            return cls(
+                tokens=shards[0] if len(shards) == 1 else ShardedTokens(shards),
+                state_map=StateMap.from_dict(info["state_map"]),
+                config=config if store.complete else config.replace(n_steps=steps, n_trajs=sum(map(len, shards))),
+                frame_interval=FrameInterval(float(interval["value"]), str(interval["unit"])),
+                seconds=float(info["seconds"]),
+                backend=str(info["backend"]),
+                model_config=ModelConfig.from_dict(info["model_config"]),
+                first_trajectory=int(info["first_trajectory"]),
+                observables=observables,
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise StoreError(f"the manifest of {store.path} is damaged: {error}") from None

@@ -1,0 +1,1 @@
+"""A study in a run folder: one step after the other, each recorded, repeatable and resumable."""

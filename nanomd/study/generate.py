@@ -1,0 +1,195 @@
+"""The step `generate` of a run folder: whole, in parts by independent processes, and putting the parts together."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nanomd.base.config import check_range
+from nanomd.base.errors import InputError, StoreError
+from nanomd.base.files import sha256_of, write_atomic
+from nanomd.base.progress import progress_bar
+from nanomd.study.folder import RunFolder
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from nanomd.rollout.observables import Observables
+    from nanomd.rollout.sampler import Rollout
+
+_SETTINGS = "settings.json"  # in the folder of a part: what `generate` was asked for, and the digest of its model
+
+
+def generate(
+    run: str | Path,
+    *,
+    n_steps: int = 1_000_000,
+    n_trajs: int = 16,
+    start: str = "stationary",
+    mode: str = "auto",
+    hop_keep: int | None = None,
+    stride: int = 1,
+    sampling_temperature: float = 1.0,
+    backend: str = "auto",
+    precision: str = "fp32",
+    lookahead: str | int = "auto",
+    n_threads: int | None = None,
+    seed: int = 0,
+    observables: Observables | None = None,
+    store_tokens: bool = True,
+    shard: tuple[int, int] | None = None,
+    force: bool = False,
+    resume: bool = False,
+    progress: bool | None = None,
+) -> str:
+    """Roll the model of a run folder out into generated/, or part `shard` = (i, n) of it into a folder in there."""
+    from nanomd.rollout.parts import part_folder, shard_range
+    from nanomd.rollout.sampler import Sampler
+    from nanomd.rollout.store import TokenStore
+
+    folder = RunFolder(run, create=False)
+    folder.require("train", folder.model, f"nanomd train --run {run}")
+    check_range("n_trajs", n_trajs, 1)
+    first, last = shard_range(shard, n_trajs)
+    begin_at: str | NDArray[np.int64] = start
+    if start.lstrip("-").isdigit():
+        begin_at = np.full(n_trajs, int(start), np.int64)
+    settings: dict[str, Any] = {
+        "n_steps": n_steps, "n_trajs": n_trajs, "start": start, "mode": mode, "hop_keep": hop_keep, "stride": stride,
+        "sampling_temperature": sampling_temperature, "seed": seed, "precision": precision,
+    }  # fmt: skip
+    if observables is not None:
+        settings |= {"observables": json.dumps(observables.to_dict()), "store_tokens": store_tokens}
+    # Parts lie in folders of their own, each with its own lock: any number may be made at once.
+    with folder.lock(shared=shard is not None):
+        inputs = {"model": sha256_of(folder.model)}
+        sampler = Sampler.load(folder.model, backend=backend, precision=precision)
+        if shard is None:
+            if not folder.begin("generate", settings, inputs, force=force, resume=resume):
+                return f"generate: {folder.path} already holds this result; nothing to do"
+        else:
+            if force:
+                raise InputError("--force replaces a whole result; for a shard, remove its folder instead")
+            if TokenStore.exists(folder.generated):
+                raise StoreError(f"{folder.generated} holds a whole rollout already; use another --run for the shards")
+            _begin_part(part_folder(folder.generated, *shard), settings, inputs, resume)
+        bar = progress_bar(n_steps * (last - first), "generate", "step", progress)
+        try:
+            rollout = sampler.generate(
+                n_steps,
+                n_trajs,
+                start=begin_at,
+                mode=mode,
+                hop_keep=hop_keep,
+                seed=seed,
+                stride=stride,
+                sampling_temperature=sampling_temperature,
+                lookahead=lookahead,
+                n_threads=n_threads,
+                out=folder.generated,
+                resume=resume,
+                shard=shard,
+                observables=observables,
+                store_tokens=store_tokens,
+                progress=bar,
+            )
+        finally:
+            bar.close()
+        if shard is None:
+            _finish(folder, settings, inputs, rollout, n_threads=n_threads)
+    done = "" if shard is None else f"shard {shard[0]}/{shard[1]}: "
+    return done + _describe(rollout)
+
+
+def merge(run: str | Path) -> str:
+    """Check that all shards of a rollout are complete, and make them the result of `generate`."""
+    from nanomd.rollout.parts import find_parts, merge_parts
+    from nanomd.rollout.store import TokenStore
+
+    folder = RunFolder(run, create=False)
+    with folder.lock():
+        kept, joined = folder.generated / _SETTINGS, TokenStore.exists(folder.generated)
+        if joined and not kept.exists() and folder.record("generate"):
+            return f"generate: {folder.path} already holds the whole rollout; nothing to do"
+        # A merge that was killed late may have removed parts, but never the record of what they were made with.
+        sources = [folder.generated] if joined else [path for _, _, path in find_parts(folder.generated)]
+        records = {path: _read_settings(path / _SETTINGS) for path in sources}
+        if not records:
+            raise StoreError(f"{folder.generated} holds no shards; make them with `nanomd generate --shard i/n`")
+        (path, record), *others = records.items()
+        for other, values in others:
+            changed = sorted(
+                f"{name} ({group[name]} and {values[key].get(name)})"
+                for key, group in record.items()
+                for name in group
+                if group[name] != values[key].get(name)
+            )
+            if changed:
+                raise StoreError(f"{path} and {other} are no parts of one rollout: {', '.join(changed[:4])} differ")
+        if record["inputs"].get("model") != sha256_of(folder.model):
+            raise StoreError(f"the model of {folder.path} has changed since the shards were made; generate them again")
+        rollout = merge_parts(folder.generated, keep={_SETTINGS: json.dumps(record)})
+        folder.record_config("generate", record["settings"])
+        _finish(folder, record["settings"], record["inputs"], rollout)
+        kept.unlink(missing_ok=True)
+    return f"merged: {_describe(rollout)}"
+
+
+def _begin_part(path: Path, settings: dict[str, Any], inputs: dict[str, str], resume: bool) -> None:
+    file = path / _SETTINGS
+    record = json.loads(json.dumps({"settings": settings, "inputs": inputs}))
+    if file.exists():
+        old = _read_settings(file)
+        if old != record:
+            raise StoreError(f"{path} was begun with other options or another model; use the same, or remove it")
+        if not resume:
+            raise StoreError(f"{path} is there already; go on with --resume, or remove it")
+    else:
+        path.mkdir(parents=True, exist_ok=True)
+        write_atomic(file, json.dumps(record) + "\n")
+
+
+def _read_settings(file: Path) -> dict[str, dict[str, Any]]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        return {key: dict(content[key]) for key in ("settings", "inputs")}
+    except FileNotFoundError:
+        raise StoreError(f"{file} is missing; was this shard made with `nanomd generate --shard`?") from None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise StoreError(f"{file} is damaged: {error}") from None
+
+
+def _finish(
+    folder: RunFolder, settings: dict[str, Any], inputs: dict[str, str], rollout: Rollout, **extra: Any
+) -> None:
+    folder.finish(
+        "generate",
+        settings,
+        inputs,
+        rollout.seconds,
+        tokens_per_second=rollout.tokens_per_second,
+        backend=rollout.backend,
+        **extra,
+    )
+
+
+def _describe(rollout: Rollout) -> str:
+    physical = rollout.frame_interval.unit != "frame"
+    each = f" ({rollout.frame_interval.describe(rollout.n_steps)} each)" if physical else ""
+    text = (
+        f"generated {rollout.n_trajs} x {rollout.n_steps:,} steps{each} in {rollout.seconds:.1f} s, "
+        f"{rollout.tokens_per_second:,.0f} steps/s on {rollout.backend}"
+    )
+    if rollout.observables is None or not rollout.observables.set_names:
+        return text
+    names, passage = rollout.observables.set_names, rollout.observables.first_passage
+    for i, j in np.argwhere(~np.eye(len(names), dtype=bool)):
+        if passage.events[i, j]:
+            time = rollout.frame_interval.describe(float(passage.mean[i, j]))
+            text += f"\n  {names[i]} -> {names[j]}: mean first passage {time} ({passage.events[i, j]:,} events)"
+        else:
+            text += f"\n  {names[i]} -> {names[j]}: never seen"
+    return text
