@@ -15,6 +15,7 @@ from nanomd.base.config import ModelConfig, TrainConfig, model_preset
 from nanomd.base.errors import InputError
 from nanomd.base.progress import Progress
 from nanomd.base.units import FrameInterval
+from nanomd.data.counts import sparse_transition_counts
 from nanomd.data.dtrajs import DtrajsLike, StateMap, load_dtrajs, split_dtrajs
 from nanomd.model.files import ModelFiles, Starts, load_model_files, save_model
 from nanomd.model.starts import start_windows, stationary_distribution
@@ -322,11 +323,9 @@ class GPTModel:
         InputError
             For states that the model does not know.
         """
-        from nanomd.training.windows import transition_counts
-
         tokens = self.state_map.encode(load_dtrajs(dtrajs))
         n = self.config.n_states
-        seen = transition_counts(tokens, n) > 0
+        seen = sparse_transition_counts(tokens, n).toarray() > 0
         if both_ways:
             seen |= seen.T
         seen |= ~seen.any(axis=1, keepdims=True)  # nothing is known of where such a state goes: its row stays

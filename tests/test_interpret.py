@@ -12,6 +12,7 @@ import torch
 from rollout_models import make_files
 
 from nanomd.base.errors import InputError
+from nanomd.data.counts import transition_counts
 from nanomd.estimator import GPTModel
 from nanomd.interpret import (
     AttentionByLag,
@@ -26,7 +27,7 @@ from nanomd.interpret import (
 from nanomd.interpret.distances import rank_correlation, vector_distances
 from nanomd.interpret.explicit import Record, Restore, explicit_logits, read_out, run_blocks
 from nanomd.interpret.sampling import block_interval, spread_integers, spread_windows, usable_length
-from nanomd.kinetics.markov import estimate_markov_model, transition_counts
+from nanomd.kinetics.markov import estimate_markov_model
 
 VARIANTS = [
     {"norm": "pre", "position": "rope"},

@@ -13,7 +13,8 @@ import nanomd
 from nanomd.base.errors import InputError
 from nanomd.base.units import FrameInterval
 from nanomd.baselines.msm import MSMEstimator
-from nanomd.kinetics import compare, deeptime_adapter, macrostates, markov, paths, processes, verdict
+from nanomd.data.counts import largest_connected_set, transition_counts
+from nanomd.kinetics import compare, macrostates, markov, paths, processes, verdict
 from nanomd.kinetics.compare import default_lagtimes, usable_length, validate
 from nanomd.kinetics.results import Interval, ValidationResult
 
@@ -332,7 +333,7 @@ def test_full_length_arrays_whatever_is_connected():
     counts = np.zeros((6, 6), np.int64)
     counts[np.ix_([1, 3, 4], [1, 3, 4])] = [[50, 5, 0], [5, 30, 4], [0, 4, 90]]
     counts[0, 0], counts[5, 1] = 20, 3  # an island, and a state that is only left
-    assert deeptime_adapter.largest_connected_set(counts).tolist() == [1, 3, 4]
+    assert largest_connected_set(counts).tolist() == [1, 3, 4]
     model = markov.estimate_markov_model(counts, 2)
     assert model.stationary.shape == (6,)
     assert (model.stationary[[0, 2, 5]] == 0).all()
@@ -344,7 +345,7 @@ def test_full_length_arrays_whatever_is_connected():
     with pytest.raises(InputError, match="no transitions at lagtime 3"):
         markov.estimate_markov_model(np.zeros((3, 3)), 3)
     with pytest.raises(InputError, match="n_states must be at most"):
-        markov.transition_counts([np.array([0, 1])], 10**6, 1)
+        transition_counts([np.array([0, 1])], 10**6, 1)
 
 
 def test_processes_are_matched_by_eigenvector():

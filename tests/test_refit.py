@@ -11,8 +11,8 @@ from known_chain import default_chain
 
 from nanomd.base.config import ModelConfig, TrainConfig
 from nanomd.base.errors import InputError
+from nanomd.data.counts import transition_counts
 from nanomd.estimator import GPTEstimator, GPTModel
-from nanomd.kinetics import markov
 from nanomd.model.contexts import Contexts, default_burn_in, find_pieces, iterate_contexts
 from nanomd.model.network import NanoGPT
 from nanomd.training.refit import refit
@@ -228,14 +228,14 @@ def test_a_training_ends_with_it_and_rollouts_have_the_rates_of_the_data(pair: t
     trunk = {k: v for k, v in plain.to_files().tensors.items() if not k.startswith("head")}
     for name, value in trunk.items():
         assert np.array_equal(refitted.to_files().tensors[name], value)
-    counts = markov.transition_counts(chain_data(20_000, 2), 4, 1)
+    counts = transition_counts(chain_data(20_000, 2), 4, 1)
     wanted = counts / counts.sum(axis=1, keepdims=True)
     rare = (wanted < 0.05) & (counts > 0)
     assert rare.any()
 
     def rates(model: GPTModel) -> np.ndarray:
         rollout = model.generate(200_000, 8, seed=1, n_threads=1, backend="cpu")
-        counted = markov.transition_counts(list(rollout.dtrajs), 4, 1)
+        counted = transition_counts(list(rollout.dtrajs), 4, 1)
         return counted / counted.sum(axis=1, keepdims=True)
 
     before, after = (np.abs(np.log(rates(m)[rare] / wanted[rare])).max() for m in (plain, refitted))

@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 
 from nanomd.base.config import ModelConfig, TrainConfig
 from nanomd.base.errors import InputError
+from nanomd.data.counts import transition_counts
 from nanomd.training.checkpoint import find_checkpoints
 from nanomd.training.loop import TrainingDivergedError, train
 from nanomd.training.setup import learning_rate, make_optimiser, resolve_train_length
-from nanomd.training.windows import WindowSampler, padded_weights, transition_counts
+from nanomd.training.windows import WindowSampler, padded_weights
 
 MODEL = ModelConfig(n_states=4, d_model=16, n_layer=1, n_head=2, context_length=4, mlp_ratio=2)
 TRAIN = TrainConfig(n_steps=12, batch_size=4, warmup_steps=3, validation_interval=4, checkpoint_interval=5, seed=3)

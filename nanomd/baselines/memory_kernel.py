@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from nanomd.base.config import check_choice, check_range
 from nanomd.base.errors import InputError
+from nanomd.data.counts import stationary_vector
 from nanomd.kinetics import markov
 from nanomd.kinetics import transfer_tensors as tt
 from nanomd.kinetics.inputs import check_lagtime, trajectories
@@ -72,7 +73,7 @@ class MemoryKernelModel:
     def stationary_distribution(self) -> FloatArray:
         """(n_states,), unchanged by propagation; zero outside the active states."""
         out = np.zeros(self.n_states)
-        out[self.active] = tt.stationary_vector(self.tensors)
+        out[self.active] = stationary_vector(self.tensors.sum(axis=0))
         return out
 
     @property
@@ -195,7 +196,7 @@ class MemoryKernelModel:
         matrix = self.transition_matrix(step // self.lagtime)
         # The chain of T(stride) must come with its own stationary vector, for passages to and fro to be as frequent.
         pi = np.zeros(self.n_states)
-        pi[self.active] = tt.stationary_vector(matrix[np.ix_(self.active, self.active)][None])
+        pi[self.active] = stationary_vector(matrix[np.ix_(self.active, self.active)])
         return float(step * markov.passage_times(matrix, pi, labels, 2)[0, 1])
 
     def mfpts(self, macrostate: ArrayLike, **options: Any) -> FloatArray:

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from nanomd.base.config import check_range
 from nanomd.base.errors import InputError
+from nanomd.data.counts import transition_counts
 from nanomd.kinetics.inputs import check_lagtime
-from nanomd.kinetics.markov import MarkovModel, estimate_markov_model, transition_counts
+from nanomd.kinetics.markov import MarkovModel, estimate_markov_model
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from nanomd.base.errors import InputError
 from nanomd.base.files import write_atomic
 from nanomd.base.progress import progress_bar
+from nanomd.data.counts import transition_counts
 from nanomd.experiments import methods
 from nanomd.experiments.cases import Case, Data, cut_into_pieces, get_case
 from nanomd.experiments.scoring import Judge, memory_kernel, record
@@ -155,11 +156,9 @@ def scored_frames(held_out: list[IntArray]) -> list[IntArray]:
 
 def markov_nll(training: list[IntArray], held_out: list[IntArray], n_states: int, pseudocount: float = 1e-2) -> float:
     """Return nats per frame of held-out data under the lag-1 Markov model of row-normalised counts."""
-    from nanomd.kinetics import markov
-
-    counts = markov.transition_counts(list(training), n_states, 1) + pseudocount
+    counts = transition_counts(list(training), n_states, 1) + pseudocount
     log = np.log(counts / counts.sum(axis=1, keepdims=True))
-    seen = markov.transition_counts(list(held_out), n_states, 1)
+    seen = transition_counts(list(held_out), n_states, 1)
     return float(-(seen * log).sum() / seen.sum())
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanomd import _native
+from nanomd.data.counts import transition_counts
 from nanomd.experiments.cases import Case, Data
 from nanomd.kinetics import macrostates, markov
 from nanomd.kinetics.estimates import Sample
@@ -49,7 +50,7 @@ class Judge:
         """Define macrostates and processes on all MD of a case together; they are only the way to look."""
         pooled: list[NDArray[np.integer]] = [*data.training, *data.held_out]
         n_states = 1 + max(int(d.max()) for d in pooled)
-        counts = markov.transition_counts(pooled, n_states, case.lagtime)
+        counts = transition_counts(pooled, n_states, case.lagtime)
         model = markov.estimate_markov_model(counts, case.lagtime)
         macrostate = data.macrostates
         if macrostate is None:
@@ -68,7 +69,7 @@ class Judge:
             match=(right[:, chosen], model.stationary),
             residence_times=case.lagtime * np.arange(0, 200, 4, dtype=np.int64),
             ck_lagtimes=case.lagtime * np.array([1, 2, 4, 8, 16, 32], np.int64),
-            seen=markov.transition_counts(list(data.training), n_states, 1),
+            seen=transition_counts(list(data.training), n_states, 1),
         )
         slowest = markov.eigenvalue_timescales(values[chosen], case.lagtime)[0]
         return cls(frame, float(slowest))

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from nanomd.base.config import check_choice, check_range
 from nanomd.base.errors import InputError
+from nanomd.data.counts import transition_counts
 from nanomd.data.dtrajs import DtrajsLike
 from nanomd.interpret.explicit import prepare
 from nanomd.interpret.results import KineticDistances
@@ -73,7 +74,7 @@ def kinetic_distances(
     InputError
         For unknown states, or fewer than 3 states that are connected at this lag time.
     """
-    from nanomd.kinetics.markov import estimate_markov_model, transition_counts
+    from nanomd.kinetics.markov import estimate_markov_model
 
     check_choice("of", of, Of)
     check_choice("metric", metric, Metric)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from nanomd.base.config import check_range
 from nanomd.base.errors import InputError
+from nanomd.data.counts import transition_counts
 from nanomd.data.dtrajs import DtrajsLike
 from nanomd.interpret.explicit import prepare
 from nanomd.interpret.results import MemoryLength
@@ -113,7 +114,6 @@ def _shortest(contexts: NDArray[np.int64], loss: NDArray[np.float64], tolerance:
 def _markov(model: GPTModel, training: DtrajsLike | None, windows: NDArray[np.int64], confidence: float) -> Interval:
     if training is None:
         return Interval(*(np.array(np.nan) for _ in range(3)))
-    from nanomd.training.windows import transition_counts
 
     _, tokens = prepare(model, training)
     counts = transition_counts(tokens, model.config.n_states) + MARKOV_PSEUDOCOUNT

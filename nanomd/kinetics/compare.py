@@ -14,7 +14,8 @@ from numpy.typing import ArrayLike, NDArray
 from nanomd import _native
 from nanomd.base.errors import InputError
 from nanomd.base.units import FrameInterval
-from nanomd.kinetics import deeptime_adapter, estimates, macrostates, markov, paths, processes
+from nanomd.data.counts import largest_connected_set, transition_counts
+from nanomd.kinetics import estimates, macrostates, markov, paths, processes
 from nanomd.kinetics.bootstrap import Bootstrap
 from nanomd.kinetics.estimates import Sample
 from nanomd.kinetics.inputs import Trajs, check_lagtime, trajectories, usable_length
@@ -225,8 +226,8 @@ def _lags(
         raise InputError("lagtimes must not be empty")
     table = np.full((len(lags), min(3, n_states - 1)), np.nan)
     for i, lag in enumerate(lags):
-        counts = markov.transition_counts(reference, n_states, int(lag))
-        if len(deeptime_adapter.largest_connected_set(counts)) > 1:
+        counts = transition_counts(reference, n_states, int(lag))
+        if len(largest_connected_set(counts)) > 1:
             table[i] = markov.estimate_markov_model(counts, int(lag)).timescales(table.shape[1])
     slowest = table[:, 0] if table.shape[1] else np.full(len(lags), np.nan)
     if not np.isfinite(slowest).any():
@@ -271,7 +272,7 @@ def _frame(
     seen: Trajs,
     given: ArrayLike | None = None,
 ) -> Frame:
-    counts = markov.transition_counts(reference, n_states, lagtime)
+    counts = transition_counts(reference, n_states, lagtime)
     model = markov.estimate_markov_model(counts, lagtime)
     n_active = len(model.active)
     if n_active < 2:
@@ -306,7 +307,7 @@ def _frame(
         match=(right, model.stationary),
         residence_times=steps * lagtime,
         ck_lagtimes=ck * lagtime,
-        seen=markov.transition_counts(seen, n_states, 1),
+        seen=transition_counts(seen, n_states, 1),
         core=core,
         path_times=paths.measure(whole.coarse(core, m)).times,
         ends=processes.process_ends(right, model.stationary),

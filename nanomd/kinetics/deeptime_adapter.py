@@ -14,20 +14,6 @@ from numpy.typing import NDArray
 from nanomd.base.errors import InputError
 
 FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
-
-
-def largest_connected_set(counts: NDArray[np.integer] | FloatArray) -> IntArray:
-    """Return the states of the strongly connected set with the most transitions, sorted."""
-    from scipy.sparse import csr_matrix
-    from scipy.sparse.csgraph import connected_components
-
-    matrix = csr_matrix(np.asarray(counts, np.float64))
-    n_sets, label = connected_components(matrix, directed=True, connection="strong")
-    inside = matrix.tocoo()
-    same = label[inside.row] == label[inside.col]
-    weight = np.bincount(label[inside.row[same]], inside.data[same], minlength=n_sets)
-    return np.flatnonzero(label == int(np.argmax(weight))).astype(np.int64)
 
 
 def reversible_transition_matrix(counts: NDArray[np.integer] | FloatArray) -> tuple[FloatArray, FloatArray]:

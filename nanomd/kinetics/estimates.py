@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from nanomd import _native
 from nanomd._native import Blocks
+from nanomd.data.counts import transition_counts
 from nanomd.kinetics.bootstrap import Bootstrap, make_blocks, ratio
 from nanomd.kinetics.markov import (
     MarkovModel,
     eigenvalue_timescales,
     estimate_markov_model,
-    transition_counts,
 )
 from nanomd.kinetics.processes import match_processes
 from nanomd.kinetics.results import Interval

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from nanomd import _native
 from nanomd.base.errors import InputError
-from nanomd.kinetics import markov
+from nanomd.data.counts import transition_counts
 from nanomd.kinetics.bootstrap import ratio
 from nanomd.kinetics.estimates import FEW_EVENTS, Sample
 from nanomd.kinetics.inputs import check_lagtime, trajectories, usable_length
@@ -92,7 +92,7 @@ def leakage(
     n = highest if n_states is None else n_states
     check_lagtime(lagtime, usable_length(made))
     sample = Sample.make(made, n, timescale=timescale, confidence=confidence, n_bootstrap=n_bootstrap, seed=seed)
-    return measure(sample, markov.transition_counts(seen, n, lagtime), lagtime, both_ways=both_ways)
+    return measure(sample, transition_counts(seen, n, lagtime), lagtime, both_ways=both_ways)
 
 
 def measure(sample: Sample, seen: IntArray, lagtime: int = 1, *, both_ways: bool = False) -> Leakage:
@@ -109,7 +109,7 @@ def measure(sample: Sample, seen: IntArray, lagtime: int = 1, *, both_ways: bool
         "log",
         least,
     )
-    counts = markov.transition_counts(sample.dtrajs, sample.n_states, lagtime)
+    counts = transition_counts(sample.dtrajs, sample.n_states, lagtime)
     leaks = np.where(known, 0, counts)
     return Leakage(probability, number, total, leaks, ratio(leaks.sum(axis=1), counts.sum(axis=1)))
 

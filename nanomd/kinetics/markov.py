@@ -7,14 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from nanomd import _native
 from nanomd.base.errors import InputError
+from nanomd.data.counts import largest_connected_set
 from nanomd.kinetics import deeptime_adapter
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
-MAX_DENSE_STATES = 8192  # a dense matrix of float64 takes 0.5 GiB
 _DENSE_EIGEN_STATES = 600
 
 
@@ -98,22 +97,12 @@ def estimate_markov_model(counts: NDArray[np.integer] | FloatArray, lagtime: int
     counts = np.asarray(counts)
     if counts.sum() == 0:
         raise InputError(f"there are no transitions at lagtime {lagtime}; use a shorter lagtime or longer trajectories")
-    active = deeptime_adapter.largest_connected_set(counts)
+    active = largest_connected_set(counts)
     transition, stationary = np.eye(len(counts)), np.zeros(len(counts))
     inner, pi = deeptime_adapter.reversible_transition_matrix(counts[np.ix_(active, active)])
     transition[np.ix_(active, active)] = inner
     stationary[active] = pi
     return MarkovModel(transition, stationary, active, lagtime)
-
-
-def transition_counts(dtrajs: list[NDArray[np.integer]], n_states: int, lagtime: int) -> IntArray:
-    """Count transitions (n_states, n_states), sliding over all frames."""
-    if n_states > MAX_DENSE_STATES:
-        raise InputError(
-            f"n_states must be at most {MAX_DENSE_STATES} for a Markov model, got {n_states}; use coarser states"
-        )
-    counts: IntArray = _native.count_transitions(dtrajs, n_states, lagtime)[0]
-    return counts
 
 
 # --- Passage times of a Markov chain ---------------------------------------------------------------------------------

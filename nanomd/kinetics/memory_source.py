@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from nanomd import _native
 from nanomd.base.errors import InputError
+from nanomd.data.counts import stationary_vector
 from nanomd.kinetics import markov, processes
 from nanomd.kinetics import transfer_tensors as tt
 from nanomd.kinetics.bootstrap import Bootstrap
@@ -162,7 +163,7 @@ def _quantities(
     right, left, _ = slow
     member = (frame.macrostate[active][:, None] == np.arange(m)).astype(np.float64)
     ahead = dict(zip(lags.tolist(), tt.propagate_columns(tensors, np.hstack([member, right]), lags), strict=True))
-    pi = tt.stationary_vector(tensors)
+    pi = stationary_vector(tensors.sum(axis=0))
     populations = np.zeros(frame.n_states)
     populations[active] = pi
     start = member * pi[:, None]
@@ -202,7 +203,7 @@ def _passages(
         active = tt.connected(counts, True)
         inner = counts[:, active[:, None], active[None, :]]
         matrix = tt.propagate(tt.transfer_tensors(tt.normalised(inner, True)), [stride])[0]
-        pi = tt.stationary_vector(matrix[None])
+        pi = stationary_vector(matrix)
         return stride * markov.passage_times(matrix, pi, frame.macrostate[active], m), None
     steps = min(-(-memory // stride) + 2, (longest - 1) // stride)
     spread = np.full((len(boot.weights), m, m), np.nan)

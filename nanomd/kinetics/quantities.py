@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nanomd.base.errors import InputError
+from nanomd.data.counts import transition_counts
 from nanomd.kinetics import estimates, macrostates, markov
 from nanomd.kinetics.estimates import Sample
 from nanomd.kinetics.inputs import check_lagtime, trajectories, usable_length
@@ -31,7 +32,7 @@ def _sample(dtrajs: Any, n_states: int | None, lagtime: int, timescale: float | 
     n = highest if n_states is None else n_states
     check_lagtime(lagtime, usable_length(trajs))
     if timescale is None:
-        counts = markov.transition_counts(trajs, n, lagtime)
+        counts = transition_counts(trajs, n, lagtime)
         timescale = float(markov.estimate_markov_model(counts, lagtime).timescales(1)[0]) if counts.any() else np.nan
     return Sample.make(trajs, n, timescale=timescale, **settings)
 
@@ -138,7 +139,7 @@ def ck_test(
         The same from powers of the model's transition matrix.
     """
     sample = _sample(dtrajs, None, lagtime * int(max(steps)), np.nan if timescale is None else timescale, **settings)
-    model = markov.estimate_markov_model(markov.transition_counts(sample.dtrajs, sample.n_states, lagtime), lagtime)
+    model = markov.estimate_markov_model(transition_counts(sample.dtrajs, sample.n_states, lagtime), lagtime)
     if timescale is None:
         slowest = float(model.timescales(1)[0])
         sample = Sample.make(sample.dtrajs, sample.n_states, timescale=slowest, **settings)
@@ -161,7 +162,7 @@ def _macro(sample: Sample, macrostate: ArrayLike | None) -> Sample:
 def pcca(dtrajs: Any, lagtime: int, n_macrostates: int, *, n_states: int | None = None) -> IntArray:
     """Return the PCCA+ macrostate of every state (n,), numbered by falling population; -1 for states not connected."""
     sample = _sample(dtrajs, n_states, lagtime, np.nan)
-    counts = markov.transition_counts(sample.dtrajs, sample.n_states, lagtime)
+    counts = transition_counts(sample.dtrajs, sample.n_states, lagtime)
     model = markov.estimate_markov_model(counts, lagtime)
     from nanomd import _native
 

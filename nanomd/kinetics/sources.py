@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanomd import _native
+from nanomd.data.counts import stationary_vector
 from nanomd.kinetics import estimates, leakage, markov, paths, processes
 from nanomd.kinetics.bootstrap import Bootstrap
 from nanomd.kinetics.estimates import Sample, stack
@@ -190,13 +191,9 @@ def _row_normalised(counts: FloatArray, model: MarkovModel) -> tuple[FloatArray,
     inner = counts[np.ix_(active, active)].astype(np.float64)
     inner = inner + 1e-6 * inner.sum() * model.stationary[active, None] * model.transition[np.ix_(active, active)]
     inner /= inner.sum(axis=1, keepdims=True)
-    system = np.append(inner.T - np.eye(len(active)), np.ones((1, len(active))), axis=0)
-    # The stationary vector solves (T^t - 1) pi = 0 with sum 1; one of the equations is redundant.
-    pi = np.linalg.solve(system[1:], np.append(np.zeros(len(active) - 1), 1.0))
-    pi = np.maximum(pi, 0) / np.maximum(pi, 0).sum()
     transition, stationary = np.eye(model.n_states), np.zeros(model.n_states)
     transition[np.ix_(active, active)] = inner
-    stationary[active] = pi
+    stationary[active] = stationary_vector(inner)
     return transition, stationary
 
 

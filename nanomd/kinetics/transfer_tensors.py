@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanomd.base.errors import InputError
-from nanomd.kinetics import deeptime_adapter, markov
+from nanomd.data.counts import largest_connected_set, transition_counts
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -94,16 +94,6 @@ def propagate_columns(tensors: FloatArray, columns: FloatArray, steps: Sequence[
     return out
 
 
-def stationary_vector(tensors: FloatArray) -> FloatArray:
-    """Return the distribution that propagation leaves unchanged: that of the summed tensors, p sum_m K(m) = p."""
-    total = tensors.sum(axis=0)
-    size = len(total)
-    if size == 1:
-        return np.ones(1)
-    system = np.append((total.T - np.eye(size))[1:], np.ones((1, size)), axis=0)
-    return np.asarray(np.linalg.solve(system, np.append(np.zeros(size - 1), 1.0)), np.float64)
-
-
 def spectral_radius(tensors: FloatArray) -> float:
     """Return the largest growth of a perturbation per step; above 1, propagation explodes.
 
@@ -140,7 +130,7 @@ def count_matrices(dtrajs: list[NDArray[np.integer]], n_states: int, lagtime: in
         )
     out = np.empty((n_steps, n_states, n_states))
     for n in range(n_steps):
-        out[n] = markov.transition_counts(dtrajs, n_states, (n + 1) * lagtime)
+        out[n] = transition_counts(dtrajs, n_states, (n + 1) * lagtime)
     return out
 
 
@@ -166,7 +156,7 @@ def connected(counts: FloatArray, reversible: bool) -> IntArray:
     first = counts[0] + counts[0].T if reversible else counts[0]
     if not first.any():
         raise InputError("there are no transitions at the shortest lag; use a shorter lagtime or longer trajectories")
-    return deeptime_adapter.largest_connected_set(first)
+    return largest_connected_set(first)
 
 
 # --- Passage times with memory ---------------------------------------------------------------------------------------

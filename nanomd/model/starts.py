@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nanomd.base.errors import InputError
+from nanomd.data.counts import largest_connected_set, sparse_transition_counts, stationary_vector
 from nanomd.model.files import MAX_START_WINDOWS, ModelFiles
 
 # Second half of the key of the generator that draws starts: apart from every other use of the seed.
 _DOMAIN = 0x7374617274  # "start"
-_DENSE_STATES = 2048  # up to here the stationary distribution comes from a dense solve
 
 
 def start_prompts(
@@ -99,35 +99,18 @@ def start_windows(tokens: Sequence[NDArray[Any]], context_length: int) -> NDArra
 def stationary_distribution(tokens: Sequence[NDArray[Any]], n_states: int) -> NDArray[np.float64]:
     """Return the stationary distribution (V,) of the lag-1 Markov model of the data.
 
-    On the largest strongly connected set of the observed transitions (by counts), zero elsewhere; the observed
-    populations where that set is a single state or the solution is not a distribution.
+    On the largest connected set of the observed transitions, zero elsewhere; the observed populations where that set is
+    a single state or the solution is not a distribution.
     """
-    from scipy.sparse import coo_matrix, diags, eye
-    from scipy.sparse.csgraph import connected_components
-    from scipy.sparse.linalg import spsolve
+    from scipy.sparse import diags_array
 
-    source = np.concatenate([np.asarray(trajectory[:-1], dtype=np.int64) for trajectory in tokens])
-    target = np.concatenate([np.asarray(trajectory[1:], dtype=np.int64) for trajectory in tokens])
     populations = np.bincount(np.concatenate([np.asarray(t, dtype=np.int64) for t in tokens]), minlength=n_states)
-    pairs, number = np.unique(source * n_states + target, return_counts=True)
-    counts = coo_matrix(
-        (number.astype(float), (pairs // n_states, pairs % n_states)), shape=(n_states, n_states)
-    ).tocsr()
-    _, label = connected_components(counts, directed=True, connection="strong")
-    weight = np.bincount(label, weights=populations)
-    members = np.flatnonzero(label == int(weight.argmax()))
     empirical: NDArray[np.float64] = populations / populations.sum()
+    counts = sparse_transition_counts(tokens, n_states)
+    members = largest_connected_set(counts)
     if len(members) < 2:
         return empirical
-    inside = counts[members][:, members]
-    transition = diags(1.0 / np.asarray(inside.sum(axis=1)).ravel()) @ inside
-    # pi (P - 1) = 0 with one component fixed to 1: the rest is a regular linear system.
-    system = (transition.T - eye(len(members))).tocsc()
-    left, right = system[1:, 1:], -np.asarray(system[1:, [0]].todense()).ravel()
-    solved = np.linalg.solve(left.toarray(), right) if len(members) <= _DENSE_STATES else spsolve(left, right)
-    inner = np.concatenate(([1.0], np.atleast_1d(solved)))
-    if not np.isfinite(inner).all() or inner.min() < -1e-9 * inner.max() or inner.max() <= 0:
-        return empirical
+    inside = counts[members][:, members].astype(np.float64)
     stationary = np.zeros(n_states)
-    stationary[members] = np.maximum(inner, 0.0) / np.maximum(inner, 0.0).sum()
-    return stationary
+    stationary[members] = stationary_vector(diags_array(1.0 / inside.sum(axis=1)) @ inside)
+    return stationary if np.isfinite(stationary).all() else empirical

@@ -24,6 +24,7 @@ from nanomd.base.config import ModelConfig, TrainConfig
 from nanomd.base.errors import InputError, NanomdError, StoreError
 from nanomd.base.nvtx import annotate
 from nanomd.base.progress import Progress
+from nanomd.data.counts import sparse_transition_counts
 from nanomd.model.network import NanoGPT
 from nanomd.model.scoring import mean_log_likelihood
 from nanomd.training.averaging import WeightAverage
@@ -51,7 +52,7 @@ from nanomd.training.setup import (
     torch_settings,
 )
 from nanomd.training.step import TrainingStep
-from nanomd.training.windows import STREAM_ROLLOUT, WindowSampler, step_seed, transition_counts
+from nanomd.training.windows import STREAM_ROLLOUT, WindowSampler, step_seed
 
 # Targets scored in one validation; more data than this is sampled in evenly spread pieces.
 VALIDATION_TARGETS = 32768
@@ -160,7 +161,7 @@ class _Loop:
         )
         self.model = NanoGPT(model_config, backend=config.backend, seed=config.seed)
         if model_config.markov_head:
-            counts = transition_counts(trajectories, model_config.n_states)
+            counts = sparse_transition_counts(trajectories, model_config.n_states).toarray()
             if config.time_reversal:
                 counts = 0.5 * (counts + counts.T)
             self.model.start_at_markov(counts, config.markov_pseudocount)

@@ -42,9 +42,9 @@ from torch import Tensor
 
 from nanomd.base.config import check_range
 from nanomd.base.errors import InputError
+from nanomd.data.counts import transition_counts
 from nanomd.model.contexts import Contexts, default_burn_in, find_pieces, iterate_contexts
 from nanomd.model.network import NanoGPT
-from nanomd.training.windows import transition_counts
 
 MAX_STATES = 4096  # the table has their square
 SCALING_STEPS = 2  # of the table alone at first: most of the way at no price
@@ -157,7 +157,7 @@ def refit(
         torch.cat([part.following for part in parts]),
     )
     del parts
-    counts = transition_counts(trajectories, model.config.n_states)
+    counts = transition_counts(trajectories, model.config.n_states).astype(np.float64)
     counts = counts + counts.T if both_ways else counts
     problem = _Problem(model, contexts, counts, pseudocount, ridge, note)
     problem.scale_table(contexts.chunks, SCALING_STEPS)
@@ -166,7 +166,7 @@ def refit(
     after = problem.mean_loss()
     if share > 1:  # the mean rates at least see everything
         scored = [read[p.trajectory][p.start + p.scored_from : p.start + p.n_targets + 1] for p in pieces]
-        problem.weigh(transition_counts(scored, model.config.n_states))
+        problem.weigh(transition_counts(scored, model.config.n_states).astype(np.float64))
         problem.scale_table(lambda: iterate_contexts(model, read, pieces), MAX_SCALING_STEPS)
     return problem.result(number, after)
 

@@ -41,12 +41,12 @@ from nanomd import _native
 from nanomd.base.config import ModelConfig
 from nanomd.base.errors import BackendUnavailableError, InputError
 from nanomd.base.units import FrameInterval
+from nanomd.data.counts import largest_connected_set, transition_counts
 from nanomd.data.dtrajs import StateMap
 from nanomd.kinetics.bootstrap import ratio
-from nanomd.kinetics.deeptime_adapter import largest_connected_set
 from nanomd.kinetics.estimates import Sample, populations
 from nanomd.kinetics.macrostates import choose_n_macrostates, macrostates
-from nanomd.kinetics.markov import MarkovModel, eigenvalue_timescales, estimate_markov_model, transition_counts
+from nanomd.kinetics.markov import MarkovModel, eigenvalue_timescales, estimate_markov_model
 from nanomd.kinetics.results import Interval
 from nanomd.model.files import ModelFiles, Starts
 from nanomd.rollout.sampler import Sampler

@@ -222,14 +222,3 @@ class WindowSampler:
     def batch(self, step: int, rows: slice = slice(None)) -> Batch:
         """Return the windows of an optimiser step, or some of them."""
         return self.gather(torch.from_numpy(self.plan(step)[0]).to(self.device), rows)
-
-
-def transition_counts(trajectories: Sequence[NDArray[Any]], n_states: int) -> NDArray[np.float64]:
-    """Count transitions at lag 1 within trajectories, dense (V, V)."""
-    counts = np.zeros(n_states * n_states, dtype=np.float64)
-    for trajectory in trajectories:
-        tokens = np.asarray(trajectory, dtype=np.int64)
-        pairs = tokens[:-1] * n_states + tokens[1:]
-        found, number = np.unique(pairs, return_counts=True)
-        counts[found] += number
-    return counts.reshape(n_states, n_states)

@@ -1,0 +1,110 @@
+"""Transitions of discrete trajectories, counted; their connected states; and the stationary vector of a chain.
+
+Everything here is NumPy, SciPy and the compiled core, so that a rollout may use it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from nanomd import _native
+from nanomd.base.errors import InputError
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+
+MAX_DENSE_STATES = 8192  # a dense matrix of 64-bit numbers takes 0.5 GiB
+_DENSE_SOLVE = 2048  # up to here a dense solve takes no longer than a sparse one
+
+
+def transition_counts(dtrajs: Sequence[ArrayLike], n_states: int, lagtime: int = 1) -> IntArray:
+    """Count transitions (n_states, n_states) at a lag in frames, sliding: every frame starts one.
+
+    Negative labels are unassigned frames: no transition begins or ends there.
+
+    Raises
+    ------
+    InputError
+        For more than `MAX_DENSE_STATES` states (see `sparse_transition_counts`), or a label of n_states or more.
+    """
+    if n_states > MAX_DENSE_STATES:
+        raise InputError(
+            f"n_states must be at most {MAX_DENSE_STATES} for a Markov model, got {n_states}; use coarser states"
+        )
+    counts: IntArray = _native.count_transitions(dtrajs, n_states, lagtime)[0]
+    return counts
+
+
+def sparse_transition_counts(dtrajs: Sequence[ArrayLike], n_states: int) -> csr_array:
+    """Count transitions at lag 1 as `transition_counts` does, into a sparse matrix, for any number of states."""
+    from scipy.sparse import csr_array
+
+    if n_states <= _DENSE_SOLVE:
+        return csr_array(transition_counts(dtrajs, n_states))
+    pairs = [np.zeros(0, np.int64)]
+    for dtraj in dtrajs:
+        frames = np.asarray(dtraj).astype(np.int64)
+        if frames.size and frames.max() >= n_states:
+            raise InputError(f"states must be below n_states = {n_states}, got {frames.max()}")
+        source, target = frames[:-1], frames[1:]
+        inside = (source >= 0) & (target >= 0)
+        pairs.append(source[inside] * n_states + target[inside])
+    place, number = np.unique(np.concatenate(pairs), return_counts=True)
+    return csr_array((number, (place // n_states, place % n_states)), shape=(n_states, n_states))
+
+
+def largest_connected_set(counts: Any) -> IntArray:
+    """Return the states of the strongly connected set with the most transitions, sorted.
+
+    Parameters
+    ----------
+    counts : array or sparse matrix (n, n)
+        Transition counts. Only transitions between different states weigh: a state in which a trajectory stays for long
+        is no large set. Where there are none, the state with the most transitions to itself.
+    """
+    from scipy.sparse import coo_array, csr_array
+    from scipy.sparse.csgraph import connected_components
+
+    matrix = coo_array(csr_array(counts).astype(np.float64))
+    n_sets, label = connected_components(matrix, directed=True, connection="strong")
+    source, target = matrix.coords
+    within = label[source] == label[target]
+    between = np.bincount(label[source[within]], matrix.data[within] * (source != target)[within], minlength=n_sets)
+    staying = np.bincount(label[source[within]], matrix.data[within], minlength=n_sets)
+    largest = int(np.argmax(between if between.any() else staying))
+    return np.flatnonzero(label == largest).astype(np.int64)
+
+
+def stationary_vector(transition: Any) -> FloatArray:
+    """Return the vector (n,) of sum 1 that a connected transition matrix (n, n), dense or sparse, leaves unchanged.
+
+    Rows of the matrix sum to one. It may hold slightly negative elements, as sums of transfer tensors do; a stochastic
+    matrix gives no negative element.
+    """
+    n = transition.shape[0]
+    if n == 1:
+        return np.ones(1)
+    # pi (T - 1) = 0 with the first element fixed to 1: the rest is a regular linear system.
+    if isinstance(transition, np.ndarray) or n <= _DENSE_SOLVE:
+        dense = transition if isinstance(transition, np.ndarray) else transition.toarray()
+        system = (dense.T - np.eye(n))[1:]
+        rest = np.linalg.solve(system[:, 1:], -system[:, 0])
+        stochastic = bool(dense.min() >= 0)
+    else:
+        from scipy.sparse import csc_array, eye_array
+        from scipy.sparse.linalg import spsolve
+
+        system = csc_array(transition.T - eye_array(n))[1:]
+        rest = spsolve(csc_array(system[:, 1:]), -system[:, [0]].toarray().ravel())
+        stochastic = bool(transition.data.min() >= 0)
+    vector = np.append(1.0, rest)
+    if stochastic:
+        vector = np.maximum(vector, 0.0)  # below zero by rounding
+    return np.asarray(vector / vector.sum(), np.float64)
