@@ -23,7 +23,7 @@ import torch
 from nanomd.base.config import ModelConfig, TrainConfig, model_preset
 from nanomd.base.units import FrameInterval
 from nanomd.data.counts import transition_counts
-from nanomd.data.dtrajs import StateMap
+from nanomd.data.states import StateMap
 from nanomd.kinetics.estimates import Sample, passage_times
 from nanomd.kinetics.macrostates import macrostates
 from nanomd.kinetics.markov import estimate_markov_model

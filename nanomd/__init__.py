@@ -21,7 +21,7 @@ _PUBLIC = {
     "Rollout": "nanomd.rollout.sampler",
     "RolloutConfig": "nanomd.base.config",
     "Sampler": "nanomd.rollout.sampler",
-    "StateMap": "nanomd.data.dtrajs",
+    "StateMap": "nanomd.data.states",
     "Tokenizer": "nanomd.tokenize",
     "TrainConfig": "nanomd.base.config",
     "load_dtrajs": "nanomd.data.dtrajs",
@@ -39,7 +39,8 @@ if TYPE_CHECKING:
     from nanomd.base.config import ModelConfig, RolloutConfig, TrainConfig
     from nanomd.base.errors import InputError, NanomdError
     from nanomd.base.units import FrameInterval
-    from nanomd.data.dtrajs import StateMap, load_dtrajs
+    from nanomd.data.dtrajs import load_dtrajs
+    from nanomd.data.states import StateMap
     from nanomd.estimator import GPTEstimator, GPTModel, load_model
     from nanomd.kinetics import validate
     from nanomd.rollout.observables import Observables

@@ -16,7 +16,8 @@ from nanomd.base.errors import InputError
 from nanomd.base.progress import Progress
 from nanomd.base.units import FrameInterval
 from nanomd.data.counts import sparse_transition_counts
-from nanomd.data.dtrajs import DtrajsLike, StateMap, load_dtrajs, split_dtrajs
+from nanomd.data.dtrajs import DtrajsLike, load_dtrajs, split_dtrajs
+from nanomd.data.states import StateMap
 from nanomd.model.files import ModelFiles, Starts, load_model_files, save_model
 from nanomd.model.starts import start_windows, stationary_distribution
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from nanomd.base.config import ModelConfig
 from nanomd.base.units import FrameInterval
-from nanomd.data.dtrajs import StateMap
+from nanomd.data.states import StateMap
 from nanomd.model.files import ModelFiles, Starts
 
 _spec = importlib.util.spec_from_file_location("reference_numpy", Path(__file__).with_name("reference_numpy.py"))

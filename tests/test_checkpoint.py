@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 from nanomd.base.config import ModelConfig
 from nanomd.base.errors import InputError, StoreError
 from nanomd.base.units import FrameInterval
-from nanomd.data.dtrajs import StateMap
+from nanomd.data.states import StateMap
 from nanomd.model.files import ModelFiles, Starts, check_model_files, load_model_files, save_model
 
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from nanomd.base.errors import InputError
-from nanomd.data.dtrajs import StateMap, load_dtrajs, save_dtrajs, split_dtrajs, token_dtype
+from nanomd.data.dtrajs import load_dtrajs, save_dtrajs, split_dtrajs
+from nanomd.data.states import StateMap, token_dtype
 
 LABELS = hnp.arrays(np.int64, st.integers(1, 60), elements=st.integers(-2, 40))
 DTRAJS = st.lists(LABELS, min_size=1, max_size=5)

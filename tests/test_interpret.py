@@ -98,7 +98,7 @@ def test_a_planted_head_is_seen_by_attention_tracing_and_memory() -> None:
     tensors["blocks.0.attention.qkv.weight"][32:] = np.eye(16)
     tensors["blocks.0.attention.proj.weight"] = 40 * np.eye(16, dtype=np.float32)
     tensors["head.weight"] = 4 * np.eye(16, dtype=np.float32)
-    from nanomd.data.dtrajs import StateMap
+    from nanomd.data.states import StateMap
     from nanomd.model.files import ModelFiles, Starts
 
     model = GPTModel(

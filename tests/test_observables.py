@@ -15,7 +15,7 @@ from rollout_models import LABELS, make_files
 
 from nanomd import _native
 from nanomd.base.errors import CancelledError, InputError, StoreError
-from nanomd.data.dtrajs import StateMap
+from nanomd.data.states import StateMap
 from nanomd.rollout.observables import Observables, ObservablesResult, log_bin_edges
 from nanomd.rollout.sampler import Rollout, Sampler
 

@@ -16,7 +16,8 @@ from nanomd._native import rollout_uniform
 from nanomd.base.config import check_range
 from nanomd.base.errors import InputError, NanomdError
 from nanomd.base.progress import Progress
-from nanomd.data.dtrajs import DtrajsLike, StateMap, load_dtrajs, split_dtrajs
+from nanomd.data.dtrajs import DtrajsLike, load_dtrajs, split_dtrajs
+from nanomd.data.states import StateMap
 from nanomd.model.scoring import weighted_nll
 from nanomd.training.windows import WindowSampler
 

@@ -58,7 +58,7 @@ def bench_config(name: str, **changes: Any) -> ModelConfig:
 def random_model(config: ModelConfig, seed: int = 0) -> ModelFiles:
     """Return a model with random weights of the size that training starts from (speed depends on the shape alone)."""
     from nanomd.base.units import FrameInterval
-    from nanomd.data.dtrajs import StateMap
+    from nanomd.data.states import StateMap
     from nanomd.model.files import ModelFiles, Starts
 
     random = np.random.default_rng(seed)

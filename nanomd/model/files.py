@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from nanomd.base.config import ModelConfig
 from nanomd.base.errors import InputError, NanomdError, StoreError
 from nanomd.base.units import FrameInterval
-from nanomd.data.dtrajs import StateMap
+from nanomd.data.states import StateMap
 
 FORMAT = "nanomd-model"
 FORMAT_VERSION = 1

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from nanomd import _native
 from nanomd.base.config import check_range
 from nanomd.base.errors import InputError, StoreError
-from nanomd.data.dtrajs import DtrajsLike, StateMap, load_dtrajs
+from nanomd.data.dtrajs import DtrajsLike, load_dtrajs
+from nanomd.data.states import StateMap
 
 _DECADES = 12
 _PER_DECADE = 10

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from nanomd.base.config import ModelConfig, RolloutConfig
 from nanomd.base.errors import InputError, StoreError
 from nanomd.base.units import FrameInterval
-from nanomd.data.dtrajs import StateMap
+from nanomd.data.states import StateMap
 from nanomd.rollout.observables import ObservablesResult
 from nanomd.rollout.store import StoreLayout, TokenStore, lock_folder
 

@@ -19,7 +19,7 @@ from nanomd import _native
 from nanomd.base.config import RolloutConfig
 from nanomd.base.errors import CancelledError, InputError, StoreError
 from nanomd.base.progress import Progress, skip
-from nanomd.data.dtrajs import token_dtype
+from nanomd.data.states import token_dtype
 from nanomd.rollout.observables import Observables, ObservablesResult, read_npz
 from nanomd.rollout.parts import part_folder, prompts_digest, refuse_parts
 from nanomd.rollout.result import Rollout

@@ -42,7 +42,7 @@ from nanomd.base.config import ModelConfig
 from nanomd.base.errors import BackendUnavailableError, InputError
 from nanomd.base.units import FrameInterval
 from nanomd.data.counts import largest_connected_set, transition_counts
-from nanomd.data.dtrajs import StateMap
+from nanomd.data.states import StateMap
 from nanomd.kinetics.bootstrap import ratio
 from nanomd.kinetics.estimates import Sample, populations
 from nanomd.kinetics.macrostates import choose_n_macrostates, macrostates
