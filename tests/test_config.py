@@ -89,3 +89,10 @@ def test_times_are_described_in_readable_units():
     assert FrameInterval(0.2, "ns").describe(5000) == "1 us"
     assert FrameInterval(1, "ps").describe(1400) == "1.4 ns"
     assert FrameInterval().describe(12) == "12 frames"
+
+
+def test_both_letters_mu_are_micro():
+    for unit in ("us", "\u00b5s", "\u03bcs"):  # plain, micro sign, Greek mu
+        assert FrameInterval.parse(f"1 {unit}") == FrameInterval(1.0, unit) == FrameInterval(1.0, "us")
+        assert str(FrameInterval(0.5, unit)) == "0.5 us"
+    assert FrameInterval(2.0, "ns").ps == 2000 and FrameInterval(2.0).ps is None

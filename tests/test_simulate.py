@@ -12,8 +12,10 @@ import pytest
 from nanomd.base.errors import BackendUnavailableError, CancelledError, InputError, StoreError
 from nanomd.base.file_lists import by_folder
 from nanomd.cli.main import main
-from nanomd.systems import alanine_dipeptide, go_model, peptide, replica_worker, replicas, ww_domain
-from nanomd.systems.replica_worker import Dynamics, Replica, run_replica
+from nanomd.systems import alanine_dipeptide, dynamics, go_model, langevin, peptide, platforms, record, ww_domain
+from nanomd.systems.dynamics import Dynamics
+from nanomd.systems.langevin import Watch
+from nanomd.systems.replica_worker import Replica, run_replica
 
 QUICK = dict(n_frames=30, n_trajs=2, frame_interval="0.02 ps", equilibration=0.1, n_workers=1, platform="Reference")
 
@@ -192,22 +194,22 @@ def test_seeds_of_replicas_and_segments_differ_and_are_never_drawn_from_the_cloc
 
 
 def test_an_interrupted_replica_goes_on_to_the_last_bit(openmm, tmp_path, monkeypatch):
-    monkeypatch.setattr(replica_worker, "_SEGMENT_FRAMES", 10)
-    monkeypatch.setattr(replica_worker, "_REPORT_SECONDS", 0)
-    dynamics = Dynamics(121.0, 0.2, 0.015, 5, 20, False)
+    monkeypatch.setattr(dynamics, "_SEGMENT_FRAMES", 10)
+    monkeypatch.setattr(langevin, "_REPORT_SECONDS", 0)
+    steps = Dynamics(121.0, 0.2, 0.015, 5, 20, False)
     model = go_model.ww_domain()
     whole, cut = (Replica(tmp_path / name, 3, 35, 7, "Reference") for name in ("whole.xtc", "cut.xtc"))
     told = []
-    run_replica(whole, model, dynamics, told.append, lambda: False)
+    run_replica(whole, model, steps, Watch(told.append, lambda: False))
     assert sum(told) == 35 and whole.frames_done() == 35
 
     told.clear()
     with pytest.raises(CancelledError):
-        run_replica(cut, model, dynamics, told.append, lambda: sum(told) >= 25)
+        run_replica(cut, model, steps, Watch(told.append, lambda: sum(told) >= 25))
     assert not cut.path.exists() and cut.frames_done() == 20
     with cut.part.open("ab") as file:
         file.write(b"half a segment")  # as a crash leaves it
-    run_replica(cut, model, dynamics, told.append, lambda: False)
+    run_replica(cut, model, steps, Watch(told.append, lambda: False))
     assert cut.path.read_bytes() == whole.path.read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cut.xtc", "whole.xtc"]
 
@@ -215,10 +217,10 @@ def test_an_interrupted_replica_goes_on_to_the_last_bit(openmm, tmp_path, monkey
     damaged = Replica(tmp_path / "c.xtc", 3, 35, 7, "Reference")
     told.clear()
     with pytest.raises(CancelledError):
-        run_replica(damaged, model, dynamics, told.append, lambda: sum(told) > 15)
+        run_replica(damaged, model, steps, Watch(told.append, lambda: sum(told) > 15))
     damaged.part.write_bytes(b"")
     with pytest.raises(StoreError, match="do not fit each other"):
-        run_replica(damaged, model, dynamics, told.append, lambda: False)
+        run_replica(damaged, model, steps, Watch(told.append, lambda: False))
     damaged.state.write_bytes(b"PK")
     with pytest.raises(StoreError, match="damaged"):
         damaged.frames_done()
@@ -276,12 +278,12 @@ def test_alanine_dipeptide_from_nothing_to_tokens(openmm, tmp_path):
 def test_the_ww_domain_from_nothing_to_tokens(openmm, tmp_path, capsys):
     options = {**QUICK, "n_frames": 60, "frame_interval": "0.15 ps"}
     done = ww_domain.simulate(tmp_path / "a", **options)
-    record = json.loads((tmp_path / "a/simulation.json").read_text())
-    assert record["finished"] and record["files"]["others"] == ["contacts.csv"]
-    settings = record["settings"]
+    stored = json.loads((tmp_path / "a/simulation.json").read_text())
+    assert stored["finished"] and stored["files"]["others"] == ["contacts.csv"]
+    settings = stored["settings"]
     assert settings["temperature"] == {"value": 121.0, "unit": "K"} and settings["friction"]["unit"] == "1/ps"
     assert settings["frame_interval"] == {"value": 0.15, "unit": "ps", "steps": 10}
-    assert record["environment"]["versions"]["openmm"] and record["speed"]["ns_per_day"] > 0
+    assert stored["environment"]["versions"]["openmm"] and stored["speed"]["ns_per_day"] > 0
     q = ww_domain.fraction_native(data_dir=tmp_path / "a")
     assert [len(x) for x in q] == [60, 60] and min(x.min() for x in q) > 0.6  # still folded
 
@@ -301,8 +303,8 @@ def test_the_ww_domain_from_nothing_to_tokens(openmm, tmp_path, capsys):
     with pytest.raises(StoreError, match=r"another simulation: seed \(0 -> 1\)"):
         ww_domain.simulate(tmp_path / "a", **options, seed=1)
     done.trajectories[1].unlink()
-    record["finished"] = False
-    (tmp_path / "a/simulation.json").write_text(json.dumps(record))  # as an interrupted simulation leaves it
+    stored["finished"] = False
+    (tmp_path / "a/simulation.json").write_text(json.dumps(stored))  # as an interrupted simulation leaves it
     with pytest.raises(InputError, match="not finished"):
         ww_domain.files(tmp_path / "a")
     with pytest.raises(StoreError, match="unfinished"):
@@ -312,20 +314,20 @@ def test_the_ww_domain_from_nothing_to_tokens(openmm, tmp_path, capsys):
     assert done.trajectories[1].read_bytes() == (tmp_path / "again/simulation/ww_go_1.xtc").read_bytes()
     ww_domain.simulate(tmp_path / "a", **options, seed=1, force=True)
     assert done.trajectories[1].read_bytes() != (tmp_path / "again/simulation/ww_go_1.xtc").read_bytes()
-    (tmp_path / "a" / replicas.RECORD).unlink()
+    (tmp_path / "a" / record.RECORD).unlink()
     with pytest.raises(StoreError, match="was not simulated here"):
         ww_domain.simulate(tmp_path / "a", **options, force=True)
 
 
 def test_a_platform_that_is_not_there_is_refused(openmm):
-    assert replicas.resolve_platform("Reference") == "Reference"
-    assert replicas.resolve_platform("auto") in {"Reference", "CUDA"}
+    assert platforms.resolve_platform("Reference") == "Reference"
+    assert platforms.resolve_platform("auto") in {"Reference", "CUDA"}
     names = {openmm.Platform.getPlatform(k).getName() for k in range(openmm.Platform.getNumPlatforms())}
     for name in {"CUDA", "OpenCL"} - names:
         with pytest.raises(BackendUnavailableError, match=f"{name} cannot run here"):
-            replicas.resolve_platform(name)
+            platforms.resolve_platform(name)
     with pytest.raises(InputError, match="platform must be one of"):
-        replicas.resolve_platform("HIP")
+        platforms.resolve_platform("HIP")
 
 
 # --- many files of one trajectory ------------------------------------------------------------------------------------

@@ -7,8 +7,11 @@ from dataclasses import dataclass
 
 from nanomd.base.errors import InputError
 
-_IN_SECONDS = {"fs": 1e-15, "ps": 1e-12, "ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0}
-_PATTERN = re.compile(r"\s*([0-9.eE+-]+)\s*([A-Za-zµ]+)\s*")
+_IN_SECONDS = {"fs": 1e-15, "ps": 1e-12, "ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0}
+_IN_PS = {"fs": 1e-3, "ps": 1.0, "ns": 1e3, "us": 1e6, "ms": 1e9, "s": 1e12}
+# Unicode has two letters mu, the micro sign and the Greek one, and keyboards give either.
+_MICRO = ("\u00b5s", "\u03bcs")
+_PATTERN = re.compile(r"\s*([0-9.eE+-]+)\s*([A-Za-z\u00b5\u03bc]+)\s*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +23,7 @@ class FrameInterval:
     value : float
         Time per frame, in `unit`; positive.
     unit : str
-        One of fs, ps, ns, us, ms, s, or ``"frame"`` where no physical time is known.
+        One of fs, ps, ns, us (also with the letter mu), ms, s, or ``"frame"`` where no physical time is known.
     """
 
     value: float = 1.0
@@ -28,6 +31,8 @@ class FrameInterval:
 
     def __post_init__(self) -> None:
         """Refuse a non-positive interval and an unknown unit."""
+        if self.unit in _MICRO:
+            object.__setattr__(self, "unit", "us")
         if not (self.value > 0 and self.value < float("inf")):
             raise InputError(f"frame_interval must be a positive number, got {self.value}")
         if self.unit != "frame" and self.unit not in _IN_SECONDS:
@@ -58,6 +63,11 @@ class FrameInterval:
         if isinstance(value, tuple):
             return cls(float(value[0]), str(value[1]))
         raise InputError(f"frame_interval needs a unit, such as '{value} ns', got the bare number {value}")
+
+    @property
+    def ps(self) -> float | None:
+        """The interval in picoseconds; None where no physical time is known."""
+        return None if self.unit == "frame" else self.value * _IN_PS[self.unit]
 
     def describe(self, frames: float) -> str:
         """Write a number of frames as time in a readable unit: ``describe(5000)`` of 0.2 ns is ``1 us``."""

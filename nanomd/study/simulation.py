@@ -41,7 +41,7 @@ def simulate(
     """
     if system not in SYSTEMS:
         raise InputError(f"system must be one of {', '.join(SYSTEMS)}, got {system!r}")
-    from nanomd.systems.replicas import read_record
+    from nanomd.systems.record import read_record
 
     # None stands for "not given" on the command line: each system has its own defaults.
     given = {key: value for key, value in options.items() if value is not None}
@@ -78,8 +78,6 @@ def _simulate(
     if system == "alanine-dipeptide":
         from nanomd.systems import alanine_dipeptide
 
-        if "data_dir" in options:
-            raise InputError("alanine-dipeptide is built from scratch: leave out --data")
         return alanine_dipeptide.simulate(out, **options, **common)
     from nanomd.systems import ww_domain
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -20,9 +20,10 @@ from nanomd.base.errors import InputError
 from nanomd.base.file_lists import natural_key
 from nanomd.base.units import FrameInterval
 from nanomd.systems.data import data_folder
+from nanomd.systems.replicas import Recipe
 
 if TYPE_CHECKING:
-    from nanomd.systems.replicas import Platform, Simulated
+    from nanomd.systems.dynamics import Molecule
 
 NAME = "alanine_dipeptide"
 FRAME_INTERVAL = FrameInterval(1.0, "ps")
@@ -34,90 +35,44 @@ _SOURCE = (
 )
 
 
+def _molecule(data_dir: str | Path | None) -> Molecule:
+    from nanomd.systems.peptide import AlanineDipeptide
+
+    if data_dir is not None:
+        raise InputError("alanine-dipeptide is built from scratch: leave out --data")
+    return AlanineDipeptide()
+
+
+#: amber99sb in implicit water (OBC), no cutoff, rigid bonds of hydrogens. The start is built, with phi = -80 and
+#: psi = 80 degrees, and minimised.
+RECIPE = Recipe(
+    system="alanine-dipeptide",
+    stem=NAME,
+    molecule=_molecule,
+    ns=20.0,
+    temperature=300.0,
+    friction=1.0,
+    time_step=2.0,
+    frame_interval="1 ps",
+    equilibration=100.0,
+    minimize=True,
+)
+simulate = RECIPE.simulate
+
+
+class Clustered(NamedTuple):
+    """Labels of each trajectory, int64 (n_frames,), and phi and psi of the centres in degrees, (n_states, 2)."""
+
+    dtrajs: list[NDArray[np.int64]]
+    centers: NDArray[np.float64]
+
+
 def paths(data_dir: str | Path | None = None) -> list[Path]:
     """Return where the torsions lie; of a folder that `simulate` made, the topology and then the trajectories."""
     folder = data_folder(NAME, FILES, data_dir, _SOURCE, instead=(f"{NAME}.pdb", f"{NAME}_0.xtc"))
     if (folder / FILES[0]).is_file():
         return [folder / name for name in FILES]
     return [folder / f"{NAME}.pdb", *sorted(folder.glob(f"{NAME}_*.xtc"), key=natural_key)]
-
-
-def simulate(
-    out: str | Path,
-    ns: float | None = None,
-    n_trajs: int = 4,
-    *,
-    n_frames: int | None = None,
-    seed: int = 0,
-    temperature: float = 300.0,
-    friction: float = 1.0,
-    time_step: float = 2.0,
-    frame_interval: str | FrameInterval = "1 ps",
-    equilibration: float = 100.0,
-    platform: Platform = "auto",
-    n_workers: int | None = None,
-    resume: bool = False,
-    force: bool = False,
-    progress: bool | None = None,
-) -> Simulated:
-    """Simulate alanine dipeptide with OpenMM: amber99sb in implicit water (OBC), no cutoff, rigid bonds of hydrogens.
-
-    Parameters
-    ----------
-    out : path
-        The folder; gets alanine_dipeptide.pdb, alanine_dipeptide_0.xtc ... and simulation.json.
-    ns : float, optional
-        Length of each trajectory, 20 by default.
-    n_trajs : int
-        Independent trajectories.
-    n_frames : int, optional
-        Length of each trajectory in frames, in place of `ns`.
-    seed : int
-    temperature : float
-        K.
-    friction : float
-        Per ps.
-    time_step : float
-        fs.
-    frame_interval : str
-        A whole number of time steps.
-    equilibration : float
-        ps before each trajectory, thrown away; the start is built, with phi = -80 and psi = 80 degrees, and minimised.
-    platform, n_workers, resume, force, progress
-        See `nanomd.systems.replicas.simulate`. With several workers a script needs ``if __name__ == "__main__":``.
-
-    Raises
-    ------
-    BackendUnavailableError
-        Without OpenMM (`pip install 'nanomd[openmm]'`).
-    """
-    from nanomd.systems import replicas
-    from nanomd.systems.peptide import DESCRIPTION, AlanineDipeptide
-
-    dynamics = replicas.make_dynamics(
-        temperature=temperature,
-        friction=friction,
-        time_step=time_step,
-        frame_interval=frame_interval,
-        equilibration=equilibration,
-        minimize=True,
-    )
-    return replicas.simulate(
-        out,
-        AlanineDipeptide(),
-        dynamics,
-        system="alanine-dipeptide",
-        stem=NAME,
-        n_frames=replicas.count_frames(20.0 if ns is None and n_frames is None else ns, n_frames, dynamics),
-        n_trajs=n_trajs,
-        seed=seed,
-        platform=platform,
-        n_workers=n_workers,
-        description=DESCRIPTION,
-        resume=resume,
-        force=force,
-        progress=progress,
-    )
 
 
 def frame_interval(data_dir: str | Path | None = None) -> FrameInterval:
@@ -177,9 +132,7 @@ def _torsions(topology_file: Path, path: Path) -> NDArray[np.float32]:
     ).astype(np.float32)
 
 
-def tokenize(
-    phi_psi: Sequence[ArrayLike] | NDArray[np.floating], n_states: int = 100, seed: int = 0
-) -> tuple[list[NDArray[np.int64]], NDArray[np.float64]]:
+def tokenize(phi_psi: Sequence[ArrayLike] | NDArray[np.floating], n_states: int = 100, seed: int = 0) -> Clustered:
     """Cluster the torsions by k-means on (cos phi, sin phi, cos psi, sin psi), so that -180 and 180 degrees are one.
 
     Parameters
@@ -192,10 +145,8 @@ def tokenize(
 
     Returns
     -------
-    dtrajs : list of int64 arrays, shape (n_frames,)
-        Labels in [0, n_states).
-    centers : float64 array, shape (n_states, 2)
-        phi and psi of the centres, in degrees.
+    Clustered
+        Labels in [0, n_states), and the centres.
     """
     from nanomd.tokenize.clustering import assign, kmeans_centers
 
@@ -204,9 +155,8 @@ def tokenize(
         raise InputError("phi_psi is empty; give at least one trajectory")
     circles = [on_circle(_check(np.asarray(item), f"phi_psi[{index}]")) for index, item in enumerate(items)]
     centers = kmeans_centers(circles, n_states, seed)
-    return [assign(values, centers) for values in circles], np.degrees(
-        np.stack([np.arctan2(centers[:, 1], centers[:, 0]), np.arctan2(centers[:, 3], centers[:, 2])], axis=1)
-    )
+    angles = np.stack([np.arctan2(centers[:, 1], centers[:, 0]), np.arctan2(centers[:, 3], centers[:, 2])], axis=1)
+    return Clustered([assign(values, centers) for values in circles], np.degrees(angles))
 
 
 def on_circle(phi_psi: NDArray[np.floating]) -> NDArray[np.float32]:

@@ -17,14 +17,14 @@ from dataclasses import dataclass
 from importlib import resources
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nanomd.base.errors import InputError
 from nanomd.base.files import write_atomic
-from nanomd.systems.replica_worker import import_openmm
+from nanomd.systems.dynamics import import_openmm
 
 BEAD_MASS = 100.0  # amu
 BOND_STIFFNESS = 20_000.0  # kJ/mol/nm^2
@@ -34,8 +34,9 @@ CONTACT_STRENGTH = 1.0  # kJ/mol
 REPULSION_LENGTH = 0.4  # nm
 REPULSION_CUTOFF = 0.8  # nm
 MIN_SEPARATION = 4  # residues between the partners of a repulsion
+CONTACTS_FILE = "contacts.csv"
 
-DESCRIPTION: dict[str, Any] = {
+_DESCRIPTION: dict[str, Any] = {
     "force_field": {
         "name": "C-alpha structure-based model",
         "bead_mass": {"value": BEAD_MASS, "unit": "amu"},
@@ -138,21 +139,37 @@ class GoModel:
         system.addForce(mm.CMMotionRemover())  # keeps the molecule near the origin, where XTC files are precise
         return system
 
+    def description(self) -> dict[str, Any]:
+        """Return the force field, and which native structure it was made of."""
+        return {**_DESCRIPTION, "native": self.fingerprint()}
+
+    def write_files(self, folder: Path) -> list[Path]:
+        """Write the native contacts."""
+        self.write_contacts(folder / CONTACTS_FILE)
+        return [folder / CONTACTS_FILE]
+
     def write_contacts(self, path: Path) -> None:
         """Write the native contacts as CSV."""
         rows = [f"{i},{j},{r:.4f}" for (i, j), r in zip(self.pairs.tolist(), self.distances.tolist(), strict=True)]
         write_atomic(path, "residue_i,residue_j,native_ca_distance_nm\n" + "\n".join(rows) + "\n")
 
 
-def read_contacts(path: Path, explain: str = "") -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Read native contacts: pairs, shape (m, 2), zero-based, and distances in nm, shape (m,)."""
+class NativeContacts(NamedTuple):
+    """Atom pairs, int64 (m, 2), zero-based, and their distances in the native structure, float64 (m,), nm."""
+
+    pairs: NDArray[np.int64]
+    distances: NDArray[np.float64]
+
+
+def read_contacts(path: Path, explain: str = "") -> NativeContacts:
+    """Read native contacts; `explain` is added to what is said of a file that holds none."""
     try:
         table = np.loadtxt(path, delimiter=",", skiprows=1, ndmin=2)
     except (ValueError, OSError) as error:
         raise InputError(f"{path} cannot be read: {error}. {explain}".strip()) from None
     if table.shape[0] < 1 or table.shape[1] != 3 or not np.isfinite(table).all() or np.any(table[:, 2] <= 0):
         raise InputError(f"{path} must have rows of residue_i, residue_j, native_ca_distance_nm. {explain}".strip())
-    return table[:, :2].astype(np.int64), table[:, 2]
+    return NativeContacts(table[:, :2].astype(np.int64), table[:, 2])
 
 
 def load_model(topology: Path, contacts: Path) -> GoModel:
@@ -168,17 +185,17 @@ def load_model(topology: Path, contacts: Path) -> GoModel:
     from nanomd.tokenize.sources import load_topology
 
     load_topology(topology)  # with friendly errors
-    frame = mdtraj.load_pdb(str(topology), frame=0)
-    selected = frame.topology.select("name CA")
-    residues = [(frame.topology.atom(i).residue.name, frame.topology.atom(i).residue.resSeq) for i in selected]
-    return GoModel(residues, frame.xyz[0][selected].astype(np.float64), *read_contacts(contacts))
+    native = mdtraj.load_pdb(str(topology), frame=0)
+    selected = native.topology.select("protein and name CA")
+    residues = [(native.topology.atom(i).residue.name, native.topology.atom(i).residue.resSeq) for i in selected]
+    return GoModel(residues, native.xyz[0][selected].astype(np.float64), *read_contacts(contacts))
 
 
 def ww_domain() -> GoModel:
     """Return the Pin1 WW domain (PDB 1PIN, residues 6-39) that comes with the package."""
     folder = resources.files("nanomd") / "systems" / "ww_native"
     with resources.as_file(folder) as path:
-        return load_model(path / "ww_native.pdb", path / "contacts.csv")
+        return load_model(path / "ww_native.pdb", path / CONTACTS_FILE)
 
 
 def _angle(a: NDArray[np.float64], b: NDArray[np.float64], c: NDArray[np.float64]) -> float:

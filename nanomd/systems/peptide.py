@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nanomd.systems.replica_worker import import_openmm
+from nanomd.systems.dynamics import import_openmm
 
 FORCE_FIELD = ("amber99sb.xml", "amber99_obc.xml")
-DESCRIPTION: dict[str, Any] = {
+_DESCRIPTION: dict[str, Any] = {
     "force_field": {"name": "amber99sb, OBC implicit water", "files": list(FORCE_FIELD), "cutoff": "none"},
     "constraints": "bonds of hydrogen atoms, relative tolerance 1e-5",
 }
@@ -47,7 +48,14 @@ _ATOMS: tuple[tuple[str, str, str, str, float, str, float, str, float | str], ..
 _RESIDUES = ("ACE", "ALA", "NME")
 
 
-def alanine_dipeptide(phi: float = -80.0, psi: float = 80.0) -> tuple[Any, NDArray[np.float64]]:
+class Built(NamedTuple):
+    """A molecule: the `mdtraj.Topology`, and positions in nm, float64 (n_atoms, 3), centred on the origin."""
+
+    topology: Any
+    positions: NDArray[np.float64]
+
+
+def alanine_dipeptide(phi: float = -80.0, psi: float = 80.0) -> Built:
     """Build the molecule.
 
     Parameters
@@ -57,10 +65,8 @@ def alanine_dipeptide(phi: float = -80.0, psi: float = 80.0) -> tuple[Any, NDArr
 
     Returns
     -------
-    topology : mdtraj.Topology
+    Built
         22 atoms with Amber names, 21 bonds.
-    positions : float64 array, shape (22, 3)
-        nm, centred on the origin.
     """
     import mdtraj
     from mdtraj.core.element import Element
@@ -87,7 +93,7 @@ def alanine_dipeptide(phi: float = -80.0, psi: float = 80.0) -> tuple[Any, NDArr
         if bond:
             topology.add_bond(atoms[bond], atoms[f"{residue}:{name}"])
     positions = np.array([placed[key] for key in atoms])
-    return topology, positions - positions.mean(axis=0)
+    return Built(topology, positions - positions.mean(axis=0))
 
 
 @dataclass(frozen=True)
@@ -100,11 +106,11 @@ class AlanineDipeptide:
     @property
     def positions(self) -> NDArray[np.float64]:
         """Starting positions, nm, shape (22, 3)."""
-        return alanine_dipeptide(self.phi, self.psi)[1]
+        return alanine_dipeptide(self.phi, self.psi).positions
 
     def topology(self) -> Any:
         """Return the `mdtraj.Topology`."""
-        return alanine_dipeptide()[0]
+        return alanine_dipeptide().topology
 
     def system(self) -> Any:
         """Return the `openmm.System`: all pairs interact, and bonds of hydrogen atoms are rigid."""
@@ -115,6 +121,14 @@ class AlanineDipeptide:
         topology = self.topology().to_openmm()
         return field.createSystem(topology, nonbondedMethod=app.NoCutoff, constraints=app.HBonds)
 
+    def description(self) -> dict[str, Any]:
+        """Return the force field."""
+        return _DESCRIPTION
+
+    def write_files(self, folder: Path) -> list[Path]:  # noqa: ARG002
+        """Write nothing: the topology is all that a reader needs."""
+        return []
+
 
 def place(
     a: NDArray[np.float64], length: float, b: NDArray[np.float64], angle: float, c: NDArray[np.float64], torsion: float
@@ -124,6 +138,6 @@ def place(
     normal = np.cross(b - c, axis)
     normal /= np.linalg.norm(normal)
     bend, turn = np.radians(angle), np.radians(torsion)
-    frame = np.stack([axis, np.cross(normal, axis), normal])
+    axes = np.stack([axis, np.cross(normal, axis), normal])
     local = length * np.array([-np.cos(bend), np.sin(bend) * np.cos(turn), np.sin(bend) * np.sin(turn)])
-    return np.asarray(a + local @ frame)
+    return np.asarray(a + local @ axes)

@@ -12,7 +12,9 @@ from typing import Any
 
 from nanomd.base.errors import CancelledError, StoreError
 from nanomd.base.progress import Progress
-from nanomd.systems.replica_worker import Dynamics, Molecule, Replica, run_replica
+from nanomd.systems.dynamics import Dynamics, Molecule
+from nanomd.systems.langevin import Watch
+from nanomd.systems.replica_worker import Replica, run_replica
 
 _POLL_SECONDS = 0.2
 
@@ -38,7 +40,7 @@ def _follow_parent() -> None:
 def _work(replica: Replica, molecule: Molecule, dynamics: Dynamics) -> float:
     assert _shared is not None
     queue, stop = _shared
-    return run_replica(replica, molecule, dynamics, queue.put, stop.is_set)
+    return run_replica(replica, molecule, dynamics, Watch(queue.put, stop.is_set))
 
 
 def run_replicas(
@@ -46,7 +48,8 @@ def run_replicas(
 ) -> float:
     """Simulate all replicas, `n_workers` at a time, and return the seconds spent on frames, summed over processes."""
     if n_workers == 1:
-        return sum(run_replica(replica, molecule, dynamics, bar.update, lambda: False) for replica in replicas)
+        watch = Watch(bar.update, lambda: False)
+        return sum(run_replica(replica, molecule, dynamics, watch) for replica in replicas)
     context = multiprocessing.get_context("spawn")  # a fork would inherit threads and locks of the parent
     queue, stop = context.Queue(), context.Event()
     with ProcessPoolExecutor(n_workers, mp_context=context, initializer=_enter, initargs=(queue, stop)) as pool:

@@ -10,68 +10,17 @@ from __future__ import annotations
 import io
 import os
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nanomd.base.errors import BackendUnavailableError, CancelledError, InputError, StoreError
+from nanomd.base.errors import InputError, StoreError
 from nanomd.base.files import write_atomic
-
-_SEGMENT_STEPS = 500_000
-_SEGMENT_FRAMES = 10_000
-_REPORT_SECONDS = 0.25
-_CONSTRAINT_TOLERANCE = 1e-5
-
-
-class Molecule(Protocol):
-    """What is simulated; sent to the worker processes by pickle."""
-
-    @property
-    def positions(self) -> NDArray[np.float64]:
-        """Starting positions, nm, shape (n_atoms, 3)."""
-
-    def topology(self) -> Any:
-        """Return the `mdtraj.Topology`."""
-
-    def system(self) -> Any:
-        """Return the `openmm.System`."""
-
-
-@dataclass(frozen=True)
-class Dynamics:
-    """Langevin dynamics (OpenMM's LangevinMiddleIntegrator).
-
-    Parameters
-    ----------
-    temperature : float
-        K.
-    friction : float
-        Per ps.
-    time_step : float
-        ps.
-    frame_steps : int
-        Steps between frames.
-    equilibration_steps : int
-        Steps before the first frame's interval, thrown away.
-    minimize : bool
-        Go to the nearest energy minimum first.
-    """
-
-    temperature: float
-    friction: float
-    time_step: float
-    frame_steps: int
-    equilibration_steps: int
-    minimize: bool
-
-    @property
-    def segment_frames(self) -> int:
-        """Frames of a segment: half a million steps, half a minute or less for a small molecule."""
-        return max(1, min(_SEGMENT_FRAMES, _SEGMENT_STEPS // self.frame_steps))
+from nanomd.systems.dynamics import Dynamics, Molecule, import_openmm
+from nanomd.systems.langevin import Langevin, Phase, Watch
 
 
 @dataclass(frozen=True)
@@ -117,7 +66,7 @@ class Replica:
         """Return how many frames are on the disk."""
         if self.path.exists():
             return self.n_frames
-        return _load_state(self)[2] if self.state.exists() else 0
+        return _load_segments(self).n_frames if self.state.exists() else 0
 
     def remove(self) -> None:
         """Delete the trajectory and what there is of it."""
@@ -133,35 +82,16 @@ class Replica:
 _VELOCITIES, _EQUILIBRATION, _SEGMENT = range(3)
 
 
-def import_openmm() -> Any:
-    """Return the module openmm, or say how to get it."""
-    try:
-        import openmm
-    except ImportError as error:
-        raise BackendUnavailableError(
-            f"this simulation needs OpenMM, which cannot be imported here ({error}); "
-            "install it with `pip install 'nanomd[openmm]'`"
-        ) from None
-    return openmm
+class _Segments(NamedTuple):
+    """The finished segments of a replica: how the last one ended, frames, and bytes of the part."""
+
+    phase: Phase
+    n_frames: int
+    size: int
 
 
-def run_replica(
-    replica: Replica,
-    molecule: Molecule,
-    dynamics: Dynamics,
-    report: Callable[[int], object],
-    stop: Callable[[], bool],
-) -> float:
-    """Simulate what is missing of a replica.
-
-    Parameters
-    ----------
-    replica, molecule, dynamics
-        What to simulate.
-    report : function
-        Told of new frames.
-    stop : function
-        Asked after each frame; True ends the work, and the finished segments are kept.
+def run_replica(replica: Replica, molecule: Molecule, dynamics: Dynamics, watch: Watch) -> float:
+    """Simulate what is missing of a replica; when `watch` ends the work, the finished segments are kept.
 
     Returns
     -------
@@ -170,57 +100,30 @@ def run_replica(
     """
     if replica.path.exists():
         return 0.0
-    mm = import_openmm()
     try:
-        return _run(mm, replica, molecule, dynamics, report, stop)
-    except mm.OpenMMException as error:
+        return _simulate(replica, molecule, dynamics, watch)
+    except import_openmm().OpenMMException as error:
         raise InputError(
             f"{replica.path.name}: OpenMM stopped ({' '.join(str(error).split())[:200]}); "
             "a smaller time step or a lower temperature may help"
         ) from None
 
 
-def _run(
-    mm: Any,
-    replica: Replica,
-    molecule: Molecule,
-    dynamics: Dynamics,
-    report: Callable[[int], object],
-    stop: Callable[[], bool],
-) -> float:
-    integrator = mm.LangevinMiddleIntegrator(dynamics.temperature, dynamics.friction, dynamics.time_step)
-    integrator.setConstraintTolerance(_CONSTRAINT_TOLERANCE)
-    platform = mm.Platform.getPlatformByName(replica.platform)
-    context = mm.Context(molecule.system(), integrator, platform, properties(replica.platform, replica.device))
-
-    def restart(positions: Any, velocities: Any, seed: int) -> None:
-        integrator.setRandomNumberSeed(seed)
-        context.reinitialize()  # the integrator reads its seed only here
-        context.setPositions(positions)
-        if velocities is not None:
-            context.setVelocities(velocities)
-
+def _simulate(replica: Replica, molecule: Molecule, dynamics: Dynamics, watch: Watch) -> float:
+    langevin = Langevin(molecule, dynamics, replica.platform, replica.device)
     if replica.state.exists():
-        positions, velocities, done = _load_state(replica)
-        _cut_part(replica)
+        phase, done, size = _load_segments(replica)
+        os.truncate(replica.part, size)  # drops what a crash left behind the declared frames
     else:
-        restart(molecule.positions, None, replica.random_seed(_EQUILIBRATION))
-        if dynamics.minimize:
-            mm.LocalEnergyMinimizer.minimize(context)
-        context.setVelocitiesToTemperature(dynamics.temperature, replica.random_seed(_VELOCITIES))
-        for first in range(0, dynamics.equilibration_steps, 1000):
-            _go_on(stop)
-            integrator.step(min(1000, dynamics.equilibration_steps - first))
-        positions, velocities = _snapshot(context)
-        done = 0
+        seeds = replica.random_seed(_EQUILIBRATION), replica.random_seed(_VELOCITIES)
+        phase, done = langevin.start(molecule.positions, *seeds, watch), 0
         replica.part.unlink(missing_ok=True)
 
     seconds = 0.0
     while done < replica.n_frames:
-        restart(positions, velocities, replica.random_seed(_SEGMENT, done // dynamics.segment_frames))
-        size = min(dynamics.segment_frames, replica.n_frames - done)
+        seed = replica.random_seed(_SEGMENT, done // dynamics.segment_frames)
         start = time.perf_counter()
-        xyz = _frames(context, integrator, dynamics, size, report, stop)
+        xyz = langevin.frames(phase, seed, min(dynamics.segment_frames, replica.n_frames - done), watch)
         seconds += time.perf_counter() - start
         bad = np.flatnonzero(~np.isfinite(xyz).all(axis=(1, 2)))
         if bad.size:
@@ -228,65 +131,15 @@ def _run(
                 f"{replica.path.name}: the molecule flew apart before frame {done + int(bad[0])}; "
                 "use a smaller time step or a lower temperature"
             )
-        positions, velocities = _snapshot(context)
-        _append(replica, dynamics, done, xyz, positions, velocities)
-        done += size
+        phase = langevin.phase()
+        _append(replica, dynamics, done, xyz, phase)
+        done += len(xyz)
     replica.part.replace(replica.path)
     replica.state.unlink(missing_ok=True)
     return seconds
 
 
-def properties(platform: str, device: int) -> dict[str, str]:
-    """Return the options of an OpenMM platform: one thread each on a CPU, since replicas run beside each other."""
-    if platform == "CPU":
-        return {"Threads": "1"}
-    return {"DeviceIndex": str(device), "Precision": "mixed"} if platform in {"CUDA", "OpenCL"} else {}
-
-
-def _frames(
-    context: Any,
-    integrator: Any,
-    dynamics: Dynamics,
-    n_frames: int,
-    report: Callable[[int], object],
-    stop: Callable[[], bool],
-) -> NDArray[np.float32]:
-    """Simulate frames; shape (n_frames, n_atoms, 3), nm."""
-    xyz = np.empty((n_frames, context.getSystem().getNumParticles(), 3), dtype=np.float32)
-    told, last = 0, time.perf_counter()
-    for frame in range(n_frames):
-        integrator.step(dynamics.frame_steps)
-        xyz[frame] = context.getState(positions=True).getPositions(asNumpy=True)._value
-        if time.perf_counter() - last > _REPORT_SECONDS:
-            _go_on(stop)
-            report(frame + 1 - told)
-            told, last = frame + 1, time.perf_counter()
-    report(n_frames - told)
-    return xyz
-
-
-def _go_on(stop: Callable[[], bool]) -> None:
-    if stop():
-        raise CancelledError("the simulation was stopped; finished segments are kept")
-
-
-def _snapshot(context: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return positions (nm) and velocities (nm/ps)."""
-    state = context.getState(positions=True, velocities=True)
-    return (
-        np.array(state.getPositions(asNumpy=True)._value, dtype=np.float64),
-        np.array(state.getVelocities(asNumpy=True)._value, dtype=np.float64),
-    )
-
-
-def _append(
-    replica: Replica,
-    dynamics: Dynamics,
-    done: int,
-    xyz: NDArray[np.float32],
-    positions: NDArray[np.float64],
-    velocities: NDArray[np.float64],
-) -> None:
+def _append(replica: Replica, dynamics: Dynamics, done: int, xyz: NDArray[np.float32], phase: Phase) -> None:
     """Put a segment behind the earlier ones (XTC files may be joined), then declare it done."""
     from mdtraj.formats import XTCTrajectoryFile
 
@@ -300,36 +153,27 @@ def _append(
         os.fsync(part.fileno())
         size = part.tell()
     buffer = io.BytesIO()
-    np.savez(buffer, positions=positions, velocities=velocities, progress=np.array([done + len(xyz), size], np.int64))
+    np.savez(buffer, **phase._asdict(), progress=np.array([done + len(xyz), size], np.int64))
     write_atomic(replica.state, buffer.getvalue())
     replica.segment.unlink()
 
 
-def _load_state(replica: Replica) -> tuple[NDArray[np.float64], NDArray[np.float64], int]:
-    """Return positions, velocities and frames done; the part holds at least the frames that the state names."""
-    done, size = _read_state(replica)["progress"].tolist()
-    if not 0 < done <= replica.n_frames or not replica.part.is_file() or replica.part.stat().st_size < size:
-        raise StoreError(f"{replica.part} and {replica.state.name} do not fit each other; start again with force")
-    arrays = _read_state(replica)
-    return arrays["positions"], arrays["velocities"], int(done)
-
-
-def _read_state(replica: Replica) -> dict[str, NDArray[Any]]:
+def _load_segments(replica: Replica) -> _Segments:
+    """Read the state; the part holds at least the frames that it names."""
     try:
         with np.load(replica.state, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in ("positions", "velocities", "progress")}
+            arrays = {name: file[name] for name in (*Phase._fields, "progress")}
     except (ValueError, OSError, EOFError, KeyError) as error:
         raise StoreError(f"{replica.state} is damaged ({error}); start again with force") from None
+    phase, progress = Phase(arrays["positions"], arrays["velocities"]), arrays["progress"]
     if (
-        arrays["progress"].shape != (2,)
-        or arrays["progress"].dtype != np.int64
-        or arrays["positions"].shape != arrays["velocities"].shape
-        or not all(arrays[name].dtype == np.float64 for name in ("positions", "velocities"))
+        progress.shape != (2,)
+        or progress.dtype != np.int64
+        or phase.positions.shape != phase.velocities.shape
+        or not all(array.dtype == np.float64 for array in phase)
     ):
         raise StoreError(f"{replica.state} is damaged (wrong shapes); start again with force")
-    return arrays
-
-
-def _cut_part(replica: Replica) -> None:
-    """Drop what a crash left behind the declared frames."""
-    os.truncate(replica.part, int(_read_state(replica)["progress"][1]))
+    done, size = progress.tolist()
+    if not 0 < done <= replica.n_frames or not replica.part.is_file() or replica.part.stat().st_size < size:
+        raise StoreError(f"{replica.part} and {replica.state.name} do not fit each other; start again with force")
+    return _Segments(phase, done, size)

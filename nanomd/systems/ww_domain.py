@@ -15,19 +15,19 @@ from numpy.typing import NDArray
 
 from nanomd.base.config import check_choice
 from nanomd.base.file_lists import natural_key
+from nanomd.systems import go_model
 from nanomd.systems.data import data_folder
-from nanomd.systems.go_model import read_contacts
+from nanomd.systems.replicas import Recipe
 
 if TYPE_CHECKING:
-    from nanomd.base.units import FrameInterval
-    from nanomd.systems.replicas import Platform, Simulated
+    from nanomd.tokenize import Tokenizer
 
 NAME = "ww_domain_go"
 _SOURCE = (
     "They are a C-alpha Go model of the Pin1 WW domain: topology, native contacts (residue_i, residue_j, "
     "native_ca_distance_nm) and runs ww_go_*.xtc; `nanomd simulate ww-domain --out DIR` makes such a folder"
 )
-_TOPOLOGY, _CONTACTS = "ww_go.pdb", "contacts.csv"
+_TOPOLOGY = "ww_go.pdb"
 
 
 class Files(NamedTuple):
@@ -46,107 +46,47 @@ def files(data_dir: str | Path | None = None) -> Files:
     data_dir : path, optional
         The folder with the files, or the one above; default NANOMD_DATA, else ``../shared/data``.
     """
-    folder = data_folder(NAME, (_TOPOLOGY, _CONTACTS, "ww_go_0.xtc"), data_dir, _SOURCE)
+    folder = data_folder(NAME, (_TOPOLOGY, go_model.CONTACTS_FILE, "ww_go_0.xtc"), data_dir, _SOURCE)
     runs = sorted(folder.glob("ww_go_*.xtc"), key=natural_key)
-    return Files(folder / _TOPOLOGY, runs, folder / _CONTACTS)
+    return Files(folder / _TOPOLOGY, runs, folder / go_model.CONTACTS_FILE)
 
 
-def native_contacts(data_dir: str | Path | None = None) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Return the native contacts: atom pairs, shape (61, 2), zero-based, and their distances in nm, shape (61,)."""
-    return read_contacts(files(data_dir).contacts, _SOURCE)
+def native_contacts(data_dir: str | Path | None = None) -> go_model.NativeContacts:
+    """Return the 61 native contacts."""
+    return go_model.read_contacts(files(data_dir).contacts, _SOURCE)
 
 
-def simulate(
-    out: str | Path,
-    ns: float | None = None,
-    n_trajs: int = 4,
-    *,
-    n_frames: int | None = None,
-    seed: int = 0,
-    temperature: float = 121.0,
-    friction: float = 0.2,
-    time_step: float = 15.0,
-    frame_interval: str | FrameInterval = "0.75 ps",
-    equilibration: float = 3000.0,
-    platform: Platform = "auto",
-    n_workers: int | None = None,
-    data_dir: str | Path | None = None,
-    resume: bool = False,
-    force: bool = False,
-    progress: bool | None = None,
-) -> Simulated:
-    """Simulate the model with OpenMM; the folder can be given as `data_dir` to everything here.
-
-    Parameters
-    ----------
-    out : path
-        The folder; gets ww_go.pdb, contacts.csv, ww_go_0.xtc ... and simulation.json.
-    ns : float, optional
-        Length of each run in model time.
-    n_trajs : int
-        Independent runs.
-    n_frames : int, optional
-        Length of each run in frames, in place of `ns`; 31250 where neither is given.
-    seed : int
-    temperature : float
-        K, in the model's units: 121 is close to its folding midpoint.
-    friction : float
-        Per ps.
-    time_step : float
-        fs.
-    frame_interval : str
-        A whole number of time steps.
-    equilibration : float
-        ps before each run, thrown away. Runs start folded; the default is several folding times, so that the first
-        frame is a fair draw.
-    data_dir : path, optional
-        A folder with ww_go.pdb and contacts.csv, of this protein or of another one; by default the native structure in
-        the package.
-    platform, n_workers, resume, force, progress
-        See `nanomd.systems.replicas.simulate`. With several workers a script needs ``if __name__ == "__main__":``.
-
-    Raises
-    ------
-    BackendUnavailableError
-        Without OpenMM (`pip install 'nanomd[openmm]'`).
-    """
-    from nanomd.systems import go_model, replicas
-
+def _molecule(data_dir: str | Path | None) -> go_model.GoModel:
     if data_dir is None:
-        model = go_model.ww_domain()
-    else:
-        folder = data_folder(NAME, (_TOPOLOGY, _CONTACTS), data_dir, _SOURCE)
-        model = go_model.load_model(folder / _TOPOLOGY, folder / _CONTACTS)
-    dynamics = replicas.make_dynamics(
-        temperature=temperature,
-        friction=friction,
-        time_step=time_step,
-        frame_interval=frame_interval,
-        equilibration=equilibration,
-        minimize=False,
-    )
+        return go_model.ww_domain()
+    folder = data_folder(NAME, (_TOPOLOGY, go_model.CONTACTS_FILE), data_dir, _SOURCE)
+    return go_model.load_model(folder / _TOPOLOGY, folder / go_model.CONTACTS_FILE)
 
-    def write_contacts(folder: Path) -> list[Path]:
-        model.write_contacts(folder / _CONTACTS)
-        return [folder / _CONTACTS]
 
-    return replicas.simulate(
-        out,
-        model,
-        dynamics,
-        system="ww-domain",
-        stem="ww_go",
-        n_frames=replicas.count_frames(ns, 31250 if ns is None and n_frames is None else n_frames, dynamics),
-        n_trajs=n_trajs,
-        seed=seed,
-        platform=platform,
-        n_workers=n_workers,
-        description={**go_model.DESCRIPTION, "native": model.fingerprint()},
-        write_more=write_contacts,
-        resume=resume,
-        force=force,
-        progress=progress,
-    )
+#: What `simulate` leaves can be given as `data_dir` to all functions here. Its own `data_dir` has a ww_go.pdb
+#: and contacts.csv of this or another protein; by default the native structure in the package. 121 K, in the model's
+#: units, is close to its folding midpoint. Runs start folded; equilibration takes several folding times, so that the
+#: first frame is a fair draw. The length is that of the reference runs, 31250 frames.
+RECIPE = Recipe(
+    system="ww-domain",
+    stem="ww_go",
+    molecule=_molecule,
+    ns=23.4375,
+    temperature=121.0,
+    friction=0.2,
+    time_step=15.0,
+    frame_interval="0.75 ps",
+    equilibration=3000.0,
+    minimize=False,
+)
+simulate = RECIPE.simulate
+
+
+class Tokenized(NamedTuple):
+    """The fitted tokenizer, and the labels of each run, int64 (n_frames,)."""
+
+    tokenizer: Tokenizer
+    dtrajs: list[NDArray[np.int64]]
 
 
 def tokenize(
@@ -159,7 +99,7 @@ def tokenize(
     seed: int = 0,
     data_dir: str | Path | None = None,
     progress: bool | None = None,
-) -> tuple[Any, list[NDArray[np.int64]]]:
+) -> Tokenized:
     """Tokenize the four runs: C-alpha distances or native contacts, TICA, k-means.
 
     Parameters
@@ -176,9 +116,7 @@ def tokenize(
 
     Returns
     -------
-    tokenizer : Tokenizer
-        Fitted.
-    dtrajs : list of int64 arrays, shape (n_frames,)
+    Tokenized
     """
     from nanomd.tokenize.features import Distances
     from nanomd.tokenize.tokenizer import Tokenizer
@@ -195,7 +133,7 @@ def tokenize(
         seed=seed,
         progress=progress,
     )
-    return tokenizer, tokenizer.fit_transform(found.topology, found.trajectories, stride)
+    return Tokenized(tokenizer, tokenizer.fit_transform(found.topology, found.trajectories, stride))
 
 
 def fraction_native(
