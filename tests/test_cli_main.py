@@ -130,12 +130,12 @@ def test_doctor_says_what_is_used_and_why(capsys: pytest.CaptureFixture[str]) ->
 def test_interruption_says_how_to_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import nanomd.study.pipeline
+    import nanomd.study.train
 
     def interrupt(*_: object, **__: object) -> str:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(nanomd.study.pipeline, "train", interrupt)
+    monkeypatch.setattr(nanomd.study.train, "train", interrupt)
     assert main(["train", "--run", "my_run"]) == 130
     assert "nanomd train --run my_run --resume" in capsys.readouterr().err
 

@@ -15,7 +15,8 @@ import pytest
 import torch.distributed as dist
 
 from nanomd.model.files import load_model_files
-from nanomd.study import pipeline
+from nanomd.study.tokenize import tokenize
+from nanomd.study.train import train
 from nanomd.training.checkpoint import find_checkpoints
 
 pytestmark = pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_available(), reason="needs gloo")
@@ -70,7 +71,7 @@ def test_a_killed_process_leaves_a_checkpoint_that_resumes(tmp_path):
         for index, trajectory in enumerate(distributed_worker.data()):
             files.append(tmp_path / f"{index}.npy")
             np.save(files[-1], trajectory)
-        pipeline.tokenize(run, files)
+        tokenize(run, files)
     first, second = two_processes("killed", "train", "--run", str(runs[0]), *FLAGS)
     assert second.returncode == -signal.SIGKILL
     assert first.returncode == 2 and "go on with --resume" in first.stderr, first.stderr
@@ -96,7 +97,7 @@ def test_a_killed_process_leaves_a_checkpoint_that_resumes(tmp_path):
     assert done.stdout.strip() == ""  # quiet
     overrides = {name[2:].replace("-", "_"): value for name, value in zip(FLAGS[2:-3:2], FLAGS[3:-2:2], strict=True)}
     numbers = {name: float(value) if "." in value else int(value) for name, value in overrides.items()}
-    pipeline.train(runs[1], preset="tiny", overrides=numbers, seed=5, progress=False)
+    train(runs[1], preset="tiny", overrides=numbers, seed=5, progress=False)
     shared, alone = (load_model_files(run / "model") for run in runs)
     for name, expected in alone.tensors.items():
         np.testing.assert_allclose(shared.tensors[name], expected, rtol=2e-3, atol=2e-4, err_msg=name)

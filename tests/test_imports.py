@@ -24,7 +24,7 @@ def _loaded(code: str) -> set[str]:
         "import nanomd; nanomd.__all__; dir(nanomd)",
         "from nanomd.cli.main import build_parser; build_parser()[0].format_help()",
         "from nanomd.cli.main import build_parser; [p.format_help() for p in build_parser()[1].values()]",
-        "import nanomd.study.pipeline, nanomd.study.judge, nanomd.study.demo, nanomd.doctor, nanomd.bench",
+        "import nanomd.study.tokenize, nanomd.study.validate, nanomd.study.demo, nanomd.doctor, nanomd.bench",
         "import nanomd.kinetics, nanomd.data, nanomd.model.files, nanomd.report, nanomd.tokenize, nanomd.systems",
         "from nanomd import load_dtrajs, StateMap, ModelConfig, FrameInterval, Tokenizer, validate",
     ],

@@ -78,14 +78,14 @@ def test_what_is_about_another_model_is_not_reported(
     made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from nanomd.base.errors import StoreError
-    from nanomd.study import judge
     from nanomd.study.folder import RunFolder
+    from nanomd.study.results import load_interpretation
 
     copy = Path(shutil.copytree(made, tmp_path / "run"))
-    assert judge._interpretation(RunFolder(copy)) is not None
+    assert load_interpretation(RunFolder(copy)) is not None
     (copy / "model" / "config.json").write_text((copy / "model" / "config.json").read_text() + "\n")
     with pytest.raises(StoreError, match="nanomd interpret"):
-        judge._interpretation(RunFolder(copy))
+        load_interpretation(RunFolder(copy))
     assert run("interpret", "--run", tmp_path / "empty") == 2
     assert "does not exist" in capsys.readouterr().err
 

@@ -77,12 +77,12 @@ def run(options: argparse.Namespace) -> int:
     """Run the command."""
     from nanomd.rollout.observables import Observables, parse_set
     from nanomd.rollout.parts import parse_shard
-    from nanomd.study import generate as generation
+    from nanomd.study.generate import generate, merge
 
     if options.merge:
         if options.shard is not None:
             raise InputError("--merge takes all shards; leave --shard out")
-        say(options, generation.merge(options.run))
+        say(options, merge(options.run))
         return 0
     observables = None
     if options.observe_lags or options.sets or options.no_tokens:
@@ -91,7 +91,7 @@ def run(options: argparse.Namespace) -> int:
             raise InputError("every --set needs a name of its own")
         bins = "log" if options.bins is None else options.bins
         observables = Observables(options.observe_lags or (1,), sets, bins)
-    text = generation.generate(
+    text = generate(
         options.run,
         n_steps=options.n_steps,
         n_trajs=options.n_trajs,

@@ -49,9 +49,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
-    from nanomd.study import interpret as interpretation
+    from nanomd.study.interpret import interpret
 
-    text = interpretation.interpret(
+    text = interpret(
         options.run,
         n_windows=options.windows,
         n_targets=options.targets,

@@ -16,7 +16,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
-    from nanomd.study import judge
+    from nanomd.study.report import report
 
-    say(options, judge.report(options.run, title=options.title, force=options.force))
+    say(options, report(options.run, title=options.title, force=options.force))
     return 0

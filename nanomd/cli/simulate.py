@@ -78,11 +78,11 @@ def run(options: argparse.Namespace) -> int:
     """Run the command."""
     if options.system == "four-state":
         return _four_state(options)
-    from nanomd.study import simulation
+    from nanomd.study.simulate import simulate_molecule
 
     if options.preset is not None:
         raise InputError(f"--preset is for four-state, not for {options.system}")
-    text = simulation.simulate(
+    text = simulate_molecule(
         options.system,
         out=options.out,
         run=options.run,
@@ -107,14 +107,14 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _four_state(options: argparse.Namespace) -> int:
-    from nanomd.study import pipeline
+    from nanomd.study.simulate import simulate_potential
 
     strange = [f"--{name.replace('_', '-')}" for name in given(options, _MOLECULE)]
     if options.resume:
         strange.append("--resume")
     if strange:
         raise InputError(f"{', '.join(strange)}: for molecules only; name one, such as `nanomd simulate ww-domain`")
-    text = pipeline.simulate(
+    text = simulate_potential(
         options.run,
         preset=options.preset or "demo",
         n_frames=100_000 if options.n_frames is None else options.n_frames,

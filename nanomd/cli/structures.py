@@ -23,9 +23,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
-    from nanomd.study import judge
+    from nanomd.study.structures import structures
 
-    text = judge.structures(
+    text = structures(
         options.run,
         options.out,
         trajectory=options.trajectory,

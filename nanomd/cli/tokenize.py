@@ -57,10 +57,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
-    from nanomd.study import pipeline
+    from nanomd.study.tokenize import tokenize
 
     with _silent_readers():
-        text = pipeline.tokenize(
+        text = tokenize(
             options.run,
             options.files,
             top=options.top,

@@ -33,9 +33,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
-    from nanomd.study import pipeline
+    from nanomd.study.train import train
 
-    text = pipeline.train(
+    text = train(
         options.run,
         preset=options.preset,
         hold_out=options.hold_out,

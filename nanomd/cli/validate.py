@@ -33,9 +33,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
-    from nanomd.study import judge
+    from nanomd.study.validate import validate
 
-    text = judge.validate(
+    text = validate(
         options.run,
         reference=options.reference,
         lagtimes=options.lagtimes,

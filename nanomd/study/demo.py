@@ -14,9 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nanomd.study import generate as generation
-from nanomd.study import judge, pipeline
 from nanomd.study.folder import RunFolder
+from nanomd.study.generate import generate
+from nanomd.study.report import report
+from nanomd.study.simulate import simulate_potential
+from nanomd.study.tokenize import tokenize
+from nanomd.study.train import train
+from nanomd.study.validate import validate
 
 
 @dataclass(frozen=True)
@@ -122,15 +126,15 @@ def run(
             print(text, flush=True)
 
     if steps.simulate:
-        say(pipeline.simulate(folder, **steps.simulate, n_threads=n_threads, **common))
-    say(pipeline.tokenize(folder, **steps.tokenize, **common))
+        say(simulate_potential(folder, **steps.simulate, n_threads=n_threads, **common))
+    say(tokenize(folder, **steps.tokenize, **common))
     resume: dict[str, Any] = {"resume": not force}  # an interrupted demo goes on where it stopped
     threads = {} if n_threads is None else {"n_threads": n_threads}
     training = {**steps.train, "overrides": {**steps.train["overrides"], **threads}}
-    say(pipeline.train(folder, **training, **resume, **common))
-    say(generation.generate(folder, **steps.generate, n_threads=n_threads, **resume, **common))
-    verdict = judge.validate(folder, **steps.validate, seed=seed, force=force)
-    say(judge.report(folder, title=steps.title, force=force).splitlines()[0])
+    say(train(folder, **training, **resume, **common))
+    say(generate(folder, **steps.generate, n_threads=n_threads, **resume, **common))
+    verdict = validate(folder, **steps.validate, seed=seed, force=force)
+    say(report(folder, title=steps.title, force=force).splitlines()[0])
     path = RunFolder(folder).report / "index.html"
     say(f"\n{verdict}\n\n{time.perf_counter() - start:.0f} s in all. The report: {path.resolve()}")
     return path

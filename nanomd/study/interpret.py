@@ -1,8 +1,7 @@
-"""The step that looks into the model: interpret/*.json, pictures, and the numbers as text."""
+"""`interpret`: what the model has learnt into interpret/*.json, pictures, and the numbers as text."""
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +9,8 @@ import numpy as np
 
 from nanomd.base.files import sha256_of
 from nanomd.study.folder import RunFolder
-from nanomd.study.pipeline import load_tokens, nothing_to_do, split_held_out
+from nanomd.study.results import load_tokens, split_held_out
+from nanomd.study.step import begin_step
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -51,19 +51,23 @@ def interpret(
         "confidence": confidence,
         "seed": seed,
     }
-    with folder.lock():
-        inputs = {"tokens": sha256_of(folder.tokens), "model": sha256_of(folder.model)}
-        if not folder.begin("interpret", settings, inputs, force=force):
+
+    def inputs() -> dict[str, str]:
+        return {"tokens": sha256_of(folder.tokens), "model": sha256_of(folder.model)}
+
+    with begin_step(folder, "interpret", settings, inputs, force=force) as step:
+        if step.done:
             from nanomd.interpret.results import Interpretation
 
-            return f"{nothing_to_do(folder, 'interpret')}\n{summary(Interpretation.load(folder.interpret), interval)}"
+            return f"{step.nothing_to_do()}\n{summary(Interpretation.load(folder.interpret), interval)}"
         from nanomd.estimator import load_model
         from nanomd.interpret import interpret_model
 
-        start = time.perf_counter()
         model = load_model(folder.model)
         training, held_out = split_held_out(dtrajs, int(folder.config("train").get("hold_out", 0)))
-        data, what = (held_out, "held-out trajectories") if held_out else _validation_part(model, training)
+        data, step.record["looked_at"] = (
+            (held_out, "held-out trajectories") if held_out else _validation_part(model, training)
+        )
         # The model knows nothing of states that only the held-out data visit: they part the trajectories.
         data = [np.where(np.isin(labels, model.state_map.symbols), labels, -1) for labels in data]
         result = interpret_model(
@@ -83,7 +87,6 @@ def interpret(
             seed=seed,
         )
         _write(folder, result, interval)
-        folder.finish("interpret", settings, inputs, time.perf_counter() - start, looked_at=what)
     return summary(result, interval)
 
 

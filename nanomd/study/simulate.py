@@ -1,20 +1,60 @@
-"""`nanomd simulate` for molecules: simulations with OpenMM, into a folder of their own or into a run folder."""
+"""`simulate`: a model potential into simulation/, or a molecule with OpenMM, into a run folder or one of its own."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
+from nanomd.base.config import check_range
 from nanomd.base.errors import InputError, StoreError
+from nanomd.base.progress import progress_bar
 from nanomd.study.folder import RunFolder
+from nanomd.study.step import begin_step, fresh_folder
 
 if TYPE_CHECKING:
     from nanomd.systems.replicas import Simulated
 
-SYSTEMS = ("alanine-dipeptide", "ww-domain")
+MOLECULES = ("alanine-dipeptide", "ww-domain")
 
 
-def simulate(
+def simulate_potential(
+    run: str | Path,
+    *,
+    preset: Literal["demo", "paper"] = "demo",
+    n_frames: int = 100_000,
+    n_trajs: int = 8,
+    n_threads: int | None = None,
+    seed: int = 0,
+    force: bool = False,
+    progress: bool | None = None,
+) -> str:
+    """Simulate the four-state potential into simulation/xy_0000.npy ..., float64 (n_frames, 2)."""
+    from nanomd.systems import four_state
+
+    check_range("n_frames", n_frames, 2)
+    check_range("n_trajs", n_trajs, 1)
+    folder = RunFolder(run)
+    settings = {"system": "four-state", "preset": preset, "n_frames": n_frames, "n_trajs": n_trajs, "seed": seed}
+    with begin_step(folder, "simulate", settings, force=force) as step:
+        if step.done:
+            return step.nothing_to_do()
+        bar = progress_bar(n_frames * n_trajs, "simulate", "frame", progress)
+        try:
+            xy = four_state.simulate(n_frames, n_trajs, seed=seed, preset=preset, n_threads=n_threads, progress=bar)
+        finally:
+            bar.close()
+        with fresh_folder(folder.simulation) as part:
+            for index, coordinates in enumerate(xy):
+                np.save(part / f"xy_{index:04d}.npy", coordinates)
+        seconds = step.seconds
+        speed = n_frames * n_trajs / seconds
+        step.record |= {"seconds": seconds, "frames_per_second": speed}
+    return f"simulated {n_trajs} x {n_frames:,} frames in {seconds:.1f} s ({speed:,.0f} frames/s)"
+
+
+def simulate_molecule(
     system: str,
     *,
     out: str | Path | None = None,
@@ -29,7 +69,7 @@ def simulate(
     Parameters
     ----------
     system : str
-        One of `SYSTEMS`.
+        One of `MOLECULES`.
     out : path, optional
         The folder of topology and trajectories; what later steps take as ``data``.
     run : path
@@ -39,8 +79,8 @@ def simulate(
     **options
         Those of `nanomd.systems.alanine_dipeptide.simulate` or `nanomd.systems.ww_domain.simulate`.
     """
-    if system not in SYSTEMS:
-        raise InputError(f"system must be one of {', '.join(SYSTEMS)}, got {system!r}")
+    if system not in MOLECULES:
+        raise InputError(f"system must be one of {', '.join(MOLECULES)}, got {system!r}")
     from nanomd.systems.record import read_record
 
     # None stands for "not given" on the command line: each system has its own defaults.
@@ -49,25 +89,22 @@ def simulate(
         return _describe(_simulate(system, Path(out), force, resume, progress, given), Path(out))
     folder = RunFolder(run)
     settings = {"system": system, **{key: value for key, value in given.items() if key != "n_workers"}}
-    with folder.lock():
-        if not (force or resume or folder.record("simulate")) and read_record(folder.simulation):
-            raise StoreError(
-                f"{folder.path} holds an unfinished `simulate`; go on with --resume, or start again with --force"
-            )
-        if not folder.begin("simulate", settings, {}, force=force, resume=resume):
-            return f"simulate: {folder.path} already holds this result; nothing to do"
+    if not (force or resume or folder.record("simulate")) and read_record(folder.simulation):
+        raise StoreError(
+            f"{folder.path} holds an unfinished `simulate`; go on with --resume, or start again with --force"
+        )
+    with begin_step(folder, "simulate", settings, force=force, resume=resume) as step:
+        if step.done:
+            return step.nothing_to_do()
         # What --force replaces was set aside, so the folder below is new.
         result = _simulate(system, folder.simulation, False, resume, progress, given)
-        folder.finish(
-            "simulate",
-            settings,
-            {},
-            result.seconds,
-            n_frames=result.n_frames,
-            frame_interval=str(result.frame_interval),
-            platform=result.platform,
-            ns_per_day=round(result.ns_per_day, 1),
-        )
+        step.record |= {
+            "seconds": result.seconds,
+            "n_frames": result.n_frames,
+            "frame_interval": str(result.frame_interval),
+            "platform": result.platform,
+            "ns_per_day": round(result.ns_per_day, 1),
+        }
     return _describe(result, folder.simulation)
 
 

@@ -1,0 +1,127 @@
+"""Systems that read their own files, wherever those lie: in a folder of the user or in simulation/ of the run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from nanomd.base.errors import InputError
+from nanomd.study.token_sources import Choices, TokenSource
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from nanomd.base.units import FrameInterval
+
+    PathLike = str | Path
+
+Scheme = Literal["cores", "x-bins", "kmeans"]
+
+
+@dataclass(frozen=True)
+class FourState(TokenSource):
+    """Coordinates of the simulated four-state potential."""
+
+    files: list[Path]
+    choices: Choices
+    scheme: Scheme
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """See `TokenSource`."""
+        return {
+            "system": "four-state",
+            "scheme": self.scheme,
+            "n_states": self.choices.n_states,
+            **self.choices.settings(),
+        }
+
+    def make(self, part: Path) -> tuple[list[NDArray[np.int64]], FrameInterval]:  # noqa: ARG002
+        """See `TokenSource`."""
+        from nanomd.systems import four_state
+
+        xy = np.stack([_load_array(path) for path in self.files])[:, :: self.choices.stride]
+        dtrajs = four_state.tokenize(xy, scheme=self.scheme, **self.choices.number)
+        return dtrajs, self.choices.between_frames()
+
+
+@dataclass(frozen=True)
+class AlanineDipeptide(TokenSource):
+    """Torsions of alanine dipeptide, or a simulation of it, in one folder."""
+
+    choices: Choices
+    data: PathLike | None
+    files: list[Path] = field(init=False)
+
+    def __post_init__(self) -> None:
+        from nanomd.systems import alanine_dipeptide
+
+        object.__setattr__(self, "files", alanine_dipeptide.paths(self.data))
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """See `TokenSource`."""
+        return {"system": "alanine-dipeptide", "n_states": self.choices.n_states, **self.choices.settings()}
+
+    def make(self, part: Path) -> tuple[list[NDArray[np.int64]], FrameInterval]:  # noqa: ARG002
+        """See `TokenSource`."""
+        from nanomd.systems import alanine_dipeptide
+
+        folder = self.files[0].parent
+        torsions = [angles[:: self.choices.stride] for angles in alanine_dipeptide.load(folder)]
+        dtrajs, _ = alanine_dipeptide.tokenize(torsions, seed=self.choices.seed, **self.choices.number)
+        return dtrajs, self.choices.between_frames(alanine_dipeptide.frame_interval(folder))
+
+
+@dataclass(frozen=True)
+class WWDomain(TokenSource):
+    """Trajectories of the WW domain with their topology, in one folder."""
+
+    choices: Choices
+    data: PathLike | None
+    files: list[Path] = field(init=False)
+
+    def __post_init__(self) -> None:
+        from nanomd.systems import ww_domain
+
+        found = ww_domain.files(self.data)
+        object.__setattr__(self, "files", [Path(found.topology), *map(Path, found.trajectories)])
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """See `TokenSource`."""
+        return {"system": "ww-domain", "n_states": self.choices.n_states, **self.choices.settings()}
+
+    def make(self, part: Path) -> tuple[list[NDArray[np.int64]], FrameInterval]:
+        """See `TokenSource`."""
+        from nanomd.systems import ww_domain
+
+        tokenizer, dtrajs = ww_domain.tokenize(
+            **self.choices.number,
+            stride=self.choices.stride,
+            seed=self.choices.seed,
+            data_dir=self.files[0].parent,
+            progress=self.choices.progress,
+        )
+        tokenizer.save(part / "tokenizer")
+        return dtrajs, tokenizer.frame_interval
+
+
+SYSTEMS = {"alanine-dipeptide": AlanineDipeptide, "ww-domain": WWDomain}
+
+
+def known_system(name: str, choices: Choices, data: PathLike | None) -> TokenSource:
+    """Return the source that reads the files of a system by name."""
+    if name not in SYSTEMS:
+        raise InputError(f"system must be one of {', '.join(SYSTEMS)}, got {name!r}")
+    return SYSTEMS[name](choices, data)
+
+
+def _load_array(path: Path) -> NDArray[np.float64]:
+    try:
+        return np.asarray(np.load(path, allow_pickle=False), np.float64)
+    except ValueError as error:
+        raise InputError(f"{path} is not a readable .npy file: {error}") from None

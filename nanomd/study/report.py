@@ -1,0 +1,102 @@
+"""`report`: one page of tables and pictures from what the other steps have left."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nanomd.base.files import sha256_of
+from nanomd.study.folder import RunFolder
+from nanomd.study.results import load_interpretation, load_tokens, load_validation, split_held_out
+from nanomd.study.step import begin_step
+
+if TYPE_CHECKING:
+    from nanomd.kinetics.results import ValidationResult
+
+
+def report(run: str | Path, *, title: str | None = None, summary: str | None = None, force: bool = False) -> str:
+    """Write report/index.html and its pictures from validation.json, and return a line with its path."""
+    from nanomd.report import write_report
+
+    folder = RunFolder(run, create=False)
+    result = load_validation(folder)
+    interpretation = load_interpretation(folder)
+
+    def inputs() -> dict[str, str]:
+        seen = {} if interpretation is None else {"interpret": sha256_of(folder.interpret)}
+        return {"validation": sha256_of(folder.report / "validation.json"), **seen}
+
+    with begin_step(folder, "report", {"title": title, "summary": summary}, inputs, force=force) as step:
+        if step.done:
+            return f"{step.nothing_to_do()}: {folder.report / 'index.html'}"
+        stages = folder.provenance()["stages"]
+        path = write_report(
+            folder.report,
+            result,
+            title=title or f"nanomd: {folder.path.resolve().name}",
+            summary=summary or _summary(stages, result),
+            metrics=_metrics(folder),
+            speeds=_speeds(stages),
+            provenance={
+                name: {k: v for k, v in stage.items() if k != "last_metrics"} for name, stage in stages.items()
+            },
+            landscape=_landscape(folder, result),
+            interpretation=interpretation,
+        )
+        step.inputs = inputs()  # validation.json is written again beside the page
+    return f"report: {path}"
+
+
+def _summary(stages: dict[str, Any], result: ValidationResult) -> str:
+    tokens, train, generate = (stages.get(name, {}) for name in ("tokenize", "train", "generate"))
+    settings = generate.get("settings", {})
+    return (
+        f"A nano-GPT ({train.get('settings', {}).get('preset', 'custom')}, {train.get('n_steps', '?')} training steps) "
+        f"over {tokens.get('n_states', '?')} states generated {settings.get('n_trajs', '?')} trajectories of "
+        f"{settings.get('n_steps', '?'):,} steps. The reference, {result.reference}, is "
+        f"{stages.get('validate', {}).get('judged_by', 'the MD')}; frames are {result.frame_interval} apart."
+    )
+
+
+def _metrics(folder: RunFolder) -> list[dict[str, Any]]:
+    file = folder.logs / "metrics.jsonl"
+    if not file.exists():
+        return []
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return [{**row, "train_loss": row["loss"]} if "loss" in row else row for row in rows]
+
+
+def _speeds(stages: dict[str, Any]) -> dict[str, str | float]:
+    speeds: dict[str, str | float] = {}
+    for stage, key, name in (
+        ("simulate", "frames_per_second", "simulation (frames per second)"),
+        ("generate", "tokens_per_second", "generation (states per second)"),
+    ):
+        if key in stages.get(stage, {}):
+            speeds[name] = float(stages[stage][key])
+    if "frames_per_second" in stages.get("train", {}).get("last_metrics", {}):
+        speeds["training (frames per second)"] = float(stages["train"]["last_metrics"]["frames_per_second"])
+    for stage, record in stages.items():
+        speeds[f"{stage} (seconds)"] = float(record.get("seconds", 0))
+    return speeds
+
+
+def _landscape(folder: RunFolder, result: ValidationResult) -> dict[str, Any] | None:
+    """Return coordinates for the free-energy surfaces where the run has two: a simulated potential."""
+    files = sorted(folder.simulation.glob("xy_*.npy"))
+    if not files or folder.config("tokenize").get("system") != "four-state":
+        return None
+    stride = int(folder.config("tokenize").get("stride", 1))
+    dtrajs, _ = load_tokens(folder)
+    training, held_out = split_held_out(dtrajs, int(folder.config("train").get("hold_out", 0)))
+    states = held_out or training
+    xy = [np.load(file, allow_pickle=False)[::stride] for file in files[len(dtrajs) - len(states) :]]
+    if len(xy) != len(states) or any(len(a) != len(b) for a, b in zip(xy, states, strict=True)):
+        return None
+    step = max(1, sum(map(len, states)) // 400_000)
+    shown = np.concatenate(states)[::step]
+    shown[shown >= len(result.macrostate_of_state)] = -1
+    return {"xy": np.concatenate(xy)[::step], "states": shown, "labels": ("x", "y")}

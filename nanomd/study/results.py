@@ -1,0 +1,86 @@
+"""What finished steps have left in a run folder, checked against what they were made from."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from nanomd.base.config import check_range
+from nanomd.base.errors import StoreError
+from nanomd.base.files import sha256_of
+from nanomd.base.units import FrameInterval
+from nanomd.study.folder import RunFolder
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from nanomd.interpret.results import Interpretation
+    from nanomd.kinetics.results import ValidationResult
+    from nanomd.rollout.sampler import Rollout
+
+    DTrajs = list[NDArray[np.int64]]
+
+
+def load_tokens(folder: RunFolder) -> tuple[DTrajs, FrameInterval]:
+    """Return the discrete trajectories of a run folder and the time between their frames."""
+    from nanomd.data.dtrajs import load_dtrajs
+
+    file = folder.tokens / "manifest.json"
+    folder.require("tokenize", file, f"nanomd tokenize --run {folder.path} ...")
+    try:
+        manifest = json.loads(file.read_text(encoding="utf-8"))
+        names = [str(row["name"]) for row in manifest["trajectories"]]
+        lengths = [int(row["n_frames"]) for row in manifest["trajectories"]]
+        interval = FrameInterval(float(manifest["frame_interval"]["value"]), str(manifest["frame_interval"]["unit"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise StoreError(f"{file} is damaged ({error}); repeat `nanomd tokenize` with --force") from None
+    dtrajs = load_dtrajs([str(folder.tokens / name.rpartition("/")[2]) for name in names])
+    if [len(d) for d in dtrajs] != lengths:
+        raise StoreError(
+            f"{folder.tokens} does not hold the frames that its manifest names; repeat `nanomd tokenize` with --force"
+        )
+    return dtrajs, interval
+
+
+def split_held_out(dtrajs: DTrajs, hold_out: int) -> tuple[DTrajs, DTrajs]:
+    """Return the training trajectories and the last `hold_out` ones."""
+    check_range(
+        "hold_out", hold_out, 0, len(dtrajs) - 1, f"there are {len(dtrajs)} trajectories, and training needs one"
+    )
+    return dtrajs[: len(dtrajs) - hold_out], dtrajs[len(dtrajs) - hold_out :]
+
+
+def load_generated(folder: RunFolder) -> Rollout:
+    """Return the generated trajectories; those of another model are refused."""
+    from nanomd.rollout.sampler import Rollout
+
+    folder.require("generate", folder.generated / "manifest.json", f"nanomd generate --run {folder.path}")
+    if folder.record("generate")["inputs"].get("model") != sha256_of(folder.model):
+        raise StoreError(
+            f"{folder.generated} was made by another model; run `nanomd generate --run {folder.path} --force`"
+        )
+    return Rollout.load(folder.generated)
+
+
+def load_validation(folder: RunFolder) -> ValidationResult:
+    """Return report/validation.json."""
+    from nanomd.kinetics.results import ValidationResult
+
+    file = folder.report / "validation.json"
+    folder.require("validate", file, f"nanomd validate --run {folder.path}")
+    return ValidationResult.load(file)
+
+
+def load_interpretation(folder: RunFolder) -> Interpretation | None:
+    """Return what `nanomd interpret` found, if it was run; that of another model is refused."""
+    record = folder.record("interpret")
+    if not record:
+        return None
+    if record["inputs"].get("model") != sha256_of(folder.model):
+        raise StoreError(
+            f"{folder.interpret} is about another model; run `nanomd interpret --run {folder.path} --force`"
+        )
+    from nanomd.interpret.results import Interpretation
+
+    return Interpretation.load(folder.interpret)

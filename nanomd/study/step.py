@@ -1,0 +1,96 @@
+"""What every verb does around its work: take the lock, decide whether there is work to do, time and record it."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from nanomd.study.folder import RunFolder
+
+
+class Step:
+    """A verb at work in a run folder.
+
+    Attributes
+    ----------
+    done : bool
+        The folder already holds this very result: there is nothing to do.
+    inputs : dict of str to str
+        Name and SHA-256 of every input.
+    record : dict
+        What provenance.json gets beside settings and inputs. ``seconds`` replaces the time taken here, for work that
+        was begun by an earlier process.
+    """
+
+    def __init__(self, folder: RunFolder, stage: str, inputs: Mapping[str, str]) -> None:
+        self.inputs, self.record = dict(inputs), dict[str, Any]()
+        self.done = False
+        self._name = f"{stage}: {folder.path}"
+        self._start = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the work began."""
+        return time.perf_counter() - self._start
+
+    def nothing_to_do(self) -> str:
+        """Return what is said where the result is there already."""
+        return f"{self._name} already holds this result; nothing to do"
+
+
+@contextmanager
+def begin_step(
+    folder: RunFolder,
+    stage: str,
+    settings: Mapping[str, Any],
+    inputs: Callable[[], Mapping[str, str]] = dict,
+    *,
+    force: bool = False,
+    resume: bool = False,
+) -> Iterator[Step]:
+    """Hold the folder, and record the step as finished when the block ends without an error.
+
+    Parameters
+    ----------
+    folder : RunFolder
+        Where.
+    stage : str
+        One of `nanomd.study.folder.STAGES`.
+    settings : mapping
+        Everything that the result depends on, plain values.
+    inputs : callable
+        Returns name and SHA-256 of every input; called while the lock is held, so that nobody changes them meanwhile.
+    force, resume : bool
+        Flags of the user; see `RunFolder.begin`.
+
+    Yields
+    ------
+    Step
+        Look at `Step.done` first.
+    """
+    with folder.lock():
+        step = Step(folder, stage, inputs())
+        step.done = not folder.begin(stage, settings, step.inputs, force=force, resume=resume)
+        yield step
+        if not step.done:
+            seconds = step.record.pop("seconds", step.seconds)
+            folder.finish(stage, settings, step.inputs, seconds, **step.record)
+
+
+@contextmanager
+def fresh_folder(path: Path) -> Iterator[Path]:
+    """Yield a new folder that takes the place of `path` when it is complete."""
+    part = path.with_name(f".{path.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    try:
+        yield part
+        if path.exists():
+            shutil.rmtree(path)
+        part.rename(path)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)

@@ -1,0 +1,43 @@
+"""`structures`: from generated states back to frames of the molecular dynamics."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from nanomd.base.config import check_range
+from nanomd.base.errors import InputError, StoreError
+from nanomd.study.folder import RunFolder
+from nanomd.study.results import load_generated
+
+
+def structures(
+    run: str | Path,
+    out: str | Path,
+    *,
+    trajectory: int = 0,
+    first: int = 0,
+    n_frames: int = 1000,
+    stride: int = 1,
+    top: str | Path | None = None,
+    seed: int = 0,
+    force: bool = False,
+) -> str:
+    """Write frames of the MD for the states of one generated trajectory."""
+    folder = RunFolder(run, create=False)
+    rollout = load_generated(folder)
+    if not (folder.tokens / "tokenizer").exists():
+        raise InputError(f"{folder.path} was not tokenized from structures: there are no frames to go back to")
+    check_range("trajectory", trajectory, 0, rollout.n_trajs - 1)
+    check_range("stride", stride, 1)
+    check_range("n_frames", n_frames, 1)
+    labels = rollout.dtrajs[trajectory]
+    check_range("first", first, 0, len(labels) - 1, f"the trajectory has {len(labels)} frames")
+    chosen = labels[first : first + n_frames * stride : stride]
+    path = Path(out)
+    if path.exists() and not force:
+        raise StoreError(f"{path} exists; use --force to replace it, or another --out")
+    from nanomd.tokenize import Tokenizer
+
+    tokenizer = Tokenizer.load(folder.tokens / "tokenizer")
+    tokenizer.to_structures(chosen, path, seed, topology=top, overwrite=force)
+    return f"wrote {len(chosen)} frames to {path}"

@@ -1,0 +1,139 @@
+"""`tokenize`: trajectories of any kind into tokens/, as sequences of states."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nanomd.base.config import check_range
+from nanomd.base.errors import InputError
+from nanomd.base.file_lists import expand_paths
+from nanomd.base.files import sha256_of, write_atomic
+from nanomd.base.units import FrameInterval
+from nanomd.study.folder import RunFolder
+from nanomd.study.known_systems import FourState, Scheme, known_system
+from nanomd.study.step import begin_step, fresh_folder
+from nanomd.study.token_sources import Choices, MDFiles, ReadyMade, Reduction, TokenSource
+
+IntArray = NDArray[np.int64]
+
+
+def tokenize(
+    run: str | Path,
+    files: Sequence[str | Path] = (),
+    *,
+    top: str | Path | None = None,
+    system: str | None = None,
+    data: str | Path | None = None,
+    features: str = "backbone_torsions",
+    reduction: Reduction = None,
+    lagtime: int | None = None,
+    n_components: int | None = None,
+    n_states: int | None = None,
+    stride: int = 1,
+    join_folders: bool = False,
+    scheme: Scheme = "x-bins",
+    frame_interval: str | FrameInterval | None = None,
+    seed: int = 0,
+    force: bool = False,
+    progress: bool | None = None,
+) -> str:
+    """Write discrete trajectories to tokens/, from MD files, ready-made dtrajs, a known system, or simulation/.
+
+    With `join_folders` the files of one folder, in natural order, are consecutive parts of one trajectory.
+    """
+    check_range("stride", stride, 1)
+    folder = RunFolder(run)
+    choices = Choices(n_states=n_states, stride=stride, seed=seed, frame_interval=frame_interval, progress=progress)
+    source = _find_source(
+        folder, files, choices, top=top, system=system, data=data, scheme=scheme, features=features,
+        reduction=reduction, lagtime=lagtime, n_components=n_components, join_folders=join_folders,
+    )  # fmt: skip
+    with begin_step(folder, "tokenize", source.settings, lambda: _hashes(source.files), force=force) as step:
+        if step.done:
+            return step.nothing_to_do()
+        with fresh_folder(folder.tokens) as part:
+            dtrajs, interval = source.make(part)
+            states = _write(part, dtrajs, interval)
+        n_frames = sum(map(len, dtrajs))
+        step.record |= {"n_states": len(states), "n_frames": n_frames}
+    each = "" if interval.unit == "frame" else f" of {interval}"
+    return f"{len(dtrajs)} trajectories, {n_frames:,} frames{each}, {len(states)} states"
+
+
+def _find_source(
+    folder: RunFolder,
+    files: Sequence[str | Path],
+    choices: Choices,
+    *,
+    top: str | Path | None,
+    system: str | None,
+    data: str | Path | None,
+    scheme: Scheme,
+    features: str,
+    reduction: Reduction,
+    lagtime: int | None,
+    n_components: int | None,
+    join_folders: bool,
+) -> TokenSource:
+    """Return the source that these arguments mean: see `nanomd.study.tokenize.tokenize`.
+
+    Raises
+    ------
+    InputError
+        For arguments that exclude each other, or none.
+    """
+    if join_folders and top is None:
+        raise InputError("join_folders is for trajectory files with a topology: give --top")
+    if system is not None:
+        if files or top:
+            raise InputError("--system reads its own files from --data: leave out the files and --top")
+        return known_system(system, choices, data)
+    paths = expand_paths([Path(file) for file in files]) if files else []
+    if top is not None:
+        if not files:
+            raise InputError("--top needs trajectory files: `nanomd tokenize --top protein.pdb traj_*.xtc`")
+        return MDFiles([Path(top), *paths], choices, features, reduction, lagtime, n_components, join_folders)
+    if files:
+        return ReadyMade(paths, choices)
+    simulated = folder.record("simulate")
+    if not simulated:
+        raise InputError(
+            "nothing to tokenize: give trajectory files with --top, discrete trajectories, or --system, "
+            f"or run `nanomd simulate --run {folder.path}` first"
+        )
+    of = str(simulated.get("settings", {}).get("system", "four-state"))
+    if of == "four-state":
+        return FourState(sorted(folder.simulation.glob("xy_*.npy")), choices, scheme)
+    return known_system(of, choices, folder.simulation)
+
+
+def _write(part: Path, dtrajs: list[IntArray], interval: FrameInterval) -> IntArray:
+    """Write trajectories and their manifest, and return the states that they visit."""
+    from nanomd.data.dtrajs import save_dtrajs
+
+    save_dtrajs(dtrajs, part)
+    states = np.unique(np.concatenate(dtrajs))
+    states = states[states >= 0]
+    if len(states) < 2:
+        raise InputError(f"the trajectories visit {len(states)} state; kinetics need at least 2: use more states")
+    manifest = {
+        "format": "nanomd-dtrajs",
+        "format_version": 1,
+        "frame_interval": {"value": interval.value, "unit": interval.unit},
+        "n_states": len(states),
+        "trajectories": [{"name": f"md_{i:04d}.npy", "n_frames": len(d)} for i, d in enumerate(dtrajs)],
+    }
+    write_atomic(part / "manifest.json", json.dumps(manifest, indent=1) + "\n")
+    return states
+
+
+def _hashes(sources: Sequence[Path]) -> dict[str, str]:
+    """Return the SHA-256 of each file by name; by path where files of several folders have one name."""
+    count = Counter(path.name for path in sources)
+    return {path.name if count[path.name] == 1 else str(path): sha256_of(path) for path in sources}

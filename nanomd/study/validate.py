@@ -1,0 +1,75 @@
+"""`validate`: the generated trajectories against the molecular dynamics, into report/validation.json."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from nanomd.base.files import sha256_of, write_atomic
+from nanomd.study.folder import RunFolder
+from nanomd.study.results import load_generated, load_tokens, load_validation, split_held_out
+from nanomd.study.step import begin_step
+
+
+def validate(
+    run: str | Path,
+    *,
+    reference: Sequence[str | Path] | None = None,
+    lagtimes: Sequence[int] | None = None,
+    lagtime: int | None = None,
+    n_macrostates: int | None = None,
+    memory_kernel: bool | int = False,
+    confidence: float = 0.95,
+    n_bootstrap: int = 200,
+    seed: int = 0,
+    force: bool = False,
+) -> str:
+    """Judge generated/ against the MD, write report/validation.json, and return the verdict as text."""
+    from nanomd.base.file_lists import expand_paths
+    from nanomd.data.dtrajs import load_dtrajs
+    from nanomd.report import verdict_text
+
+    folder = RunFolder(run, create=False)
+    rollout = load_generated(folder)
+    dtrajs, interval = load_tokens(folder)
+    training, held_out = split_held_out(dtrajs, int(folder.config("train").get("hold_out", 0)))
+    files = expand_paths([str(path) for path in reference or ()]) if reference else []
+    judge = load_dtrajs([str(f) for f in files]) if files else held_out or training
+    options: dict[str, Any] = {
+        "lagtimes": None if lagtimes is None else list(lagtimes),
+        "lagtime": lagtime,
+        "n_macrostates": n_macrostates,
+        "confidence": confidence,
+        "n_bootstrap": n_bootstrap,
+        "seed": seed,
+    }
+    if memory_kernel is not False:
+        options["memory_kernel"] = memory_kernel
+
+    def inputs() -> dict[str, str]:
+        made = {"tokens": sha256_of(folder.tokens), "generated": sha256_of(folder.generated / "manifest.json")}
+        return made | {f.name: sha256_of(f) for f in files}
+
+    with begin_step(folder, "validate", options, inputs, force=force) as step:
+        if step.done:
+            return f"{step.nothing_to_do()}\n{verdict_text(load_validation(folder))}"
+        import nanomd.kinetics
+
+        # The training data beside the reference: what a model can at best be expected to know.
+        others = {} if judge is training else {"training MD": training}
+        result = nanomd.kinetics.validate(
+            judge, rollout, frame_interval=interval, training=training, others=others, **options
+        )
+        folder.report.mkdir(exist_ok=True)
+        text = json.dumps(result.to_dict(), indent=1, allow_nan=False)
+        write_atomic(folder.report / "validation.json", text + "\n")
+        step.record["judged_by"] = _judged_by(files, judge is training)
+    return verdict_text(result)
+
+
+def _judged_by(files: list[Path], is_training: bool) -> str:
+    if files:
+        return "given trajectories"
+    return "the training data" if is_training else "held-out trajectories"
