@@ -79,7 +79,7 @@ files = random_model(PRESETS['tiny'])
 spec = Observables([1, 7], {'A': [1, 2], 'B': [3]}).spec(files.state_map)
 for n, options in ((19, {'regime': 'throughput', 'tile': 16, 'weights': 'streamed'}),
                    (2200, {'regime': 'throughput', 'tile': 8, 'weights': 'resident'}),
-                   (19, {'precision': 'float32', 'regime': 'throughput'}),
+                   (19, {'precision': 'fp32', 'regime': 'throughput'}),
                    (2, {'regime': 'latency', 'ranks': 2}), (200, {'regime': 'latency', 'ranks': 4})):
     watch = _native.NativeObservables(spec, n)
     session = engine_of(files, **options).open(np.zeros((n, 3), np.uint16), np.arange(n, dtype=np.uint64), mode='ring',

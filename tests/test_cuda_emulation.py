@@ -29,7 +29,7 @@ CASES = {
     "paper-hop": ("hop", {"norm": "post", "activation": "relu", "mlp_ratio": 1, "position": "learned", "n_head": 4}),
     "paper-crop": ("crop", {"norm": "post", "position": "learned", "n_layer": 1, "context_length": 5}),
 }
-TOLERANCE = {"float32": 1e-3, "float16": 2e-2}
+TOLERANCE = {"fp32": 1e-3, "fp16": 2e-2}
 
 
 def make_engine(config, tensors, **options):
@@ -53,14 +53,14 @@ def test_log_probs_equal_the_formula(name, precision):
         assert seen.mean() > 0.5
         worst = max(worst, float(np.abs(row - expected)[seen].max()))
     assert worst <= TOLERANCE[precision]
-    assert precision == "float32" or worst > 1e-5, "this cannot have been the 16-bit engine"
+    assert precision == "fp32" or worst > 1e-5, "this cannot have been the 16-bit engine"
 
 
 def test_positions_far_out():
     config = ModelConfig(**SMALL)
     tensors = reference.random_tensors(config)
     tokens = np.random.default_rng(2).integers(0, config.n_states, (1, 20)).astype(np.uint16)
-    far = make_engine(config, tensors, precision="float32").log_probs(tokens, mode="ring", first_position=10**15 + 7)
+    far = make_engine(config, tensors, precision="fp32").log_probs(tokens, mode="ring", first_position=10**15 + 7)
     expected = reference.log_probs(config, tensors, tokens[0], "ring", first_position=10**15 + 7)
     seen = expected >= np.log(1e-7)
     assert np.abs(far[0] - expected)[seen].max() < 1e-3
@@ -76,14 +76,14 @@ def test_memory_plan_and_description():
     assert plan["total"] == plan["fixed"] + 64 * plan["per_trajectory"]
     assert 64 < plan["largest_n_trajs"] < plan["free"] // cache
     assert engine.describe(1).startswith("latency")
-    assert engine.describe(10_000) == "throughput, 16 trajectories a block, float16"
+    assert engine.describe(10_000) == "throughput, 16 trajectories a block, fp16"
     small = ModelConfig(**SMALL)
     chosen, streamed = (
         make_engine(small, reference.random_tensors(small), weights=weights).describe(10_000)
         for weights in ("auto", "streamed")
     )
-    assert chosen == "throughput, 16 + 16 trajectories a block, weights resident, float16"
-    assert streamed == "throughput, 16 trajectories a block, float16"
+    assert chosen == "throughput, 16 + 16 trajectories a block, weights resident, fp16"
+    assert streamed == "throughput, 16 trajectories a block, fp16"
     forced = make_engine(config, reference.random_tensors(config), weights="resident")
     with pytest.raises(BackendUnavailableError, match=r"needs \d+ bytes of shared memory .* weights=.streamed"):
         forced.describe(10_000)
@@ -110,7 +110,7 @@ def test_observables_are_the_cpu_engines(tmp_path, monkeypatch):
     observables = Observables([1, 7], {"A": [5, 8], "B": [20]})
     expected = Sampler(files).generate(60, 3, seed=3, observables=observables)
     sampler = Sampler(files)
-    sampler._engine = make_engine(files.config, files.tensors, precision="float32")
+    sampler._engine = make_engine(files.config, files.tensors, precision="fp32")
     sampler.engine_name = sampler._engine.name
     found = sampler.generate(60, 3, seed=3, observables=observables, store_tokens=False)
     assert found.observables == expected.observables

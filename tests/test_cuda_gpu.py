@@ -56,7 +56,7 @@ def rollout(engine, config, n, n_steps, first=0, seed=5, **options):
     [{"regime": "throughput"}, {"regime": "throughput", "weights": "streamed"}, {"regime": "latency"}],
     ids=["throughput", "streamed", "latency"],
 )
-@pytest.mark.parametrize("precision", ["float16", "float32"])
+@pytest.mark.parametrize("precision", ["fp16", "fp32"])
 @pytest.mark.parametrize("name", SHAPES)
 def test_log_probs_equal_the_cpu_engine(name, precision, options, record_property):
     config = SHAPES[name]
@@ -69,14 +69,14 @@ def test_log_probs_equal_the_cpu_engine(name, precision, options, record_propert
     seen = expected >= np.log(1e-7)
     error = float(np.abs(found - expected)[seen].max())
     record_property("ln_p_error", error)
-    assert error <= {"float32": 1e-3, "float16": 2e-2}[precision]
+    assert error <= {"fp32": 1e-3, "fp16": 2e-2}[precision]
 
 
 @pytest.mark.parametrize("name", ["xs", "s", "paper"])
 def test_tokens_equal_the_cpu_engine_until_a_draw_at_a_boundary(name, record_property):
     """In single precision the engines differ by about 1e-6 in p, so draws differ about that often, per state."""
     config = SHAPES[name]
-    cuda, cpu = engines(config, precision="float32")
+    cuda, cpu = engines(config, precision="fp32")
     found, expected = rollout(cuda, config, 32, 2000), rollout(cpu, config, 32, 2000)
     same = np.cumprod(found == expected, axis=1).sum(axis=1)  # steps until the first difference
     record_property("steps_equal", same.tolist())

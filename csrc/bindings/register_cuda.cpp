@@ -13,7 +13,7 @@ std::unique_ptr<CudaEngine> make(const py::dict& shape, const py::dict& tensors,
                                  const std::vector<std::uint32_t>& multipliers, const py::dict& values, bool emulate,
                                  std::uint64_t order_seed) {
   CudaOptions options;
-  options.precision = values["precision"].cast<std::string>();
+  options.precision = precision_named(values["precision"].cast<std::string>());
   options.regime = values["regime"].cast<std::string>();
   options.weights = values["weights"].cast<std::string>();
   options.tile = values["tile"].cast<int>();

@@ -19,13 +19,6 @@ Mode parse_mode(const std::string& mode) {
   throw InputError("mode must be one of ring, hop, crop, got " + mode);
 }
 
-Precision parse_precision(const std::string& precision) {
-  if (precision == "fp32") return Precision::kFp32;
-  if (precision == "fp16-cache") return Precision::kFp16Cache;
-  if (precision == "fp16") return Precision::kFp16;
-  throw InputError("precision must be one of fp32, fp16-cache, fp16, got " + precision);
-}
-
 ModelShape parse_shape(const py::dict& values) {
   const auto integer = [&](const char* name) { return values[name].cast<int>(); };
   const auto flag = [&](const char* name) { return values[name].cast<bool>(); };
@@ -189,7 +182,7 @@ void register_engine(py::module_& module) {
       .def(py::init([](const py::dict& shape, const py::dict& tensors, const std::vector<std::uint32_t>& multipliers,
                        const std::string& isa, int column_limit, const std::string& precision) {
              return make_cpu_engine(std::make_shared<Model>(parse_shape(shape), parse_tensors(tensors), multipliers,
-                                                            parse_precision(precision)),
+                                                            precision_named(precision)),
                                     isa, column_limit);
            }),
            py::arg("shape"), py::arg("tensors"), py::arg("rope_multipliers"), py::arg("isa") = "",

@@ -68,7 +68,17 @@ void check_shape(const ModelShape& s) {
     throw UnsupportedError("the cpu engine is limited to d_model 8192, context_length 65536 and 1024 layers");
 }
 
+constexpr const char* kPrecisionNames[kPrecisions] = {"fp32", "fp16-cache", "fp16"};  // in the order of the enum
+
 }  // namespace
+
+Precision precision_named(const std::string& name) {
+  for (int i = 0; i < kPrecisions; ++i)
+    if (name == kPrecisionNames[i]) return static_cast<Precision>(i);
+  throw InputError("precision must be one of fp32, fp16-cache, fp16, got " + name);
+}
+
+const char* precision_name(Precision precision) { return kPrecisionNames[static_cast<int>(precision)]; }
 
 void AlignedBuffer::Free::operator()(float* memory) const { std::free(memory); }
 

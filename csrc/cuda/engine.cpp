@@ -24,14 +24,14 @@ class TiledEngine final : public CudaEngine {
   TiledEngine(std::shared_ptr<Platform> platform, const ModelShape& shape, const TensorMap& tensors,
               const std::vector<std::uint32_t>& multipliers, const CudaOptions& options, std::size_t guard)
       : platform_(std::move(platform)), shape_(shape), options_(options), guard_(guard) {
-    check(options.precision == "float16" || options.precision == "float32",
-          "precision must be one of float16, float32, got ", options.precision);
+    if (options.precision == Precision::kFp16Cache)
+      throw UnsupportedError("the cuda engine takes precision fp32 or fp16, got fp16-cache; use backend=\"cpu\"");
     check(options.regime == "auto" || options.regime == "throughput" || options.regime == "latency",
           "regime must be one of auto, throughput, latency, got ", options.regime);
     check(options.weights == "auto" || options.weights == "streamed" || options.weights == "resident",
           "weights must be one of auto, streamed, resident, got ", options.weights);
-    check(options.weights != "resident" || options.precision == "float16",
-          "weights must be auto or streamed in precision float32, got resident");
+    check(options.weights != "resident" || options.precision == Precision::kFp16,
+          "weights must be auto or streamed in precision fp32, got resident");
     check(options.tile == 0 || options.tile == 8 || options.tile == 16, "tile must be 8 or 16, got ", options.tile);
     check(options.ranks >= 0 && options.ranks <= kLargestRanks, "ranks must be in [0, ", kLargestRanks, "], got ",
           options.ranks);
@@ -89,9 +89,10 @@ class TiledEngine final : public CudaEngine {
     const std::string weights = layout.resident() ? ", weights resident" : "";
     if (!layout.latency)
       return join("throughput, ", layout.tile, layout.teams > 1 ? " + " + std::to_string(layout.tile) : "",
-                  " trajectories a block", weights, ", ", options_.precision);
+                  " trajectories a block", weights, ", ", precision_name(options_.precision));
     return join("latency, ", layout.ranks, " blocks a cluster", weights,
-                layout.ahead > 0 ? join(", ", layout.ahead - 1, " states ahead") : "", ", ", options_.precision);
+                layout.ahead > 0 ? join(", ", layout.ahead - 1, " states ahead") : "", ", ",
+                precision_name(options_.precision));
   }
 
  private:
@@ -139,7 +140,7 @@ class TiledEngine final : public CudaEngine {
   }
 
   Layout choose_regime(int n_trajs) const {
-    const bool precise = options_.precision == "float32";
+    const bool precise = options_.precision == Precision::kFp32;
     const std::size_t limit = platform_->shared_limit();
     const std::int64_t eights = (std::int64_t{n_trajs} + 7) / 8;
     bool latency = options_.regime == "latency" || (options_.regime == "auto" && options_.ranks > 1);

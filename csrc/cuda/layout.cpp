@@ -119,7 +119,7 @@ Layout make_layout(const ModelShape& shape, bool precise, int tile, int ranks, s
                    std::size_t guard, int teams) {
   check(tile == 8 || tile == 16, "tile must be 8 or 16 trajectories, got ", tile);
   check(ranks >= 1 && ranks <= kLargestRanks, "ranks must be in [1, ", kLargestRanks, "], got ", ranks);
-  check(!precise || tile == 8, "precision float32 takes tiles of 8 trajectories, got ", tile);
+  check(!precise || tile == 8, "precision fp32 takes tiles of 8 trajectories, got ", tile);
   if (shape.d_head() > 256)
     throw UnsupportedError(join("the cuda engine takes heads of up to 256 features, this model has ", shape.d_head(),
                                 "; use backend=\"cpu\""));

@@ -125,8 +125,7 @@ void Runner::wait(int slot) {
   passes_ = pinned_status_[slot].as<std::uint32_t>()[1];
   check((*pinned_status_[slot].as<std::uint32_t>() & kNotFinite) == 0,
         "the model gave probabilities that are not finite: activations left the range of 16 bits, or the weights are "
-        "damaged; "
-        "try precision=\"float32\" or backend=\"cpu\"");
+        "damaged; try precision=\"fp32\" or backend=\"cpu\"");
 }
 
 TiledSession::TiledSession(std::shared_ptr<const Uploaded> uploaded, std::uint64_t replay,

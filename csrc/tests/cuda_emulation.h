@@ -75,7 +75,7 @@ inline std::vector<std::uint16_t> rollout(const RolloutEngine& engine, const Ran
   return out;
 }
 
-inline CudaOptions with(const std::string& precision, int tile, int ranks = 0) {
+inline CudaOptions with(Precision precision, int tile, int ranks = 0) {
   CudaOptions options;
   options.precision = precision, options.tile = tile, options.ranks = ranks;
   options.regime = ranks > 0 ? "latency" : "throughput";

@@ -58,16 +58,17 @@ TEST(log_probs_equal_the_cpu_engine) {
   ModelShape post = make_shape(9, 32, 2, 2, 2, 9, 64);
   post.pre_norm = false;
   const std::vector<Case> cases = {
-      {make_shape(20, 32, 2, 2, 2, 8, 64), Mode::kRing, 0, 0, 3, with("float32", 8)},
-      {make_shape(20, 32, 2, 2, 2, 8, 64), Mode::kRing, 0, 5, 17, with("float16", 16)},
-      {markov, Mode::kRing, 0, 1000000007, 9, with("float32", 8)},
-      {markov, Mode::kRing, 0, 3, 2, with("float16", 8, 2)},
-      {relu, Mode::kRing, 0, 0, 1, with("float16", 8)},
-      {post, Mode::kRing, 0, 0, 2, with("float32", 8, 4)},
-      {post, Mode::kHop, 4, 0, 2, with("float32", 8)},
-      {paper_like(7, 64, 1, 8, 10), Mode::kHop, 5, 0, 2, with("float16", 8)},
-      {paper_like(7, 64, 1, 8, 10), Mode::kCrop, 0, 0, 1, with("float32", 8)},
-      {make_shape(12, 64, 1, 8, 1, 40, 64), Mode::kRing, 0, 33, 1, with("float32", 8)},  // eight heads in two pieces
+      {make_shape(20, 32, 2, 2, 2, 8, 64), Mode::kRing, 0, 0, 3, with(Precision::kFp32, 8)},
+      {make_shape(20, 32, 2, 2, 2, 8, 64), Mode::kRing, 0, 5, 17, with(Precision::kFp16, 16)},
+      {markov, Mode::kRing, 0, 1000000007, 9, with(Precision::kFp32, 8)},
+      {markov, Mode::kRing, 0, 3, 2, with(Precision::kFp16, 8, 2)},
+      {relu, Mode::kRing, 0, 0, 1, with(Precision::kFp16, 8)},
+      {post, Mode::kRing, 0, 0, 2, with(Precision::kFp32, 8, 4)},
+      {post, Mode::kHop, 4, 0, 2, with(Precision::kFp32, 8)},
+      {paper_like(7, 64, 1, 8, 10), Mode::kHop, 5, 0, 2, with(Precision::kFp16, 8)},
+      {paper_like(7, 64, 1, 8, 10), Mode::kCrop, 0, 0, 1, with(Precision::kFp32, 8)},
+      {make_shape(12, 64, 1, 8, 1, 40, 64), Mode::kRing, 0, 33, 1,
+       with(Precision::kFp32, 8)},  // eight heads in two pieces
   };
   for (const Case& test : cases) {
     const RandomModel model(test.shape);
@@ -77,9 +78,9 @@ TEST(log_probs_equal_the_cpu_engine) {
     const std::vector<float> found =
         log_probs(*model.emulated(test.options), model, test.n, length, test.mode, test.keep, test.first);
     const double error = largest_error(found, expected);
-    const bool precise = test.options.precision == "float32";
+    const bool precise = test.options.precision == Precision::kFp32;
     std::printf("     d %3d, W %2d, %s: |ln p error| %.2e\n", test.shape.d_model, test.shape.context_length,
-                test.options.precision.c_str(), error);
+                precision_name(test.options.precision), error);
     EXPECT(error < (precise ? 1e-4 : 2e-2));
     EXPECT(precise || error > 1e-6);  // else this would not be the 16-bit engine
   }
@@ -88,24 +89,27 @@ TEST(log_probs_equal_the_cpu_engine) {
 TEST(tokens_equal_the_cpu_engine) {
   // In single precision a draw within rounding of a boundary is one in a million.
   const RandomModel ring(make_shape(20, 32, 2, 2, 1, 8, 64)), hop(paper_like(9, 32, 1, 2, 8));
-  EXPECT(rollout(*ring.emulated(with("float32", 8)), ring, {}) == rollout(*ring.cpu(), ring, {}));
-  EXPECT(rollout(*hop.emulated(with("float32", 8)), hop, {Mode::kHop, 3}) == rollout(*hop.cpu(), hop, {Mode::kHop, 3}));
-  EXPECT(rollout(*hop.emulated(with("float32", 8)), hop, {Mode::kCrop}) == rollout(*hop.cpu(), hop, {Mode::kCrop}));
+  EXPECT(rollout(*ring.emulated(with(Precision::kFp32, 8)), ring, {}) == rollout(*ring.cpu(), ring, {}));
+  EXPECT(rollout(*hop.emulated(with(Precision::kFp32, 8)), hop, {Mode::kHop, 3}) ==
+         rollout(*hop.cpu(), hop, {Mode::kHop, 3}));
+  EXPECT(rollout(*hop.emulated(with(Precision::kFp32, 8)), hop, {Mode::kCrop}) ==
+         rollout(*hop.cpu(), hop, {Mode::kCrop}));
   Run warm;
   warm.temperature = 1.7, warm.stride = 3, warm.first_trajectory = 1234567890123;
-  EXPECT(rollout(*ring.emulated(with("float32", 8)), ring, warm) == rollout(*ring.cpu(), ring, warm));
+  EXPECT(rollout(*ring.emulated(with(Precision::kFp32, 8)), ring, warm) == rollout(*ring.cpu(), ring, warm));
 }
 TEST(wide_vocabularies_keep_their_logits_in_device_memory) {
   const RandomModel model(make_shape(2500, 16, 1, 1, 1, 4, 16));
-  const CudaOptions options = with("float32", 8);
+  const CudaOptions options = with(Precision::kFp32, 8);
   EXPECT(!cuda::make_layout(model.shape, true, 8, 1, 227 << 10, false).shared.logits_in_shared);
   const std::vector<float> expected = log_probs(*model.cpu(), model, 2, 6, Mode::kRing);
   EXPECT(largest_error(log_probs(*model.emulated(options), model, 2, 6, Mode::kRing), expected) < 1e-4);
-  EXPECT(largest_error(log_probs(*model.emulated(with("float32", 8, 2)), model, 2, 6, Mode::kRing), expected) < 1e-4);
+  EXPECT(largest_error(log_probs(*model.emulated(with(Precision::kFp32, 8, 2)), model, 2, 6, Mode::kRing), expected) <
+         1e-4);
   Run run;
   run.n_steps = 6;
   EXPECT(rollout(*model.emulated(options), model, run) == rollout(*model.cpu(), model, run));
-  EXPECT(rollout(*model.emulated(with("float32", 8, 2)), model, run) == rollout(*model.cpu(), model, run));
+  EXPECT(rollout(*model.emulated(with(Precision::kFp32, 8, 2)), model, run) == rollout(*model.cpu(), model, run));
 }
 
 TEST(draws_by_a_warp_are_those_of_one_lane) {

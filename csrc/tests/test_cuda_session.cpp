@@ -21,7 +21,7 @@ TEST(launches_overlap_and_tokens_come_home_whole) {
   const RandomModel model(make_shape(11, 16, 1, 1, 1, 6, 16));
   Run run;
   run.n_steps = kSlow ? 150 : 300, run.n = 2;
-  EXPECT(rollout(*model.emulated(with("float32", 8)), model, run) == rollout(*model.cpu(), model, run));
+  EXPECT(rollout(*model.emulated(with(Precision::kFp32, 8)), model, run) == rollout(*model.cpu(), model, run));
 }
 
 TEST(a_session_may_end_while_launches_run) {
@@ -34,7 +34,7 @@ TEST(a_session_may_end_while_launches_run) {
   SessionOptions options;
   options.n_trajs = 1, options.history = &start, options.n_history = 1, options.trajectory = &index;
   options.observables = &writer;
-  const auto engine = model.emulated(with("float16", 8));
+  const auto engine = model.emulated(with(Precision::kFp16, 8));
   auto session = engine->open(options);
   std::vector<std::uint16_t> out(1000);
   const auto stop = [](std::uint64_t) -> bool { throw std::runtime_error("stop"); };
@@ -58,14 +58,15 @@ TEST(refusals_name_the_limit) {
   EXPECT(engine->describe(2147483647).find("throughput, 16") == 0);
   EmulationOptions old;
   old.largest_cluster = 1;
-  EXPECT_THROWS(model.emulated(with("float16", 8, 2), old), UnsupportedError);
+  EXPECT_THROWS(model.emulated(with(Precision::kFp16, 8, 2), old), UnsupportedError);
   EXPECT(model.emulated({}, old)->describe(1).find("throughput") == 0);
   EXPECT(model.emulated()->describe(1).find("latency") == 0);
   EXPECT(model.emulated()->describe(100000).find("throughput, 16") == 0);
   EmulationOptions tiny;
   tiny.shared_limit = 2048;
   EXPECT_THROWS(model.emulated({}, tiny), UnsupportedError);
-  EXPECT_THROWS(model.emulated(with("bfloat16", 8)), InputError);
+  EXPECT_THROWS(precision_named("bfloat16"), InputError);
+  EXPECT_THROWS(model.emulated(with(Precision::kFp16Cache, 8)), UnsupportedError);
   RandomModel large(model.shape);
   large.values["head.weight"][5] = 1e5f;
   EXPECT_THROWS(large.emulated(), InputError);
@@ -81,7 +82,7 @@ TEST(overflow_is_reported_not_sampled) {
   RandomModel model(make_shape(20, 32, 1, 2, 2, 8, 32));
   for (float& w : model.values["blocks.0.mlp.up.bias"])
     w = 1e6f;  // the hidden layer leaves the range of half precision
-  EXPECT_THROWS(rollout(*model.emulated(with("float16", 8)), model, {}), InputError);
+  EXPECT_THROWS(rollout(*model.emulated(with(Precision::kFp16, 8)), model, {}), InputError);
 }
 
 TEST(progress_is_told_and_may_cancel) {
@@ -91,7 +92,7 @@ TEST(progress_is_told_and_may_cancel) {
   SessionOptions options;
   options.n_trajs = 1, options.history = &start, options.n_history = 1, options.trajectory = &index;
   std::uint64_t told = 0;
-  const auto engine = model.emulated(with("float16", 8));
+  const auto engine = model.emulated(with(Precision::kFp16, 8));
   EXPECT(engine->open(options)->advance(100, {}, [&](std::uint64_t n) { return told += n, false; }));
   EXPECT(told == 100);
   const auto session = engine->open(options);
@@ -157,7 +158,7 @@ TEST(observables_equal_those_of_the_cpu) {
       run.mode = far ? Mode::kHop : Mode::kRing, run.keep = 3;
       const RandomModel& model = far ? hop : ring;
       ObservablesWriter expected = observed(*model.cpu(), model, run, spec, {70}, false);
-      for (const CudaOptions& options : {with("float32", 8), with("float32", 8, 2)}) {
+      for (const CudaOptions& options : {with(Precision::kFp32, 8), with(Precision::kFp32, 8, 2)}) {
         const auto engine = model.emulated(options);
         if (!kSlow) {  // the resumed one goes through the same code
           EXPECT(equal(observed(*engine, model, run, spec, {70}, false), expected));
@@ -177,7 +178,7 @@ TEST(observables_equal_those_of_the_cpu) {
   ObservablesSpec bare;
   bare.n_states = 9, bare.set_of.assign(9, -1);
   run.mode = Mode::kRing;
-  EXPECT(equal(observed(*ring.emulated(with("float32", 8)), ring, run, bare, {9, 4}, false),
+  EXPECT(equal(observed(*ring.emulated(with(Precision::kFp32, 8)), ring, run, bare, {9, 4}, false),
                observed(*ring.cpu(), ring, run, bare, {13}, false)));
   // Memory: planned, and refused where it is not there.
   const auto engine = ring.emulated();

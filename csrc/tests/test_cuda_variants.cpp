@@ -9,7 +9,7 @@ namespace {
 using namespace test_cuda;
 
 CudaOptions resident(int tile) {
-  CudaOptions options = with("float16", tile);
+  CudaOptions options = with(Precision::kFp16, tile);
   options.weights = "resident";
   return options;
 }
@@ -36,9 +36,11 @@ TEST(a_trajectory_does_not_depend_on_its_company) {
   const RandomModel model(make_shape(20, 32, 2, 2, 2, 8, 64));
   Run all;
   all.n = 19, all.n_steps = 14;
-  const std::vector<std::uint16_t> expected = rollout(*model.emulated(with("float16", 16)), model, all);
-  const std::vector<float> probabilities = log_probs(*model.emulated(with("float16", 16)), model, 3, 12, Mode::kRing);
-  for (const CudaOptions& options : {with("float16", 8), with("float16", 8, 1), with("float16", 8, 4), resident(16)}) {
+  const std::vector<std::uint16_t> expected = rollout(*model.emulated(with(Precision::kFp16, 16)), model, all);
+  const std::vector<float> probabilities =
+      log_probs(*model.emulated(with(Precision::kFp16, 16)), model, 3, 12, Mode::kRing);
+  for (const CudaOptions& options :
+       {with(Precision::kFp16, 8), with(Precision::kFp16, 8, 1), with(Precision::kFp16, 8, 4), resident(16)}) {
     for (const int first : {0, 17}) {
       Run some;
       some.first_trajectory = static_cast<std::uint64_t>(first), some.n = 2, some.n_steps = 14;
@@ -54,7 +56,7 @@ TEST(the_order_of_threads_changes_nothing) {
   ModelShape shape = make_shape(20, 32, 2, 2, 1, 8, 64);
   shape.markov_head = true;
   const RandomModel model(shape);
-  for (const CudaOptions& options : {with("float16", 8), with("float16", 8, 2)}) {
+  for (const CudaOptions& options : {with(Precision::kFp16, 8), with(Precision::kFp16, 8, 2)}) {
     std::vector<float> expected;
     for (std::uint64_t seed = 0; seed < kOrders; ++seed) {
       EmulationOptions emulation;
@@ -70,7 +72,8 @@ TEST(the_order_of_threads_changes_nothing) {
   for (std::uint64_t seed = 1; seed < kOrders; ++seed) {
     EmulationOptions emulation;
     emulation.order_seed = seed;
-    EXPECT(rollout(*wide.emulated(with("float32", 8, 2), emulation), wide, run) == rollout(*wide.cpu(), wide, run));
+    EXPECT(rollout(*wide.emulated(with(Precision::kFp32, 8, 2), emulation), wide, run) ==
+           rollout(*wide.cpu(), wide, run));
   }
 }
 
@@ -87,14 +90,14 @@ TEST(resident_weights_change_no_bit) {
                         {RandomModel(paper_like(9, 32, 2, 2, 6)), Mode::kHop, 3}};
   for (const Case& test : cases) {
     Run run{test.mode, test.keep, 19, kSlow ? 4u : 12u};  // tiles of 8 and 8 in one block, of 3 in another
-    const auto streamed = test.model.emulated(with("float16", 8));
+    const auto streamed = test.model.emulated(with(Precision::kFp16, 8));
     EXPECT(streamed->describe(19).find("resident") == std::string::npos);
     const std::vector<std::uint16_t> expected = rollout(*streamed, test.model, run);
     for (const int tile : {8, 16}) {
       const auto engine = test.model.emulated(resident(tile), one_multiprocessor());
       const std::string size = std::to_string(tile);
       EXPECT(engine->describe(19) ==
-             "throughput, " + size + " + " + size + " trajectories a block, weights resident, float16");
+             "throughput, " + size + " + " + size + " trajectories a block, weights resident, fp16");
       EXPECT(rollout(*engine, test.model, run, 3) == expected);
     }
     if (kSlow) continue;
@@ -116,14 +119,13 @@ TEST(resident_weights_of_configuration_xs) {
   EXPECT(!cuda::make_layout(kS, false, 8, 1, 227 << 10, true).resident());
   const RandomModel model(kXs);
   EXPECT(model.emulated({}, roomy())->describe(100000) ==
-         "throughput, 16 + 16 trajectories a block, weights resident, float16");
-  EXPECT(model.emulated({}, roomy())->describe(1000) ==
-         "throughput, 8 trajectories a block, weights resident, float16");
+         "throughput, 16 + 16 trajectories a block, weights resident, fp16");
+  EXPECT(model.emulated({}, roomy())->describe(1000) == "throughput, 8 trajectories a block, weights resident, fp16");
   Run run;
   run.n = kSlow ? 9 : 33, run.n_steps = kSlow ? 1 : 4;
   EmulationOptions emulation = roomy();
   emulation.multiprocessors = 1;
-  const std::vector<std::uint16_t> expected = rollout(*model.emulated(with("float16", 16)), model, run);
+  const std::vector<std::uint16_t> expected = rollout(*model.emulated(with(Precision::kFp16, 16)), model, run);
   const auto engine = model.emulated(resident(kSlow ? 8 : 16), emulation);
   EXPECT(engine->describe(run.n).find(kSlow ? "8 + 8" : "16 + 16") != std::string::npos);
   EXPECT(rollout(*engine, model, run) == expected);
@@ -139,14 +141,14 @@ TEST(weights_are_resident_where_that_costs_no_threads) {
     emulation.largest_teams = teams, emulation.shared_limit = limit;
     return model.emulated(options, emulation)->describe(n);
   };
-  const std::string streamed = "throughput, 16 trajectories a block, float16";
+  const std::string streamed = "throughput, 16 trajectories a block, fp16";
   EXPECT(describe(xs, "streamed", 2, 232448) == streamed);
-  EXPECT(describe(xs, "auto", 2, 225000) == "throughput, 8 + 8 trajectories a block, weights resident, float16");
+  EXPECT(describe(xs, "auto", 2, 225000) == "throughput, 8 + 8 trajectories a block, weights resident, fp16");
   // Two tiles fit no longer. Forced, one tile comes with the weights all the same.
   EXPECT(describe(xs, "auto", 2, 216800) == streamed);
-  EXPECT(describe(xs, "resident", 2, 216800) == "throughput, 16 trajectories a block, weights resident, float16");
+  EXPECT(describe(xs, "resident", 2, 216800) == "throughput, 16 trajectories a block, weights resident, fp16");
   // A device whose streamed kernel runs once a multiprocessor loses nothing.
-  EXPECT(describe(xs, "auto", 1, 216800) == "throughput, 16 trajectories a block, weights resident, float16");
+  EXPECT(describe(xs, "auto", 1, 216800) == "throughput, 16 trajectories a block, weights resident, fp16");
   EXPECT(describe(s, "auto", 2, 232448) == streamed);
   EXPECT(describe(s, "resident", 2, 232448, 1).find("latency, 8 blocks a cluster, weights resident") == 0);
   EXPECT(describe(s, "streamed", 2, 232448, 1).find("latency, 8 blocks a cluster, 7 states ahead") == 0);
@@ -157,10 +159,10 @@ TEST(weights_are_resident_where_that_costs_no_threads) {
     const std::string text = error.what();
     EXPECT(text.find("weights=\"resident\" needs 16") == 0 && text.find("the device has 232448") != std::string::npos);
   }
-  CudaOptions wrong = with("float32", 8);
+  CudaOptions wrong = with(Precision::kFp32, 8);
   wrong.weights = "resident";
   EXPECT_THROWS(xs.emulated(wrong), InputError);
-  wrong.precision = "float16", wrong.weights = "shared";
+  wrong.precision = Precision::kFp16, wrong.weights = "shared";
   EXPECT_THROWS(xs.emulated(wrong), InputError);
 }
 
@@ -173,13 +175,13 @@ TEST(lookahead_changes_no_state) {
     RandomModel model;
     Mode mode;
     int keep;
-    std::string precision;
+    Precision precision;
   };
   const Case cases[] = {
-      {RandomModel(make_shape(20, 32, 2, 2, 1, 13, 64)), Mode::kRing, 0, "float16"},
-      {RandomModel(markov), Mode::kRing, 0, "float32"},
-      {RandomModel(paper_like(9, 32, 2, 2, 12)), Mode::kHop, 4, "float16"},
-      {RandomModel(paper_like(9, 32, 1, 2, 11)), Mode::kCrop, 0, "float32"},
+      {RandomModel(make_shape(20, 32, 2, 2, 1, 13, 64)), Mode::kRing, 0, Precision::kFp16},
+      {RandomModel(markov), Mode::kRing, 0, Precision::kFp32},
+      {RandomModel(paper_like(9, 32, 2, 2, 12)), Mode::kHop, 4, Precision::kFp16},
+      {RandomModel(paper_like(9, 32, 1, 2, 11)), Mode::kCrop, 0, Precision::kFp32},
   };
   for (const Case& test : cases) {
     if (kSlow && test.mode != Mode::kHop) continue;  // whose refills and steps take both ways through the kernel
@@ -203,8 +205,8 @@ TEST(lookahead_changes_no_state) {
     EmulationOptions emulation;
     emulation.order_seed = seed;
     const Run run{Mode::kRing, 0, 1, 40};
-    EXPECT(rollout(*cases[0].model.emulated(with("float16", 8, 2), emulation), cases[0].model, run) ==
-           rollout(*cases[0].model.emulated(with("float16", 8)), cases[0].model, run));
+    EXPECT(rollout(*cases[0].model.emulated(with(Precision::kFp16, 8, 2), emulation), cases[0].model, run) ==
+           rollout(*cases[0].model.emulated(with(Precision::kFp16, 8)), cases[0].model, run));
   }
 }
 
@@ -217,7 +219,7 @@ TEST(lookahead_draws_several_states_a_pass) {
   const std::uint64_t index[2] = {0, 1};
   SessionOptions options;
   options.n_trajs = 2, options.history = start, options.n_history = 1, options.trajectory = index;
-  const auto engine = model.emulated(with("float16", 8, 2));
+  const auto engine = model.emulated(with(Precision::kFp16, 8, 2));
   const std::uint32_t n = kSlow ? 40 : 200;
   const auto passes = [&](int lookahead) {
     options.lookahead = lookahead;

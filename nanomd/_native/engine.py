@@ -143,7 +143,7 @@ class NativeCudaEngine(NativeEngine):
     config, tensors, rope_multipliers :
         As for `NativeEngine`.
     precision : str
-        ``"float16"``: 16-bit weights and caches, ``"float32"``: split weights and fp32 caches.
+        ``"fp16"``: 16-bit weights and caches, ``"fp32"``: split weights and fp32 caches.
     regime : str
         ``"throughput"``, ``"latency"``, or ``"auto"`` by the number of trajectories. Tokens do not depend on it.
     weights : str
@@ -171,7 +171,7 @@ class NativeCudaEngine(NativeEngine):
         tensors: Mapping[str, NDArray[np.float32]],
         rope_multipliers: NDArray[np.uint32],
         *,
-        precision: str = "float16",
+        precision: str = "fp16",
         regime: str = "auto",
         weights: str = "auto",
         tile: int = 0,

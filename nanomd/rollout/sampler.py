@@ -67,8 +67,7 @@ class Sampler:
         if self.backend == "cpu":
             self._engine = _native.NativeEngine(files.config, files.tensors, multipliers, isa, single_lanes, precision)
         elif self.backend == "cuda" and precision in ("fp32", "fp16"):
-            cuda = {"fp32": "float32", "fp16": "float16"}[precision]
-            self._engine = _native.NativeCudaEngine(files.config, files.tensors, multipliers, precision=cuda)
+            self._engine = _native.NativeCudaEngine(files.config, files.tensors, multipliers, precision=precision)
         elif precision != "fp32":
             raise BackendUnavailableError(f"precision {precision!r} is not available on {self.backend!r}; use cpu")
         self.engine_name = self.backend if self._engine is None else self._engine.name

@@ -12,9 +12,9 @@
 namespace nanomd {
 
 struct CudaOptions {
-  // "float16": 16-bit weights and cache, |ln p error| <= 2e-2. "float32": weights split in two halves, fp32 cache, <=
-  // 1e-3.
-  std::string precision = "float16";
+  // kFp16: 16-bit weights and cache, |ln p error| <= 2e-2. kFp32: weights split in two halves, fp32 cache, <= 1e-3.
+  // There is no kFp16Cache: the matrix instructions take weights in 16 bits anyway.
+  Precision precision = Precision::kFp16;
   // "throughput": one thread block per 8 or 16 trajectories. "latency": a cluster of blocks per 8. "auto" by their
   // number. The tokens do not depend on it.
   std::string regime = "auto";

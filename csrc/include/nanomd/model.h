@@ -24,6 +24,10 @@ enum class Precision {
 };
 inline constexpr int kPrecisions = 3;
 
+// "fp32", "fp16-cache", "fp16": the names that every engine takes and reports. InputError for any other.
+Precision precision_named(const std::string& name);
+const char* precision_name(Precision precision);
+
 struct ModelShape {
   int n_states = 0;  // V
   int d_model = 0;   // d
