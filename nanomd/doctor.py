@@ -30,8 +30,8 @@ def examine(run: str | Path | None = None) -> dict[str, Any]:
         A run folder whose finished steps are listed as well.
     """
     from nanomd import __version__
-    from nanomd._native import cuda_info
-    from nanomd.base.environment import source_commit
+    from nanomd._native import cuda_info, instruction_set
+    from nanomd.base.environment import cpu_model, source_commit
 
     facts: dict[str, Any] = {
         "nanomd": {"version": __version__, "commit": source_commit(), "path": str(Path(__file__).parent)},
@@ -56,25 +56,6 @@ def examine(run: str | Path | None = None) -> dict[str, Any]:
             name: {k: stage.get(k) for k in ("finished", "seconds", "backend")} for name, stage in stages.items()
         }
     return facts
-
-
-def cpu_model() -> str:
-    """Return the name of the processor."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
-
-
-def instruction_set() -> str:
-    """Return the instruction set that the compiled engine uses here."""
-    from nanomd._native import available_isas
-
-    forced = os.environ.get("NANOMD_ISA")
-    return f"{forced} (NANOMD_ISA)" if forced else available_isas()[0]
 
 
 def backends(facts: dict[str, Any]) -> dict[str, dict[str, str]]:

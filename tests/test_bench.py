@@ -24,7 +24,8 @@ from nanomd.bench.floor import (
     weight_elements,
 )
 from nanomd.bench.models import largest_error, reference_log_probs, verify
-from nanomd.bench.peers import PEERS, PeerSkippedError, missing, peer
+from nanomd.bench.peer import PeerSkippedError
+from nanomd.bench.peers import PEERS, missing, peer
 from nanomd.bench.rollouts import Plan, cold_start, flatness
 from nanomd.bench.timing import FORMAT_VERSION
 from nanomd.cli.main import main

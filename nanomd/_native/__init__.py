@@ -16,7 +16,15 @@ from nanomd._native.counting import (
 from nanomd._native.dynamics import four_state_potential, simulate_four_state
 from nanomd._native.engine import NativeCudaEngine, NativeEngine, NativeSession
 from nanomd._native.observables import NativeObservables, ObservablesSpec, observables_layout
-from nanomd._native.parts import available_isas, cuda_info, exp_array, philox, rollout_uniform, sample_counts
+from nanomd._native.parts import (
+    available_isas,
+    cuda_info,
+    exp_array,
+    instruction_set,
+    philox,
+    rollout_uniform,
+    sample_counts,
+)
 
 __all__ = [
     "Blocks",
@@ -33,6 +41,7 @@ __all__ = [
     "cuda_info",
     "exp_array",
     "four_state_potential",
+    "instruction_set",
     "observables_layout",
     "philox",
     "project_transitions",

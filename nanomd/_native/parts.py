@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,12 @@ def cuda_info() -> dict[str, Any]:
 def available_isas() -> list[str]:
     """Return the instruction sets that this processor and build can use, best first."""
     return list(CORE.available_isas())
+
+
+def instruction_set() -> str:
+    """Return the instruction set that the compiled engine uses here."""
+    forced = os.environ.get("NANOMD_ISA")
+    return f"{forced} (NANOMD_ISA)" if forced else available_isas()[0]
 
 
 def sample_counts(

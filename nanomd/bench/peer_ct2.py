@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nanomd.bench.peers import Tokens, require_plain_gpt
+from nanomd.bench.peer import Tokens, require_plain_gpt
 
 if TYPE_CHECKING:
     from nanomd.model.files import ModelFiles
@@ -32,7 +32,7 @@ class CTranslate2:
         self._n_states = files.config.n_states
 
     def generate(self, prompts: Tokens, n_new: int, want_logits: bool) -> tuple[Tokens, NDArray[Any] | None]:
-        """Sample; see `nanomd.bench.peers.Peer`."""
+        """Sample; see `nanomd.bench.peer.Peer`."""
         results = self._generator.generate_batch(
             [[str(token) for token in row] for row in prompts],
             max_length=n_new,

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanomd.bench.engines import torch_threads
-from nanomd.bench.peers import PeerSkippedError, Tokens, require_plain_gpt
+from nanomd.bench.peer import PeerSkippedError, Tokens, require_plain_gpt
 
 if TYPE_CHECKING:
     from nanomd.model.files import ModelFiles
@@ -76,7 +76,7 @@ class HuggingFace:
         self._n_threads = n_threads
 
     def generate(self, prompts: Tokens, n_new: int, want_logits: bool) -> tuple[Tokens, NDArray[Any] | None]:
-        """Sample; see `nanomd.bench.peers.Peer`."""
+        """Sample; see `nanomd.bench.peer.Peer`."""
         import torch
 
         ids = torch.from_numpy(np.ascontiguousarray(prompts))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nanomd.bench.peers import Tokens
+from nanomd.bench.peer import Tokens
 from nanomd.model.rope import rope_tables
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class OnnxRuntime:
         self._position = 0
 
     def generate(self, prompts: Tokens, n_new: int, want_logits: bool) -> tuple[Tokens, NDArray[Any] | None]:
-        """Sample; see `nanomd.bench.peers.Peer`."""
+        """Sample; see `nanomd.bench.peer.Peer`."""
         config = self._config
         empty = np.zeros((len(prompts), config.kv_heads, 0, config.d_head), np.float32)
         names = [f"{kind}{layer}" for layer in range(config.n_layer) for kind in ("past_key", "past_value")]

@@ -13,56 +13,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
-from nanomd.base.config import ModelConfig
 from nanomd.base.errors import InputError
 from nanomd.bench.engines import Contender, context_name, full_windows
 from nanomd.bench.models import TOLERANCE, VerificationError, largest_error, reference_log_probs
+from nanomd.bench.peer import Peer, PeerSkippedError
+from nanomd.bench.peer_ct2 import CTranslate2
+from nanomd.bench.peer_hf import HuggingFace
+from nanomd.bench.peer_onnx import OnnxRuntime
 
 if TYPE_CHECKING:
     from nanomd.model.files import ModelFiles
 
-Tokens = NDArray[np.int64]
-
-
-class PeerSkippedError(Exception):
-    """The peer cannot run this case; the message says why."""
-
-
-class Peer(Protocol):
-    """One peer, loaded with one model."""
-
-    def generate(self, prompts: Tokens, n_new: int, want_logits: bool) -> tuple[Tokens, NDArray[Any] | None]:
-        """Sample after prompts (n, P): the new states (n, n_new), and their logits (n, n_new, V) if wanted."""
-
-
-def _hugging_face(files: ModelFiles, mode: str, n_threads: int) -> Peer:
-    from nanomd.bench.peer_hf import HuggingFace
-
-    return HuggingFace(files, mode, n_threads)
-
-
-def _ctranslate2(files: ModelFiles, mode: str, n_threads: int) -> Peer:
-    from nanomd.bench.peer_ct2 import CTranslate2
-
-    return CTranslate2(files, mode, n_threads)
-
-
-def _onnx_runtime(files: ModelFiles, mode: str, n_threads: int) -> Peer:
-    from nanomd.bench.peer_onnx import OnnxRuntime
-
-    return OnnxRuntime(files, mode, n_threads)
-
-
-# Name -> (packages it needs, how to load a model into it)
+# Name -> (packages it needs, how to load a model into it); the packages are imported when a model is loaded.
 PEERS: dict[str, tuple[tuple[str, ...], Callable[[ModelFiles, str, int], Peer]]] = {
-    "Hugging Face": (("transformers",), _hugging_face),
-    "CTranslate2": (("ctranslate2",), _ctranslate2),
-    "ONNX Runtime": (("onnxruntime", "onnx"), _onnx_runtime),
+    "Hugging Face": (("transformers",), HuggingFace),
+    "CTranslate2": (("ctranslate2",), CTranslate2),
+    "ONNX Runtime": (("onnxruntime", "onnx"), OnnxRuntime),
 }
 
 
@@ -72,14 +42,6 @@ def missing(name: str) -> str:
         raise InputError(f"peer must be one of {', '.join(PEERS)}, got {name!r}")
     absent = [package for package in PEERS[name][0] if find_spec(package) is None]
     return f"{' and '.join(absent)} not installed (pip install nanomd[peers])" if absent else ""
-
-
-def require_plain_gpt(config: ModelConfig, *, post_norm: bool = False) -> None:
-    """Refuse what GPT-2-like peers have no parts for."""
-    if config.markov_head:
-        raise PeerSkippedError("has no table of logits by current state (markov head)")
-    if config.norm == "post" and not post_norm:
-        raise PeerSkippedError("has no post-norm blocks")
 
 
 def peer(name: str, files: ModelFiles, mode: str, n_trajs: int, n_threads: int, seed: int = 0) -> Contender:

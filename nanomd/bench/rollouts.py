@@ -18,7 +18,8 @@ from nanomd.base.errors import InputError
 from nanomd.bench.engines import Contender, eager, full_windows, our_sampler
 from nanomd.bench.floor import rollout_floor
 from nanomd.bench.models import bench_config, random_model
-from nanomd.bench.peers import PEERS, PeerSkippedError, peer
+from nanomd.bench.peer import PeerSkippedError
+from nanomd.bench.peers import PEERS, peer
 from nanomd.bench.timing import interleaved
 
 MODES = ("ring", "hop", "crop")

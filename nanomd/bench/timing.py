@@ -11,7 +11,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from nanomd.base.environment import environment
+from nanomd._native import instruction_set
+from nanomd.base.environment import cpu_model, environment
 from nanomd.base.errors import InputError
 from nanomd.base.files import write_atomic
 
@@ -74,8 +75,6 @@ def interleaved(
 
 def stamp() -> dict[str, Any]:
     """Return what a measurement depends on: versions, commit, processor, threads, load, date."""
-    from nanomd import doctor
-
     facts = environment()
     versions = dict(facts.get("versions", {}))
     for name in _PEERS:
@@ -85,8 +84,8 @@ def stamp() -> dict[str, Any]:
             versions[name] = None
     facts |= {
         "versions": versions,
-        "cpu": doctor.cpu_model(),
-        "instruction_set": doctor.instruction_set(),
+        "cpu": cpu_model(),
+        "instruction_set": instruction_set(),
         "cores": len(os.sched_getaffinity(0)),
         "load_average": [round(x, 2) for x in os.getloadavg()],
         "variables": {name: os.environ[name] for name in _VARIABLES if name in os.environ},
