@@ -290,3 +290,12 @@ def test_drawing_is_uniform_and_reproducible():
         expected = 20000 / len(frames)
         chi2 = ((counts[list(frames)] - expected) ** 2 / expected).sum()
         assert chi2 < 35  # p < 0.001 at 12 degrees of freedom
+
+
+def test_a_tokenizer_shows_what_it_measures_and_found():
+    tokenizer = Tokenizer(["distances", "contacts"], reduction="tica", lagtime=7, n_states=3, seed=2)
+    text = "Tokenizer(distances, contacts, reduction='tica', lagtime=7, n_states=3, seed=2)"
+    assert repr(tokenizer) == f"{text}: not fitted"
+    tokenizer.fit_transform_arrays(mixed_signal(2000, 0)[1], frame_interval="2 ns")
+    n = tokenizer.reduction_.n_components
+    assert repr(tokenizer) == f"{text}: 6 features -> {n} slow coordinates; 2,000 frames of 2 ns"

@@ -214,7 +214,7 @@ def prepare(features: Sequence[Any], topology: Any) -> Callable[[Any], Array]:
         item.prepare(topology) if isinstance(item, BackboneTorsions | Distances | Contacts) else item
         for item in features
     ]
-    names = [describe(item)["name"] for item in features]
+    names = [name_of(item) for item in features]
 
     def compute(chunk: Any) -> Array:
         columns = []
@@ -238,10 +238,17 @@ def prepare(features: Sequence[Any], topology: Any) -> Callable[[Any], Array]:
 
 def describe(feature: Any) -> dict[str, Any]:
     """Return a JSON-ready description: the name and options, or the name of a function (which is not stored)."""
+    if feature is None:  # a function that was not stored
+        return {"name": "function"}
     for name, kind in _BY_NAME.items():
         if isinstance(feature, kind):
             return {"name": name, "options": dataclasses.asdict(feature)}
     return {"name": f"{getattr(feature, '__module__', '')}.{getattr(feature, '__qualname__', type(feature).__name__)}"}
+
+
+def name_of(feature: Any) -> str:
+    """Return what a feature is called."""
+    return str(describe(feature)["name"])
 
 
 def restore(description: Any) -> Any:

@@ -1,18 +1,21 @@
-"""What a fitted tokenizer holds, and how it is stored and checked."""
+"""What a fit is, what it found, and how that is stored and checked."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nanomd.base.errors import InputError
 from nanomd.base.units import FrameInterval
 from nanomd.tokenize import storage
+from nanomd.tokenize.clustering import assign, kmeans_centers
 from nanomd.tokenize.frame_index import FrameIndex
-from nanomd.tokenize.reduction import Reduction
+from nanomd.tokenize.reduction import Method, Reduction, ReductionFit
 from nanomd.tokenize.sources import SourceFile
+from nanomd.tokenize.stream import FeatureStream, collect
 
 
 class Fitted:
@@ -35,6 +38,18 @@ class Fitted:
         self.stride = 1
         self.n_atoms = 0
         self.topology: str | None = None
+
+    def assign(self, stream: FeatureStream) -> list[NDArray[np.int64]]:
+        """Give each frame of a stream its state."""
+        labels: list[list[NDArray[np.int64]]] = [[] for _ in range(stream.n_trajectories)]
+        for trajectory, chunk in stream.chunks():
+            if chunk.shape[1] != self.n_features:
+                raise InputError(
+                    f"{chunk.shape[1]} features per frame, but the tokenizer was fitted to {self.n_features}"
+                )
+            values = chunk if self.reduction is None else self.reduction.transform(chunk)
+            labels[trajectory].append(assign(values, self.centers))
+        return [np.concatenate(parts) for parts in labels]
 
     def settings(self) -> dict[str, Any]:
         """Return the JSON part."""
@@ -90,3 +105,25 @@ class Fitted:
         frames_in = [int(source.n_frames) for source in fitted.sources] or fitted.n_frames
         fitted.index = FrameIndex.from_arrays(index, n_states, frames_in, where)
         return fitted
+
+
+class Fit(NamedTuple):
+    """The labels of each trajectory, int64 (n_frames,), and what gives them to other frames."""
+
+    dtrajs: list[NDArray[np.int64]]
+    fitted: Fitted
+
+
+def fit(
+    stream: FeatureStream, method: Method | None, lagtime: int, n_components: int | None, n_states: int, seed: int
+) -> Fit:
+    """Find slow coordinates (with a method) and microstates of a stream of features."""
+    reduction: Reduction | None = None
+    if method is not None:
+        slow = ReductionFit(method, lagtime, n_components)
+        for trajectory, chunk in stream.chunks():
+            slow.add(trajectory, chunk)
+        reduction = slow.finish()
+    coordinates, n_features = collect(stream, reduction.transform if reduction else None)
+    centers = kmeans_centers(coordinates, n_states, seed)
+    return Fit([assign(values, centers) for values in coordinates], Fitted(centers, reduction, n_features))

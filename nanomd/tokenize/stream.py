@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -132,24 +132,21 @@ class ArrayStream:
                 yield trajectory, part
 
 
-def collect(
-    stream: FeatureStream, transform: Callable[[NDArray[np.float32]], NDArray[np.float32]] | None
-) -> tuple[list[NDArray[np.float32]], int]:
-    """Read all coordinates, transformed chunk by chunk.
+class Collected(NamedTuple):
+    """Coordinates of each trajectory, (n_frames, n_dimensions), and features per frame before the transformation."""
 
-    Returns
-    -------
-    coordinates : list of arrays, shape (n_frames, n_dimensions)
-        One per trajectory.
-    n_features : int
-        Features per frame, before the transformation.
-    """
+    coordinates: list[NDArray[np.float32]]
+    n_features: int
+
+
+def collect(stream: FeatureStream, transform: Callable[[NDArray[np.float32]], NDArray[np.float32]] | None) -> Collected:
+    """Read all coordinates, transformed chunk by chunk."""
     parts: list[list[NDArray[np.float32]]] = [[] for _ in range(stream.n_trajectories)]
     n_features = 0
     for trajectory, chunk in stream.chunks():
         n_features = chunk.shape[1]
         parts[trajectory].append(chunk if transform is None else transform(chunk))
-    return [np.concatenate(part) for part in parts], n_features
+    return Collected([np.concatenate(part) for part in parts], n_features)
 
 
 def _check(features: NDArray[Any], n_features: int, where: str, frames: NDArray[Any]) -> None:

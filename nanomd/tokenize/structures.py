@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from nanomd.base.errors import InputError
-from nanomd.base.progress import progress_bar
+from nanomd.base.progress import Progress, progress_bar
+from nanomd.data.dtrajs import load_dtrajs
 from nanomd.tokenize.fitted import Fitted
 from nanomd.tokenize.frame_index import FrameIndex
 from nanomd.tokenize.sources import SourceFile, load_topology, read_chunks
@@ -72,7 +73,14 @@ def find_files(files: Sequence[str | Path] | None, fitted: Fitted) -> list[Path]
     return paths
 
 
-def read_frames(path: Path, topology: Any, frames: NDArray[np.int64]) -> tuple[NDArray[np.float32], Any]:
+class Frames(NamedTuple):
+    """Coordinates in nm, float32 (n, n_atoms, 3), and unit cell vectors, (n, 3, 3), or None where a file has none."""
+
+    xyz: NDArray[np.float32]
+    box: Any
+
+
+def read_frames(path: Path, topology: Any, frames: NDArray[np.int64]) -> Frames:
     """Read frames of one file.
 
     Parameters
@@ -81,13 +89,6 @@ def read_frames(path: Path, topology: Any, frames: NDArray[np.int64]) -> tuple[N
     topology : mdtraj.Topology
     frames : int64 array, shape (n,)
         Strictly increasing frame numbers.
-
-    Returns
-    -------
-    xyz : float32 array, shape (n, n_atoms, 3)
-        Coordinates in nm.
-    box : float32 array, shape (n, 3, 3), or None
-        Unit cell vectors in nm, where the file has them.
     """
     import mdtraj
 
@@ -117,50 +118,81 @@ def read_frames(path: Path, topology: Any, frames: NDArray[np.int64]) -> tuple[N
                 keep(int(run[0]), file.read_as_traj(n_frames=int(run[-1] - run[0] + 1), **options))
     if n_read != len(frames):
         raise InputError(f"{path} has fewer frames than when it was tokenised; tokenize again")
-    return xyz, None if not boxes or any(box is None for box in boxes) else np.concatenate(boxes)
+    return Frames(xyz, None if not boxes or any(box is None for box in boxes) else np.concatenate(boxes))
 
 
 def write_structures(
     out: Path,
-    labels: NDArray[np.int64],
+    labels: ArrayLike,
     index: FrameIndex,
     paths: Sequence[Path],
     topology: Any,
     *,
     seed: int,
-    interval_ps: float,
+    interval_ps: float | None,
+    write_pdb: bool = False,
+    overwrite: bool = False,
     show_progress: bool | None = None,
-) -> None:
-    """Write for each label a drawn frame to the XTC file `out`, in nm, in blocks of bounded memory.
+) -> Path:
+    """Write for each label a drawn frame to the XTC file `out`, in nm; see `Tokenizer.to_structures`.
 
-    The file appears under its name only when it is complete.
+    Frames go through memory in blocks, and the file appears under its name only when it is complete. Time stamps count
+    frames where no interval is given.
     """
+    import mdtraj
+
+    if out.suffix.lower() != ".xtc":
+        raise InputError(f"out must end in .xtc, got {str(out)!r}")
+    for path in [out, out.with_suffix(".pdb")] if write_pdb else [out]:
+        if path.exists() and not overwrite:
+            raise InputError(f"{path} exists; choose another name or overwrite=True")
+    dtrajs = load_dtrajs(labels)  # type: ignore[arg-type]
+    if len(dtrajs) != 1:
+        raise InputError(f"labels must be one trajectory, got {len(dtrajs)}; write one file for each")
+    chosen = index.draw(dtrajs[0], seed)
+    bar = progress_bar(len(chosen), "structures", "frame", show_progress)
+    try:
+        _write(out, chosen, index, paths, topology, 1.0 if interval_ps is None else interval_ps, bar)
+    finally:
+        bar.close()
+    if write_pdb:
+        first = mdtraj.load_frame(str(out), 0, top=topology)
+        first.save_pdb(str(out.with_suffix(".pdb")))
+    return out
+
+
+def _write(
+    out: Path,
+    chosen: NDArray[np.int64],
+    index: FrameIndex,
+    paths: Sequence[Path],
+    topology: Any,
+    interval_ps: float,
+    bar: Progress,
+) -> None:
+    """Write the chosen entries of the index in blocks of bounded memory."""
     from mdtraj.formats import XTCTrajectoryFile
 
-    chosen = index.draw(labels, seed)
     block = max(1, _BLOCK_BYTES // (12 * topology.n_atoms))
     partial = out.with_name(out.name + ".partial")
-    bar = progress_bar(len(labels), "structures", "frame", show_progress)
     try:
         try:
             with XTCTrajectoryFile(str(partial), "w") as file:
                 for start in range(0, len(chosen), block):
                     part = chosen[start : start + block]
-                    xyz, box = _gather(part, index, paths, topology)
+                    frames = _gather(part, index, paths, topology)
                     step = np.arange(start, start + len(part))
-                    file.write(xyz, time=(step * interval_ps).astype(np.float32), step=step.astype(np.int32), box=box)
+                    time = (step * interval_ps).astype(np.float32)
+                    file.write(frames.xyz, time=time, step=step.astype(np.int32), box=frames.box)
                     bar.update(len(part))
             partial.replace(out)
         finally:
-            bar.close()
             partial.unlink(missing_ok=True)
     except OSError as error:
         raise InputError(f"cannot write structures to {out}: {error.strerror or error}") from None
 
 
-def _gather(
-    entries: NDArray[np.int64], index: FrameIndex, paths: Sequence[Path], topology: Any
-) -> tuple[NDArray[np.float32], Any]:
+def _gather(entries: NDArray[np.int64], index: FrameIndex, paths: Sequence[Path], topology: Any) -> Frames:
     """Read each frame that is needed once, file by file, and lay them out in the order asked for."""
     xyz = np.empty((len(entries), topology.n_atoms, 3), dtype=np.float32)
     box: Any = np.zeros((len(entries), 3, 3), dtype=np.float32)
@@ -169,17 +201,17 @@ def _gather(
         here = np.flatnonzero(files == number)
         unique, back = np.unique(frames[here], return_inverse=True)
         read = _read_friendly(paths[number], topology, unique)
-        if not np.isfinite(read[0]).all() or np.abs(read[0]).max() > _XTC_LIMIT_NM:
+        if not np.isfinite(read.xyz).all() or np.abs(read.xyz).max() > _XTC_LIMIT_NM:
             raise InputError(f"{paths[number]} has coordinates that XTC cannot hold (not finite, or beyond 2e6 nm)")
-        xyz[here] = read[0][back]
-        if read[1] is None:
+        xyz[here] = read.xyz[back]
+        if read.box is None:
             box = None
         elif box is not None:
-            box[here] = read[1][back]
-    return xyz, box
+            box[here] = read.box[back]
+    return Frames(xyz, box)
 
 
-def _read_friendly(path: Path, topology: Any, frames: NDArray[np.int64]) -> tuple[NDArray[np.float32], Any]:
+def _read_friendly(path: Path, topology: Any, frames: NDArray[np.int64]) -> Frames:
     try:
         return read_frames(path, topology, frames)
     except InputError:

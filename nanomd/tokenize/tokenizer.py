@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -10,22 +9,20 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from nanomd.base.config import check_choice, check_range
+from nanomd.base.config import check_choice
 from nanomd.base.errors import InputError
 from nanomd.base.progress import Progress, progress_bar
 from nanomd.base.units import FrameInterval
-from nanomd.data.dtrajs import load_dtrajs
 from nanomd.tokenize import features as feature_kinds
 from nanomd.tokenize import storage
-from nanomd.tokenize.clustering import assign, check_n_states, kmeans_centers
-from nanomd.tokenize.fitted import Fitted
+from nanomd.tokenize.checks import check_whole
+from nanomd.tokenize.clustering import check_n_states
+from nanomd.tokenize.fitted import Fit, Fitted, fit
 from nanomd.tokenize.frame_index import FrameIndex
-from nanomd.tokenize.reduction import Method, Reduction, ReductionFit
+from nanomd.tokenize.reduction import Method, Reduction
 from nanomd.tokenize.sources import FilesLike, SourceFile, count_frames, group_files, load_topology
-from nanomd.tokenize.stream import ArrayStream, FeatureStream, FileStream, collect
+from nanomd.tokenize.stream import ArrayStream, FeatureStream, FileStream
 from nanomd.tokenize.structures import find_files, find_topology, write_structures
-
-_IN_PS = {"fs": 1e-3, "ps": 1.0, "ns": 1e3, "us": 1e6, "µs": 1e6, "ms": 1e9, "s": 1e12}
 
 
 class Tokenizer:
@@ -85,17 +82,29 @@ class Tokenizer:
     ) -> None:
         if reduction is not None:
             check_choice("reduction", reduction, Method)
-        lagtime = _whole("lagtime", lagtime, 1, "frames")
-        n_components = None if n_components is None else _whole("n_components", n_components, 1)
-        n_states = _whole("n_states", n_states)
+        lagtime = check_whole("lagtime", lagtime, 1, "frames")
+        n_components = None if n_components is None else check_whole("n_components", n_components, 1)
+        n_states = check_whole("n_states", n_states)
         check_n_states(n_states)
-        seed = _whole("seed", seed, 0)
+        seed = check_whole("seed", seed, 0)
         self.features = feature_kinds.parse_features(features)
         self.reduction, self.lagtime, self.n_components = reduction, lagtime, n_components
         self.n_states, self.seed, self.progress = n_states, seed, progress
         self._interval = None if frame_interval is None else FrameInterval.parse(frame_interval)
         self._fitted: Fitted | None = None
         self._topology: Any = None
+
+    def __repr__(self) -> str:
+        """Show what is measured, and what a fit found."""
+        kinds = ", ".join(feature_kinds.name_of(item) for item in self.features)
+        slow = f", reduction={self.reduction!r}, lagtime={self.lagtime}" if self.reduction else ""
+        text = f"Tokenizer({kinds}{slow}, n_states={self.n_states}, seed={self.seed})"
+        if self._fitted is None:
+            return f"{text}: not fitted"
+        fitted = self._fitted
+        width = "" if fitted.reduction is None else f" -> {fitted.reduction.n_components} slow coordinates"
+        each = "" if fitted.frame_interval.unit == "frame" else f" of {fitted.frame_interval}"
+        return f"{text}: {fitted.n_features} features{width}; {fitted.index.counts.sum():,} frames{each}"
 
     # -- fitting and transforming -------------------------------------------------------------------------------------
 
@@ -126,7 +135,7 @@ class Tokenizer:
             For missing, damaged or empty files, atom counts that differ, coordinates that are not finite, a lag longer
             than the trajectories, fewer frames than states, or time stamps that disagree.
         """
-        stride = _whole("stride", stride, 1, "frames")
+        stride = check_whole("stride", stride, 1, "frames")
         stream, bar = self._open(topology, files, stride, passes=1 if self.reduction is None else 2)
         try:
             dtrajs, fitted = self._fit(stream)
@@ -174,7 +183,7 @@ class Tokenizer:
         """
         fitted = self._need_fit()
         stride = fitted.stride if stride is None else stride
-        stride = _whole("stride", stride, 1, "frames")
+        stride = check_whole("stride", stride, 1, "frames")
         if not fitted.n_atoms:
             raise InputError("this tokenizer was fitted to arrays; use transform_arrays")
         kept = self._topology
@@ -185,14 +194,14 @@ class Tokenizer:
                     f"the topology has {self._topology.n_atoms} atoms, the tokenizer was fitted to {fitted.n_atoms}; "
                     "strip or keep the same molecules"
                 )
-            return self._assign(stream, fitted)
+            return fitted.assign(stream)
         finally:
             self._topology = kept
             bar.close()
 
     def transform_arrays(self, arrays: Sequence[ArrayLike] | NDArray[Any]) -> list[NDArray[np.int64]]:
         """Give each frame of features you computed its state."""
-        return self._assign(ArrayStream(arrays), self._need_fit())
+        return self._need_fit().assign(ArrayStream(arrays))
 
     def _open(self, topology: Any, files: FilesLike, stride: int, passes: int) -> tuple[FileStream, Progress]:
         if any(item is None for item in self.features):
@@ -209,31 +218,11 @@ class Tokenizer:
         with_times = self._interval is None
         return FileStream(groups, resolved, compute, stride, with_times=with_times, on_frames=bar.update), bar
 
+    def _fit(self, stream: FeatureStream) -> Fit:
+        return fit(stream, self.reduction, self.lagtime, self.n_components, self.n_states, self.seed)
+
     def _times_stride(self, stride: int) -> FrameInterval | None:
         return None if self._interval is None else FrameInterval(self._interval.value * stride, self._interval.unit)
-
-    def _fit(self, stream: FeatureStream) -> tuple[list[NDArray[np.int64]], Fitted]:
-        reduction: Reduction | None = None
-        if self.reduction is not None:
-            fit = ReductionFit(self.reduction, self.lagtime, self.n_components)
-            for trajectory, chunk in stream.chunks():
-                fit.add(trajectory, chunk)
-            reduction = fit.finish()
-        coordinates, n_features = collect(stream, reduction.transform if reduction else None)
-        centers = kmeans_centers(coordinates, self.n_states, self.seed)
-        dtrajs = [assign(values, centers) for values in coordinates]
-        return dtrajs, Fitted(centers, reduction, n_features)
-
-    def _assign(self, stream: FeatureStream, fitted: Fitted) -> list[NDArray[np.int64]]:
-        labels: list[list[NDArray[np.int64]]] = [[] for _ in range(stream.n_trajectories)]
-        for trajectory, chunk in stream.chunks():
-            if chunk.shape[1] != fitted.n_features:
-                raise InputError(
-                    f"{chunk.shape[1]} features per frame, but the tokenizer was fitted to {fitted.n_features}"
-                )
-            values = chunk if fitted.reduction is None else fitted.reduction.transform(chunk)
-            labels[trajectory].append(assign(values, fitted.centers))
-        return [np.concatenate(parts) for parts in labels]
 
     # -- what was found -----------------------------------------------------------------------------------------------
 
@@ -312,35 +301,20 @@ class Tokenizer:
         InputError
             For unknown or unvisited states, and source files that moved or changed.
         """
-        fitted, out = self._need_fit(), Path(out)
-        if out.suffix.lower() != ".xtc":
-            raise InputError(f"out must end in .xtc, got {str(out)!r}")
-        for path in [out, out.with_suffix(".pdb")] if write_pdb else [out]:
-            if path.exists() and not overwrite:
-                raise InputError(f"{path} exists; choose another name or overwrite=True")
-        dtrajs = load_dtrajs(labels)  # type: ignore[arg-type]
-        if len(dtrajs) != 1:
-            raise InputError(f"labels must be one trajectory, got {len(dtrajs)}; write one file for each")
+        fitted = self._need_fit()
         resolved = find_topology(topology, self._topology, fitted)
-        paths = find_files(files, fitted)
-        interval = fitted.frame_interval
-        interval_ps = 1.0 if interval.unit == "frame" else interval.value * _IN_PS[interval.unit]
-        write_structures(
-            out,
-            dtrajs[0],
+        return write_structures(
+            Path(out),
+            labels,
             fitted.index,
-            paths,
+            find_files(files, fitted),
             resolved,
             seed=seed,
-            interval_ps=interval_ps,
+            interval_ps=fitted.frame_interval.ps,
+            write_pdb=write_pdb,
+            overwrite=overwrite,
             show_progress=self.progress,
         )
-        if write_pdb:
-            import mdtraj
-
-            first = mdtraj.load_frame(str(out), 0, top=resolved)
-            first.save_pdb(str(out.with_suffix(".pdb")))
-        return out
 
     # -- on disk ------------------------------------------------------------------------------------------------------
 
@@ -348,7 +322,7 @@ class Tokenizer:
         """Write tokenizer.json, tokenizer.npz and frames_index.npz to a folder (made if absent)."""
         fitted = self._need_fit()
         settings = {
-            "features": [{"name": "function"} if f is None else feature_kinds.describe(f) for f in self.features],
+            "features": [feature_kinds.describe(item) for item in self.features],
             "reduction": self.reduction,
             "lagtime": self.lagtime,
             "n_components": self.n_components,
@@ -387,17 +361,6 @@ class Tokenizer:
         except (KeyError, TypeError) as error:
             raise InputError(f"{folder / storage.SETTINGS_FILE} is damaged ({error!r}); tokenize again") from None
         return tokenizer
-
-
-def _whole(name: str, value: Any, low: int | None = None, why: str = "") -> int:
-    """Return `value` as an int; refuse fractions, which would otherwise fail far from here."""
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise InputError(f"{name} must be a whole number, got {value!r}") from None
-    if low is not None:
-        check_range(name, number, low, 2**63 - 1, why)
-    return number
 
 
 def _topology_record(topology: Any) -> str | None:
