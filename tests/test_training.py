@@ -19,7 +19,7 @@ from nanomd.data.counts import transition_counts
 from nanomd.training.checkpoint import find_checkpoints
 from nanomd.training.loop import TrainingDivergedError, train
 from nanomd.training.setup import learning_rate, make_optimiser, resolve_train_length
-from nanomd.training.windows import WindowSampler, padded_weights
+from nanomd.training.windows import WindowSampler, even_weights
 
 MODEL = ModelConfig(n_states=4, d_model=16, n_layer=1, n_head=2, context_length=4, mlp_ratio=2)
 TRAIN = TrainConfig(n_steps=12, batch_size=4, warmup_steps=3, validation_interval=4, checkpoint_interval=5, seed=3)
@@ -83,11 +83,11 @@ def test_every_target_has_the_same_expected_weight(reverse: bool) -> None:
 
 
 def test_weights_are_one_inside_and_bounded_at_the_ends() -> None:
-    start, total = np.arange(0, 91), np.full(91, 100)
-    weights = padded_weights(start, total, 10)
-    assert weights[40] == pytest.approx(np.full(10, 1.01))
+    target, total = torch.arange(91)[:, None] + torch.arange(10), torch.full((91, 1), 100)
+    weights = even_weights(target, total, 10)
+    assert weights[40].tolist() == pytest.approx([1.01] * 10)
     assert weights.min() > 0.6 and weights.max() < 2.1
-    short = padded_weights(np.array([0]), np.array([4]), 10)
+    short = even_weights(target[:1], torch.tensor([[4]]), 10)
     assert short[0].tolist() == [1.0] * 4 + [0.0] * 6
 
 

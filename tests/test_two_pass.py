@@ -10,16 +10,40 @@ import torch
 from nanomd.base.config import ModelConfig, TrainConfig
 from nanomd.model.network import NanoGPT
 from nanomd.model.scoring import weighted_nll
-from nanomd.training.objectives import (
-    hidden_mix_probability,
-    mix_sampled_tokens,
-    one_pass_loss,
-    sample_states,
-    token_mix_probability,
-    training_loss,
-    two_pass_hidden_loss,
-    two_pass_token_loss,
-)
+from nanomd.training.draws import GeneratorDraws, hidden_probability, mix_rate, sample_states
+from nanomd.training.objectives import training_loss
+
+HIDDEN = TrainConfig(objective="two_pass_hidden")
+TOKEN = TrainConfig(objective="two_pass_token")
+Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+def one_pass_loss(model: NanoGPT, *batch: torch.Tensor) -> torch.Tensor:
+    return training_loss(model, *batch, config=TrainConfig())
+
+
+def token_loss(model: NanoGPT, batch: Batch, probability: float) -> torch.Tensor:
+    return training_loss(model, *batch, config=TOKEN, draws=GeneratorDraws(TOKEN, probability, generator()))
+
+
+def mix_sampled_tokens(
+    model: NanoGPT, tokens: torch.Tensor, probability: float, numbers: torch.Generator
+) -> torch.Tensor:
+    return GeneratorDraws(TOKEN, probability, numbers).tokens(model, tokens)
+
+
+class At(GeneratorDraws):
+    """Replace the hidden states at chosen positions (B, T) or (T,)."""
+
+    def __init__(self, chosen: torch.Tensor) -> None:
+        object.__setattr__(self, "chosen", chosen)
+
+    def positions(self, model: NanoGPT, tokens: torch.Tensor) -> torch.Tensor:
+        return self.chosen.expand(tokens.shape)
+
+
+def hidden_loss(model: NanoGPT, batch: Batch, chosen: torch.Tensor) -> torch.Tensor:
+    return training_loss(model, *batch, config=HIDDEN, draws=At(chosen))
 
 
 def model_of(seed: int = 0, **changes: object) -> NanoGPT:
@@ -49,7 +73,7 @@ def test_token_objective_shifts_by_one() -> None:
     frames = (torch.arange(6)[:, None] + torch.arange(21)[None, :]) % 6
     tokens, targets, weights = frames[:, :-1], frames[:, 1:], torch.ones(6, 20)
     assert torch.equal(mix_sampled_tokens(model, tokens, 1.0, generator()), tokens)
-    loss = two_pass_token_loss(model, tokens, targets, weights, 1.0, generator())
+    loss = token_loss(model, (tokens, targets, weights), 1.0)
     assert torch.equal(loss, one_pass_loss(model, tokens, targets, weights))
     # The check can fail: a model that predicts the present state would replace each state by the one before.
     with torch.no_grad():
@@ -92,34 +116,29 @@ def test_hidden_objective_without_replacement_is_one_pass() -> None:
         frames = random_tokens(3, 8)
         batch = frames[:, :-1], frames[:, 1:], torch.ones(3, 8)
         expected = one_pass_loss(model, *batch)
-        zero = torch.zeros(8, dtype=torch.float64)
-        assert torch.equal(two_pass_hidden_loss(model, *batch, zero, generator()), expected)
-        tiny = torch.full((8,), 1e-300, dtype=torch.float64)  # pass 1 runs, nothing is chosen
-        assert torch.equal(two_pass_hidden_loss(model, *batch, tiny, generator()), expected)
-        config = TrainConfig(objective="two_pass_hidden")
-        assert torch.equal(training_loss(model, *batch, step=0, config=config, generator=generator()), expected)
-        one = torch.ones(8, dtype=torch.float64)
-        assert not torch.equal(two_pass_hidden_loss(model, *batch, one, generator()), expected)
+        assert torch.equal(training_loss(model, *batch, config=HIDDEN), expected)
+        nowhere = torch.zeros(8, dtype=torch.bool)  # pass 1 runs, nothing is chosen
+        assert torch.equal(hidden_loss(model, batch, nowhere), expected)
+        assert not torch.equal(hidden_loss(model, batch, ~nowhere), expected)
 
 
 def test_hidden_objective_replaces_at_the_same_position() -> None:
     model = model_of()
     frames = random_tokens(2, 8)
     tokens, targets, weights = frames[:, :-1], frames[:, 1:], torch.ones(2, 8)
-    at_five = torch.zeros(8, dtype=torch.float64)
-    at_five[5] = 1.0
+    at_five = torch.arange(8) == 5
     mixed = model.embed(tokens).clone()
     mixed[:, 5] = model.hidden(tokens)[:, 5]
     expected = weighted_nll(model(tokens, inputs_embeds=mixed), targets, weights)
-    assert torch.equal(two_pass_hidden_loss(model, tokens, targets, weights, at_five, generator()), expected)
+    assert torch.equal(hidden_loss(model, (tokens, targets, weights), at_five), expected)
 
 
 def test_gradients_flow_through_pass_one_of_the_hidden_objective() -> None:
     """With every embedding replaced, the embedding table is reached through pass 1 only."""
     model = model_of()
     frames = random_tokens(2, 8)
-    one = torch.ones(8, dtype=torch.float64)
-    two_pass_hidden_loss(model, frames[:, :-1], frames[:, 1:], torch.ones(2, 8), one, generator()).backward()
+    everywhere = torch.ones(8, dtype=torch.bool)
+    hidden_loss(model, (frames[:, :-1], frames[:, 1:], torch.ones(2, 8)), everywhere).backward()
     used = frames[:, :-1].unique()
     assert (model.embedding.weight.grad[used].abs().amax(dim=1) > 0).all()
 
@@ -137,7 +156,7 @@ def test_no_gradient_reaches_pass_one_of_the_token_objective(monkeypatch: pytest
     monkeypatch.setattr(NanoGPT, "hidden", spy)
     frames = random_tokens(2, 8)
     tokens, targets, weights = frames[:, :-1], frames[:, 1:], torch.ones(2, 8)
-    two_pass_token_loss(model, tokens, targets, weights, 1.0, generator()).backward()
+    token_loss(model, (tokens, targets, weights), 1.0).backward()
     assert passes == [False, True]
     # The gradient is exactly that of one pass over the mixture.
     got = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
@@ -148,18 +167,25 @@ def test_no_gradient_reaches_pass_one_of_the_token_objective(monkeypatch: pytest
 
 def test_pass_one_of_the_token_objective_has_no_dropout() -> None:
     model = model_of(dropout=0.5, final_dropout=0.5).train()
-    tokens = random_tokens(4, 8)[:, :-1]
-    mixed = mix_sampled_tokens(model, tokens, 1.0, generator(2))
-    assert model.training
-    torch.testing.assert_close(mixed, mix_sampled_tokens(model.eval(), tokens, 1.0, generator(2)))
+    frames = random_tokens(4, 8)
+    dropping: list[bool] = []
+
+    class Spy(GeneratorDraws):
+        def tokens(self, model: NanoGPT, tokens: torch.Tensor) -> torch.Tensor:
+            dropping.append(model.training)
+            return GeneratorDraws.tokens(self, model, tokens)
+
+    batch = frames[:, :-1], frames[:, 1:], torch.ones(4, 8)
+    losses = [training_loss(model, *batch, config=TOKEN, draws=Spy(TOKEN, 1.0, generator(2))) for _ in range(2)]
+    assert dropping == [False, False] and model.training
+    assert losses[0] != losses[1]  # pass 2 has it
 
 
 def test_hidden_probabilities_follow_the_formula() -> None:
-    config = TrainConfig()
-    p = hidden_mix_probability(3000, 12, 8, config)
+    p = hidden_probability(mix_rate(3000, HIDDEN), 12, model_of(), HIDDEN)
     for t in range(12):
         assert p[t].item() == pytest.approx(1 - 0.95 ** (min(t, 7) * (1 - 0.99995**3000)), rel=1e-12)
-    assert hidden_mix_probability(0, 5, 8, config).abs().max() == 0
+    assert mix_rate(0, HIDDEN) == 0.0
 
 
 def test_hidden_replacement_rate_is_the_stated_one() -> None:
@@ -171,23 +197,25 @@ def test_hidden_replacement_rate_is_the_stated_one() -> None:
         chosen.add_((inputs_embeds == 1000.0).all(-1).sum(0).float())
         return torch.full_like(inputs_embeds, 1000.0)
 
-    tokens = torch.zeros(500, 8, dtype=torch.int64)
-    p = hidden_mix_probability(20000, 8, 8, TrainConfig())
+    tokens, rate = torch.zeros(500, 8, dtype=torch.int64), mix_rate(20000, HIDDEN)
+    p = hidden_probability(rate, 8, model, HIDDEN)
     model.hidden = hidden  # type: ignore[method-assign]
     with torch.no_grad():
         for seed in range(10):
-            two_pass_hidden_loss(model, tokens, tokens, torch.ones(500, 8), p, generator(seed))
+            draws = GeneratorDraws(HIDDEN, rate, generator(seed))
+            training_loss(model, tokens, tokens, torch.ones(500, 8), config=HIDDEN, draws=draws)
     error = (chosen / 5000 - p).abs() / (p * (1 - p) / 5000).sqrt().clamp(min=1e-9)
     assert chosen[0] == 0 and error[1:].max() < 4
 
 
 def test_token_probability_rises_and_anneals() -> None:
-    config = TrainConfig(n_steps=1000, mix_max=0.2)
-    assert token_mix_probability(0, config) == 0
-    assert token_mix_probability(200, config) == pytest.approx(0.12)
-    assert token_mix_probability(500, config) == pytest.approx(0.1)
-    assert token_mix_probability(700, config) == token_mix_probability(999, config) == 0
-    assert token_mix_probability(999, config.replace(mix_anneal=False)) == pytest.approx(0.2)
+    config = TOKEN.replace(n_steps=1000, mix_max=0.2)
+    assert mix_rate(0, config) == 0
+    assert mix_rate(200, config) == pytest.approx(0.12)
+    assert mix_rate(500, config) == pytest.approx(0.1)
+    assert mix_rate(700, config) == mix_rate(999, config) == 0
+    assert mix_rate(999, config.replace(mix_anneal=False)) == pytest.approx(0.2)
+    assert mix_rate(999, TrainConfig()) == 0
 
 
 def test_padding_counts_for_nothing() -> None:
@@ -200,8 +228,8 @@ def test_padding_counts_for_nothing() -> None:
             frames[1, 6:] = value
             model = model_of()
             config = TrainConfig(objective=objective, n_steps=10, mix_max=1.0)
-            args = {"step": 5, "config": config, "generator": generator(1)}
-            losses.append(training_loss(model, frames[:, :-1], frames[:, 1:], weights, **args))
+            draws = None if objective == "one_pass" else GeneratorDraws(config, mix_rate(5, config), generator(1))
+            losses.append(training_loss(model, frames[:, :-1], frames[:, 1:], weights, config=config, draws=draws))
             losses[-1].backward()
             losses.append(model.embedding.weight.grad.clone())
         # The numbers drawn are the same in both, and what is drawn on padding feeds nothing that counts.

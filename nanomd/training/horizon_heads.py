@@ -26,7 +26,7 @@ from nanomd.base.errors import InputError
 from nanomd.model.network import NanoGPT
 
 
-class LookaheadHeads(nn.Module):
+class HorizonHeads(nn.Module):
     """The heads of the lags of a `TrainConfig`.
 
     Parameters

@@ -38,9 +38,9 @@ from nanomd.training.checkpoint import (
     training_identity,
 )
 from nanomd.training.distributed import World, join
-from nanomd.training.horizon_heads import LookaheadHeads
+from nanomd.training.draws import mix_rate
+from nanomd.training.horizon_heads import HorizonHeads
 from nanomd.training.loss_scale import LOWEST
-from nanomd.training.objectives import token_mix_probability
 from nanomd.training.records import Clock, Pending
 from nanomd.training.selection import KineticsSelector
 from nanomd.training.setup import (
@@ -167,7 +167,7 @@ class _Loop:
             self.model.start_at_markov(counts, config.markov_pseudocount)
         self.model.to(device)
         self.heads = (
-            LookaheadHeads(model_config, config, self.length, burn_in, n_processes=world.size).to(device)
+            HorizonHeads(model_config, config, self.length, burn_in, n_processes=world.size).to(device)
             if config.lookahead_lags
             else None
         )
@@ -290,7 +290,7 @@ class _Loop:
         if term is not None:
             record["lookahead_loss"] = float(term)
         if config.objective == "two_pass_token":
-            record["mix"] = token_mix_probability(pending.step - 1, config)
+            record["mix"] = mix_rate(pending.step - 1, config)
         with self.average.applied():
             if pending.validate and self.world.first:
                 record["validation_loss"] = self._validate()

@@ -1,9 +1,9 @@
 """One optimiser step, eager, compiled or captured: gather, one or two passes, backward, all-reduce, clip, AdamW.
 
-Two ways to the loss. On a CPU, eagerly, `two_pass.training_loss` with a generator of random numbers: the head runs only
-where a state is drawn. Everywhere else `two_pass.fixed_loss`, whose shapes never change and which never asks the
-device. Then the host only prepares: it chooses the windows and the rates of `CHUNK` steps at a time, sends them at
-once, and the step reads its row at a cursor that lives on the device.
+The random numbers of the loss have two sources (`nanomd.training.draws`). On a CPU, eagerly, a generator: the head runs
+only where a state is drawn. Everywhere else counters: shapes never change, and nothing asks the device. Then the host
+only prepares: it chooses the windows and the rates of `CHUNK` steps at a time, sends them at once, and the step reads
+its row at a cursor that lives on the device.
 
 ``compile`` of a `TrainConfig` says how that step runs:
 
@@ -35,9 +35,10 @@ from nanomd.base.nvtx import annotate
 from nanomd.kernels import registry
 from nanomd.model.network import NanoGPT
 from nanomd.training.distributed import World
+from nanomd.training.draws import CounterDraws, Draws, GeneratorDraws, Share, mix_rate
 from nanomd.training.loss_scale import LossScale
-from nanomd.training.objectives import ExtraTerm, Share, fixed_loss, mix_rate, training_loss
-from nanomd.training.windows import STREAM_DROPOUT, STREAM_MIX, WindowSampler, step_seed
+from nanomd.training.objectives import ExtraTerm, training_loss
+from nanomd.training.windows import STREAM_DROPOUT, STREAM_MIX, Batch, WindowSampler, step_seed
 
 CHUNK = 256  # steps whose windows and rates are sent to the device at once
 _WARM_UP = 3  # steps before a capture: libraries make their handles, kernels are compiled
@@ -164,34 +165,26 @@ class TrainingStep:
             group["lr"] = self.learning_rate(step)
         with annotate("windows"):
             batch = self.windows.batch(step, slice(self.first, self.first + self.count))
+        rate, share = mix_rate(step, self.config), self._share(batch.total)
+        return self._loss_of(batch, GeneratorDraws(self.config, rate, self.mixer, share) if rate > 0 else None, share)
+
+    def _fixed_loss(self, plan: Tensor, rate: Tensor, step: Tensor, coins: Tensor, two_passes: bool) -> Tensor:
+        batch = self.windows.gather(plan, slice(self.first, self.first + self.count))
+        share = self._share(batch.total)
+        return self._loss_of(batch, CounterDraws(self.config, rate, step, coins, share) if two_passes else None, share)
+
+    def _loss_of(self, batch: Batch, draws: Draws | None, share: Share | None) -> Tensor:
+        total = None if share is None else share.total
         with self._autocast():
             return training_loss(
                 self.model,
                 batch.tokens,
                 batch.targets,
                 batch.weights,
-                step=step,
                 config=self.config,
-                generator=self.mixer,
+                draws=draws,
                 extra=self.extra,
-                share=self._share(batch.total),
-            )
-
-    def _fixed_loss(self, plan: Tensor, rate: Tensor, step: Tensor, coins: Tensor, two_passes: bool) -> Tensor:
-        batch = self.windows.gather(plan, slice(self.first, self.first + self.count))
-        with self._autocast():
-            return fixed_loss(
-                self.model,
-                batch.tokens,
-                batch.targets,
-                batch.weights,
-                config=self.config,
-                two_passes=two_passes,
-                rate=rate,
-                step=step,
-                coins=coins,
-                extra=self.extra,
-                share=self._share(batch.total),
+                total=total,
             )
 
     def _fixed_step(self, two_passes: bool) -> Tensor:

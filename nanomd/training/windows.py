@@ -45,25 +45,11 @@ def step_seed(seed: int, stream: int, step: int) -> int:
     return int(np.random.SeedSequence([seed, stream, step]).generate_state(1, np.uint64)[0]) >> 1
 
 
-def padded_weights(start: NDArray[np.int64], n_targets: NDArray[np.int64], length: int) -> NDArray[np.float64]:
-    """Return the weights (B, T) that even out how often random windows visit each target.
+def even_weights(target: Tensor, total: Tensor, length: int) -> Tensor:
+    """Return the weights (B, T), float64, that even out how often random windows of `length` targets visit each target.
 
-    Parameters
-    ----------
-    start : (B,) int64
-        First frame of each window, counted in its trajectory.
-    n_targets : (B,) int64
-        N, the targets of each window's trajectory.
-    length : int
-        T.
+    `target` (B, T) is counted in its trajectory, of `total` (B, 1) targets.
     """
-    target = torch.from_numpy(start)[:, None] + torch.arange(length)
-    weights: NDArray[np.float64] = _even_weights(target, torch.from_numpy(n_targets)[:, None], length).numpy()
-    return weights
-
-
-def _even_weights(target: Tensor, total: Tensor, length: int) -> Tensor:
-    """Return the weights, float64, of targets (B, T) counted in trajectories of `total` (B, 1) targets."""
     last_start = (total - length).clamp(min=0)
     extra = length // 2
     cases = last_start + 1 + 2 * extra
@@ -211,7 +197,7 @@ class WindowSampler:
         weights = ((target >= 0) & (target < scored)).double()
         if self._grid is None:
             seen = start + target.clamp(0, self.scored_length - 1)
-            weights = weights * _even_weights(seen, total, self.scored_length)
+            weights = weights * even_weights(seen, total, self.scored_length)
         weights = weights.float()
         # Frames in reading order. Read backwards, a trajectory is a trajectory like any other.
         frame = (start - lead)[rows] + torch.minimum(place, (lead + scored)[rows])

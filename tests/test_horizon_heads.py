@@ -17,9 +17,10 @@ from nanomd.base.toml_files import dump_toml
 from nanomd.estimator import GPTEstimator, load_model
 from nanomd.model.network import NanoGPT
 from nanomd.training.checkpoint import find_checkpoints
-from nanomd.training.horizon_heads import LookaheadHeads
+from nanomd.training.draws import GeneratorDraws, mix_rate
+from nanomd.training.horizon_heads import HorizonHeads
 from nanomd.training.loop import train
-from nanomd.training.objectives import training_loss
+from nanomd.training.objectives import ExtraTerm, training_loss
 
 CONFIG = TRAIN.replace(lookahead_lags=(2, 5), lookahead_weight=0.3)
 LENGTH, BURN_IN = 12, 3
@@ -37,7 +38,7 @@ def batch(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 @pytest.mark.parametrize("norm", ["pre", "post"])
 def test_the_term_is_the_formula(norm: str) -> None:
     model = NanoGPT(MODEL.replace(norm=norm), seed=1)
-    heads = LookaheadHeads(model.config, CONFIG, LENGTH, BURN_IN)
+    heads = HorizonHeads(model.config, CONFIG, LENGTH, BURN_IN)
     tokens, targets, weights = batch()
     hidden = model.hidden(tokens)
     read = model.norm(hidden) if norm == "pre" else hidden
@@ -59,13 +60,13 @@ def test_the_term_is_the_formula(norm: str) -> None:
 def test_the_loss_is_the_objective_and_the_term(objective: str) -> None:
     model = NanoGPT(MODEL, seed=1)
     config = CONFIG.replace(objective=objective, mix_max=0.5, hidden_step_base=0.5)
-    heads = LookaheadHeads(model.config, config, LENGTH, BURN_IN)
-    losses = [
-        training_loss(
-            model, *batch(), step=4, config=config, generator=torch.Generator().manual_seed(0), extra=extra
-        )
-        for extra in (None, partial(heads.loss, model), partial(heads.gradient, model))
-    ]  # fmt: skip
+    heads = HorizonHeads(model.config, config, LENGTH, BURN_IN)
+
+    def loss_with(extra: ExtraTerm | None) -> torch.Tensor:
+        draws = GeneratorDraws(config, mix_rate(4, config), torch.Generator().manual_seed(0))
+        return training_loss(model, *batch(), config=config, draws=draws, extra=extra)
+
+    losses = [loss_with(extra) for extra in (None, partial(heads.loss, model), partial(heads.gradient, model))]
     assert (losses[1] - losses[0]).item() == pytest.approx(heads.latest.item(), rel=1e-4)
     assert losses[2].item() == pytest.approx(losses[0].item(), abs=1e-6)  # the number is the model's own,
     weights = [*model.parameters(), *heads.parameters()]
@@ -78,7 +79,7 @@ def test_the_loss_is_the_objective_and_the_term(objective: str) -> None:
 
 def test_padding_holds_no_target_and_an_empty_lag_is_nothing() -> None:
     model = NanoGPT(MODEL, seed=1)
-    heads = LookaheadHeads(model.config, CONFIG, LENGTH, BURN_IN)
+    heads = HorizonHeads(model.config, CONFIG, LENGTH, BURN_IN)
     tokens, targets, weights = batch()
     before = heads.loss(model, model.hidden(tokens), targets, weights)
     changed = targets.clone()
