@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from nanomd.base.units import FrameInterval
+from nanomd.kinetics.interval import Interval
 from nanomd.kinetics.passage_error import mfpt_error
-from nanomd.kinetics.results import Cell, Interval, SourceKinetics, ValidationResult, VerdictRow
+from nanomd.kinetics.results import Cell, SourceKinetics, ValidationResult, VerdictRow
 
 
 def interval(value, relative, rng=None, scatter=0.0):

@@ -11,8 +11,10 @@ import pytest
 from known_chain import default_chain
 from scipy.stats import binom
 
-from nanomd.kinetics import estimates, sources
+from nanomd.kinetics import estimates
 from nanomd.kinetics.estimates import Sample
+from nanomd.kinetics.markov_source import markov_source
+from nanomd.kinetics.yardstick import Yardstick
 
 CHAIN, LAG, REPEATS = default_chain(), 20, 200
 LOW, HIGH = 0.90, 0.99
@@ -64,14 +66,12 @@ def test_markov_source_covers_what_it_estimates():
     """The Markov model's intervals cover the values of a Markov model of infinite data."""
     trajs = CHAIN.sample(20_000, 100, seed=6)
     matrix = CHAIN.lagged_matrix(1)
-    frame = sources.Frame(
-        n_states=4,
+    yardstick = Yardstick(
         macrostate=np.arange(4),
-        n_macrostates=4,
+        right=np.linalg.eig(matrix)[1].real[:, np.argsort(-np.linalg.eigvals(matrix).real)[1:]],
+        stationary=CHAIN.stationary,
         lagtimes=np.array([1]),
         lagtime=4,
-        n_timescales=3,
-        match=(np.linalg.eig(matrix)[1].real[:, np.argsort(-np.linalg.eigvals(matrix).real)[1:]], CHAIN.stationary),
         residence_times=np.array([0, 4, 8]),
         ck_lagtimes=np.array([4, 8]),
     )
@@ -87,7 +87,7 @@ def test_markov_source_covers_what_it_estimates():
     }
     hits: dict[str, list[bool]] = {name: [] for name in truth}
     for r, x in enumerate(trajs):
-        source = sources.markov_source("MSM", Sample.make([x], 4, timescale=140, n_bootstrap=40, seed=r), frame, 1)
+        source = markov_source("MSM", Sample.make([x], 4, timescale=140, n_bootstrap=40, seed=r), yardstick, 1).kinetics
         found = {
             "mfpt": source.mfpt[0, 3],
             "residence": source.residence[0],

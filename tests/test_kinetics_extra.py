@@ -11,7 +11,7 @@ from known_chain import default_chain
 from nanomd import kinetics
 from nanomd.base.errors import InputError
 from nanomd.kinetics import macrostates, paths, processes, validate
-from nanomd.kinetics.results import Interval
+from nanomd.kinetics.interval import Interval
 
 CHAIN = default_chain()
 DTRAJS = CHAIN.sample(20_000, 10, seed=21)

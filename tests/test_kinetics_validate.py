@@ -14,9 +14,12 @@ from nanomd.base.errors import InputError
 from nanomd.base.units import FrameInterval
 from nanomd.baselines.msm import MSMEstimator
 from nanomd.data.counts import largest_connected_set, transition_counts
-from nanomd.kinetics import compare, macrostates, markov, paths, processes, verdict
-from nanomd.kinetics.compare import default_lagtimes, usable_length, validate
-from nanomd.kinetics.results import Interval, ValidationResult
+from nanomd.kinetics import macrostates, markov, paths, processes, verdict
+from nanomd.kinetics.compare import validate
+from nanomd.kinetics.inputs import usable_length
+from nanomd.kinetics.interval import Interval
+from nanomd.kinetics.lags import default_lagtimes, settled
+from nanomd.kinetics.results import ValidationResult
 
 CHAIN = default_chain()
 
@@ -278,10 +281,10 @@ def test_lag_helpers():
 def test_lag_is_chosen_where_timescales_have_settled():
     lags = np.array([1, 2, 4, 8, 16, 32, 64, 128])
     rising = np.array([[40.0], [45], [52], [60], [70], [83], [100], [np.nan]])
-    assert compare._settled(lags, rising) == 5  # 64 exceeds half of the longest, 100
+    assert settled(lags, rising) == 5  # 64 exceeds half of the longest, 100
     level = np.array([[97.0, 10], [99, 13], [100, 14], [100, 15], [100, 9], [100, np.nan], [101, 99], [120, 90]])
-    assert compare._settled(lags, level) == 1
-    assert compare._settled(lags, np.full((8, 2), 0.5)) is None
+    assert settled(lags, level) == 1
+    assert settled(lags, np.full((8, 2), 0.5)) is None
 
 
 def test_agreement_rule():

@@ -19,10 +19,12 @@ from synthetic_result import make_landscape, make_metrics, make_result
 
 from nanomd.base.errors import InputError, StoreError
 from nanomd.base.units import FrameInterval
-from nanomd.kinetics.results import Cell, Interval, SourceKinetics, VerdictRow
+from nanomd.kinetics.interval import Interval
+from nanomd.kinetics.numbers import format_interval, format_number
+from nanomd.kinetics.results import Cell, SourceKinetics, VerdictRow
+from nanomd.kinetics.table import format_row
 from nanomd.report import ReportFigure, verdict_text, write_report
 from nanomd.report.landscape import free_energy_surfaces
-from nanomd.report.numbers import format_interval, format_number, format_row
 from nanomd.report.plots_kinetics import mfpt_error
 from nanomd.report.plots_paths import passage_notes, plot_transition_paths
 from nanomd.report.style import BLUE, DARK, source_styles

@@ -68,7 +68,7 @@ def report(
         [d[case.burn_in :] for d in rollout.dtrajs],
         lagtimes=case.lagtimes,
         lagtime=case.lagtime,
-        macrostate_of_state=material.judge.frame.macrostate,
+        macrostate_of_state=material.judge.yardstick.macrostate,
         frame_interval=case.frame_interval,
         training=training,
         others=others,

@@ -120,7 +120,7 @@ def run_reference(case: Case, material: Material, dataset: int, folder: Path) ->
         **{f"MSM lag {lag}": judge.markov("MSM", training, lag) for lag in case.markov_lags},
     }
     records = {name: record(source, case.lagtime) for name, source in sources.items()}
-    few = judge.frame.n_states <= MEMORY_KERNEL_STATES
+    few = judge.yardstick.n_states <= MEMORY_KERNEL_STATES
     if few:
         records["memory kernel"] = memory_kernel(judge, training)
     pieces: dict[str, Any] = {}
@@ -136,15 +136,16 @@ def run_reference(case: Case, material: Material, dataset: int, folder: Path) ->
     value = {
         "case": case.name,
         "dataset": dataset,
-        "n_states": judge.frame.n_states,
-        "macrostate_names": list(material.data.names) or [chr(ord("A") + k) for k in range(judge.frame.n_macrostates)],
-        "macrostates": judge.frame.macrostate.tolist(),
+        "n_states": judge.yardstick.n_states,
+        "macrostate_names": list(material.data.names)
+        or [chr(ord("A") + k) for k in range(judge.yardstick.n_macrostates)],
+        "macrostates": judge.yardstick.macrostate.tolist(),
         "slowest": judge.slowest,
         "lagtime": case.lagtime,
         "frame_interval": asdict(case.frame_interval),
         "sources": records,
         "pieces": pieces,
-        "msm_held_out_nll": markov_nll(training, scored_frames(held_out), judge.frame.n_states),
+        "msm_held_out_nll": markov_nll(training, scored_frames(held_out), judge.yardstick.n_states),
     }
     write_json(path, value)
 

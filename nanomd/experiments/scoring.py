@@ -20,9 +20,12 @@ from nanomd.data.counts import transition_counts
 from nanomd.experiments.cases import Case, Data
 from nanomd.kinetics import macrostates, markov
 from nanomd.kinetics.estimates import Sample
+from nanomd.kinetics.interval import Interval
+from nanomd.kinetics.markov_source import markov_source
 from nanomd.kinetics.processes import processes_between
-from nanomd.kinetics.results import Interval, SourceKinetics
-from nanomd.kinetics.sources import Frame, markov_source, trajectory_source
+from nanomd.kinetics.results import SourceKinetics
+from nanomd.kinetics.sources import trajectory_source
+from nanomd.kinetics.yardstick import Yardstick
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
@@ -37,12 +40,12 @@ class Judge:
 
     Parameters
     ----------
-    frame : Frame
+    yardstick : Yardstick
     slowest : float
         Slowest timescale in frames, for the length of bootstrap blocks.
     """
 
-    frame: Frame
+    yardstick: Yardstick
     slowest: float
 
     @classmethod
@@ -59,38 +62,36 @@ class Judge:
         m = int(macrostate.max()) + 1
         values, right, _ = model.eigen(min(4 * m, len(model.active) - 1))
         chosen = processes_between(right, model.stationary, macrostate, m)
-        frame = Frame(
-            n_states=n_states,
+        yardstick = Yardstick(
             macrostate=macrostate,
-            n_macrostates=m,
+            right=right[:, chosen],
+            stationary=model.stationary,
             lagtimes=np.array(case.lagtimes, np.int64),
             lagtime=case.lagtime,
-            n_timescales=len(chosen),
-            match=(right[:, chosen], model.stationary),
             residence_times=case.lagtime * np.arange(0, 200, 4, dtype=np.int64),
             ck_lagtimes=case.lagtime * np.array([1, 2, 4, 8, 16, 32], np.int64),
-            seen=transition_counts(list(data.training), n_states, 1),
+            training_counts=transition_counts(list(data.training), n_states, 1),
         )
         slowest = markov.eigenvalue_timescales(values[chosen], case.lagtime)[0]
-        return cls(frame, float(slowest))
+        return cls(yardstick, float(slowest))
 
     def sample(self, dtrajs: list[IntArray], seed: int = 0) -> Sample:
         """Cut trajectories into blocks for the bootstrap."""
         return Sample.make(
-            list(dtrajs), self.frame.n_states, timescale=self.slowest, n_bootstrap=_BOOTSTRAPS, seed=seed
+            list(dtrajs), self.yardstick.n_states, timescale=self.slowest, n_bootstrap=_BOOTSTRAPS, seed=seed
         )
 
     def trajectories(self, name: str, dtrajs: list[IntArray], *, is_md: bool = False) -> SourceKinetics:
         """Measure trajectories; lags beyond a fifth of the longest are left out."""
-        usable = [lag for lag in self.frame.lagtimes if 5 * lag <= max(len(d) for d in dtrajs)]
-        frame = replace(self.frame, lagtimes=np.array(usable, np.int64))
+        usable = [lag for lag in self.yardstick.lagtimes if 5 * lag <= max(len(d) for d in dtrajs)]
+        yardstick = replace(self.yardstick, lagtimes=np.array(usable, np.int64))
         if is_md:  # the MD is not a model of itself
-            frame = replace(frame, seen=np.zeros((0, 0), np.int64))
-        return trajectory_source(name, self.sample(dtrajs), frame)
+            yardstick = replace(yardstick, training_counts=np.zeros((0, 0), np.int64))
+        return trajectory_source(name, self.sample(dtrajs), yardstick).kinetics
 
     def markov(self, name: str, training: list[IntArray], lagtime: int) -> SourceKinetics:
         """Measure the Markov model of trajectories at a lag that divides the case's."""
-        return markov_source(name, self.sample(training), self.frame, lagtime)
+        return markov_source(name, self.sample(training), self.yardstick, lagtime).kinetics
 
 
 def memory_kernel(judge: Judge, training: list[IntArray]) -> dict[str, Any]:
@@ -98,21 +99,20 @@ def memory_kernel(judge: Judge, training: list[IntArray]) -> dict[str, Any]:
     from nanomd.baselines.memory_kernel import MemoryKernelEstimator
     from nanomd.kinetics.processes import match_processes
 
-    frame = judge.frame
-    model = MemoryKernelEstimator(1).fit(training, n_states=frame.n_states).fetch_model()
+    yardstick = judge.yardstick
+    model = MemoryKernelEstimator(1).fit(training, n_states=yardstick.n_states).fetch_model()
     stationary = model.stationary_distribution
-    inside = frame.macrostate >= 0
-    share = np.bincount(frame.macrostate[inside], stationary[inside], frame.n_macrostates)
-    values, vectors = np.linalg.eig(model.transition_matrix(frame.lagtime))
-    order = np.argsort(-values.real)[1 : 1 + 4 * frame.n_macrostates]
-    matched = match_processes(vectors[:, order].real, *frame.match)
+    share = yardstick.shares(stationary)
+    values, vectors = np.linalg.eig(model.transition_matrix(yardstick.lagtime))
+    order = np.argsort(-values.real)[1 : 1 + 4 * yardstick.n_macrostates]
+    matched = match_processes(vectors[:, order].real, yardstick.right, yardstick.stationary)
     slow = np.where(matched >= 0, values.real[order][matched], np.nan)
     return {
         "n_trajs": 0,
         "n_frames": 0,
-        "populations": _values(share.astype(np.float64)),
-        "timescales": _values(markov.eigenvalue_timescales(slow, frame.lagtime)),
-        "mfpt": _values(model.mfpts(frame.macrostate, stride=frame.lagtime)),
+        "populations": _values(share),
+        "timescales": _values(markov.eigenvalue_timescales(slow, yardstick.lagtime)),
+        "mfpt": _values(model.mfpts(yardstick.macrostate, stride=yardstick.lagtime)),
         "leakage": None,
         "memory": model.memory,
         "growth": model.growth,
@@ -120,8 +120,7 @@ def memory_kernel(judge: Judge, training: list[IntArray]) -> dict[str, Any]:
 
 
 def _values(value: FloatArray) -> dict[str, Any]:
-    nothing = np.full(value.shape, np.nan)
-    return _interval(Interval(value, nothing, nothing))
+    return _interval(Interval.undefined(value))
 
 
 def record(source: SourceKinetics, lagtime: int) -> dict[str, Any]:

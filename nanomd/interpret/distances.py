@@ -25,7 +25,7 @@ from nanomd.data.counts import transition_counts
 from nanomd.data.dtrajs import DtrajsLike
 from nanomd.interpret.explicit import prepare
 from nanomd.interpret.results import KineticDistances
-from nanomd.kinetics.results import Interval
+from nanomd.kinetics.interval import Interval
 
 if TYPE_CHECKING:
     from nanomd.estimator import GPTModel

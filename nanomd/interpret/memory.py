@@ -20,7 +20,7 @@ from nanomd.data.dtrajs import DtrajsLike
 from nanomd.interpret.explicit import prepare
 from nanomd.interpret.results import MemoryLength
 from nanomd.interpret.sampling import block_interval, spread_integers, spread_windows, usable_length
-from nanomd.kinetics.results import Interval
+from nanomd.kinetics.interval import Interval
 from nanomd.model.network import NanoGPT
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def _shortest(contexts: NDArray[np.int64], loss: NDArray[np.float64], tolerance:
 
 def _markov(model: GPTModel, training: DtrajsLike | None, windows: NDArray[np.int64], confidence: float) -> Interval:
     if training is None:
-        return Interval(*(np.array(np.nan) for _ in range(3)))
+        return Interval.undefined(np.nan)
 
     _, tokens = prepare(model, training)
     counts = transition_counts(tokens, model.config.n_states) + MARKOV_PSEUDOCOUNT

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanomd.base.errors import InputError
-from nanomd.kinetics.results import Interval
+from nanomd.kinetics.interval import Interval
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]

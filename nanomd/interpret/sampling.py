@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from nanomd.base.config import check_range
 from nanomd.base.errors import InputError
-from nanomd.kinetics.results import Interval
+from nanomd.kinetics.interval import Interval
 
 N_BLOCKS = 20
 
@@ -84,7 +84,7 @@ def block_interval(values: NDArray[Any], confidence: float = 0.95, n_blocks: int
     mean = values.mean(axis=0)
     blocks = min(n_blocks, len(values))
     if blocks < 2:
-        return Interval(mean, np.full_like(mean, np.nan), np.full_like(mean, np.nan))
+        return Interval.undefined(mean)
     groups = np.array_split(values, blocks)
     share = np.array([len(group) for group in groups], np.float64).reshape(-1, *[1] * mean.ndim)
     means = np.stack([group.mean(axis=0) for group in groups])

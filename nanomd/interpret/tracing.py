@@ -33,7 +33,7 @@ from nanomd.data.dtrajs import DtrajsLike
 from nanomd.interpret.explicit import MAX_SCORES, Part, Record, Restore, markov_rows, prepare, read_out, run_blocks
 from nanomd.interpret.results import CausalTracing
 from nanomd.interpret.sampling import block_interval, spread_integers, spread_windows, usable_length
-from nanomd.kinetics.results import Interval
+from nanomd.kinetics.interval import Interval
 from nanomd.model.network import NanoGPT
 
 if TYPE_CHECKING:
@@ -186,14 +186,14 @@ def causal_tracing(
                 single[rows, column] += tracer.p_clean - tracer.probability(alone.residual[-1], row)
             markov[rows] += tracer.probability(record.residual[-1], tracer.markov) - p
     mean = {place: block_interval(values / n_draws, confidence) for place, values in effects.items()}
-    no_head = Interval(*(np.array(np.nan) for _ in range(3)))
+    no_head = Interval.undefined(np.nan)
     return CausalTracing(
         lags=restored,
         clean=block_interval(clean, confidence),
         corrupted=block_interval(clean - fall.mean(axis=1), confidence),
-        residual=_stack([mean["residual", layer] for layer in range(L + 1)]),
-        attention=_stack([mean["attention", layer] for layer in range(L)]),
-        mlp=_stack([mean["mlp", layer] for layer in range(L)]),
+        residual=Interval.stack([mean["residual", layer] for layer in range(L + 1)]),
+        attention=Interval.stack([mean["attention", layer] for layer in range(L)]),
+        mlp=Interval.stack([mean["mlp", layer] for layer in range(L)]),
         markov=block_interval(markov / n_draws, confidence) if config.markov_head else no_head,
         single=block_interval(single / n_draws, confidence),
         noise=noise,
@@ -205,10 +205,6 @@ def causal_tracing(
         changes_only=changes_only,
         confidence=confidence,
     )
-
-
-def _stack(intervals: list[Interval]) -> Interval:
-    return Interval(*(np.stack([getattr(x, name) for x in intervals]) for name in ("value", "low", "high")))
 
 
 def _noise_seed(seed: int, draw: int, begin: int) -> int:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from nanomd.kinetics.compare import validate
+from nanomd.kinetics.interval import Interval
 from nanomd.kinetics.leakage import Leakage, leakage
 from nanomd.kinetics.passage_error import mfpt_error
 from nanomd.kinetics.paths import PathTimes, transition_times
 from nanomd.kinetics.processes import Processes, match_timescales
 from nanomd.kinetics.quantities import ck_test, free_energies, implied_timescales, mfpt, pcca, populations, residence
-from nanomd.kinetics.results import Cell, Interval, MfptError, SourceKinetics, ValidationResult, VerdictRow
+from nanomd.kinetics.results import Cell, MfptError, SourceKinetics, ValidationResult, VerdictRow
 
 __all__ = [
     "Cell",

@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 
 from nanomd._native import Blocks
 from nanomd.base.config import check_range
-from nanomd.kinetics.results import Interval
+from nanomd.kinetics.interval import Interval
 
 FloatArray = NDArray[np.float64]
+Scale = Literal["log", "logit", "linear"]
 
 MAX_BLOCKS = 200
 MIN_BLOCKS = 8
@@ -80,7 +81,7 @@ class Bootstrap:
         self,
         value: FloatArray,
         replicates: FloatArray,
-        scale: Literal["log", "logit", "linear"],
+        scale: Scale,
         least_error: FloatArray | None = None,
     ) -> Interval:
         """Return the interval of `value` (...) from `replicates` (n_bootstrap, ...).
@@ -92,9 +93,8 @@ class Bootstrap:
 
         value = np.asarray(value, np.float64)
         n_blocks = self.weights.shape[1]
-        nothing = np.full(value.shape, np.nan)
         if n_blocks < 2:
-            return Interval(value, nothing, nothing.copy())
+            return Interval.undefined(value)
         with np.errstate(all="ignore"):
             centre, spread = _to(value, scale), _to(replicates, scale)
             finite = np.isfinite(spread)
@@ -107,7 +107,7 @@ class Bootstrap:
             half = student.ppf(0.5 + 0.5 * self.confidence, n_blocks - 1) * error
             low, high = _from(centre - half, scale), _from(centre + half, scale)
         defined = np.isfinite(centre) & (number >= len(replicates) / 2)
-        return Interval(value, np.where(defined, low, np.nan), np.where(defined, high, np.nan))
+        return Interval(value, *(np.where(defined, x, np.nan) for x in (low, high, error)))
 
 
 def _to(value: FloatArray, scale: str) -> FloatArray:

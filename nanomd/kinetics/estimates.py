@@ -14,13 +14,13 @@ from nanomd import _native
 from nanomd._native import Blocks
 from nanomd.data.counts import transition_counts
 from nanomd.kinetics.bootstrap import Bootstrap, make_blocks, ratio
+from nanomd.kinetics.interval import Interval
 from nanomd.kinetics.markov import (
     MarkovModel,
     eigenvalue_timescales,
     estimate_markov_model,
 )
 from nanomd.kinetics.processes import match_processes
-from nanomd.kinetics.results import Interval
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -97,16 +97,16 @@ def timescales(
     """
     empty = np.full(n_timescales, np.nan)
     if all(len(x) <= lagtime for x in sample.dtrajs):
-        return Interval(empty, empty, empty), None
+        return Interval.undefined(empty), None
     counts = transition_counts(sample.dtrajs, sample.n_states, lagtime)
     if counts.sum() == 0:
-        return Interval(empty, empty, empty), None
+        return Interval.undefined(empty), None
     model = estimate_markov_model(counts, lagtime)
     # A source may have slow processes that the reference lacks, such as a trap: those stand in the queue, too.
     values, right, left = model.eigen(n_timescales + (SPARE_PROCESSES if match is not None else 2))
     k = len(values)
     if k == 0:
-        return Interval(empty, empty, empty), model
+        return Interval.undefined(empty), model
     product, rows = _native.project_transitions(sample.dtrajs, sample.n_states, lagtime, right, blocks=sample.blocks)
     product_w, rows_w = sample.bootstrap.sums(product), sample.bootstrap.sums(rows)
     # Row-normalised transition matrix times right; a row without data keeps the model's.
@@ -192,9 +192,4 @@ def self_transitions(macro: Sample, lagtimes: IntArray) -> Interval:
         replicates = ratio(macro.bootstrap.sums(stay), macro.bootstrap.sums(leave))
         value = ratio(stay.sum(axis=0), leave.sum(axis=0))
         parts.append(macro.bootstrap.interval(value, replicates, "logit"))
-    return stack(parts)
-
-
-def stack(parts: list[Interval]) -> Interval:
-    """Stack intervals along a new first axis."""
-    return Interval(*(np.stack([getattr(x, name) for x in parts]) for name in ("value", "low", "high")))
+    return Interval.stack(parts)

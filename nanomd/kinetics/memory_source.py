@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,11 +10,12 @@ from nanomd.base.errors import InputError
 from nanomd.data.counts import stationary_vector
 from nanomd.kinetics import markov, processes
 from nanomd.kinetics import transfer_tensors as tt
-from nanomd.kinetics.bootstrap import Bootstrap
+from nanomd.kinetics.bootstrap import Bootstrap, Scale
 from nanomd.kinetics.estimates import SPARE_PROCESSES, Sample, tracked_eigenvalues
+from nanomd.kinetics.interval import Interval
 from nanomd.kinetics.memory_choice import choose_memory
-from nanomd.kinetics.results import Interval, SourceKinetics
-from nanomd.kinetics.sources import Frame, macro_shares
+from nanomd.kinetics.sources import Measured, computed_source
+from nanomd.kinetics.yardstick import Yardstick
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -28,7 +27,7 @@ _MAX_NUMBERS = 10**8  # in the counts of all groups
 _MAX_WORK = 3e11  # operations behind the intervals of propagated quantities
 
 
-def memory_source(name: str, sample: Sample, frame: Frame, memory: int | None = None) -> SourceKinetics:
+def memory_source(name: str, sample: Sample, yardstick: Yardstick, memory: int | None = None) -> Measured:
     """Compute populations, timescales, passage and residence times and self-transitions of a memory-kernel model.
 
     Parameters
@@ -36,7 +35,7 @@ def memory_source(name: str, sample: Sample, frame: Frame, memory: int | None = 
     name : str
     sample : Sample
         The training data.
-    frame : Frame
+    yardstick : Yardstick
         What all sources share.
     memory : int, optional
         Frames that are remembered; by default chosen on held-out parts, see `choose_memory`.
@@ -57,11 +56,11 @@ def memory_source(name: str, sample: Sample, frame: Frame, memory: int | None = 
     inner = counts[:, :, active[:, None], active[None, :]].astype(np.float64)
     whole = inner.sum(axis=0)
     point_model = tt.transfer_tensors(tt.normalised(whole, True))
-    lags = np.unique(np.concatenate([frame.lagtimes, frame.ck_lagtimes, [frame.lagtime]]))
-    slow = _slow_processes(tt.propagate(point_model, [min(memory, frame.lagtime)])[0], active, frame)
-    point = _quantities(point_model, active, frame, lags, slow)
+    lags = np.unique(np.concatenate([yardstick.lagtimes, yardstick.ck_lagtimes, [yardstick.lagtime]]))
+    slow = _slow_processes(tt.propagate(point_model, [min(memory, yardstick.lagtime)])[0], active, yardstick)
+    point = _quantities(point_model, active, yardstick, lags, slow)
     boot = Bootstrap.draw(max(n_groups, 2), _REPLICATES, sample.bootstrap.confidence, 0)
-    work = 2.0 * len(active) ** 2 * memory * (len(active) * memory + lags.max() * (frame.n_macrostates + 9))
+    work = 2.0 * len(active) ** 2 * memory * (len(active) * memory + lags.max() * (yardstick.n_macrostates + 9))
     number = int(min(_REPLICATES, _MAX_WORK / work)) if split and n_groups > 1 else 0
     boot = Bootstrap(boot.weights[:number], boot.confidence)
     replicates: list[dict[str, FloatArray]] = []
@@ -69,63 +68,49 @@ def memory_source(name: str, sample: Sample, frame: Frame, memory: int | None = 
         for weights in boot.weights:
             drawn = np.tensordot(weights, inner, axes=1) + 1e-6 * whole  # a rare transition left out stays connected
             tensors = tt.transfer_tensors(tt.normalised(drawn, True))
-            replicates.append(_quantities(tensors, active, frame, lags, slow))
-    passages, spread = _passages(sample, frame, memory, group, n_groups, boot, bool(replicates))
-    if spread is not None:
-        frame.passages[name] = spread
+            replicates.append(_quantities(tensors, active, yardstick, lags, slow))
+    passages, spread = _passages(sample, yardstick, memory, group, n_groups, boot, bool(replicates))
 
-    def interval(key: str, scale: Any) -> Interval:
+    def interval(key: str, scale: Scale) -> Interval:
         if not replicates:
-            return _bare(point[key])
+            return Interval.undefined(point[key])
         return boot.interval(point[key], np.stack([r[key] for r in replicates]), scale)
 
-    m = frame.n_macrostates
+    m = yardstick.n_macrostates
     ck = interval("self", "logit")
-    return SourceKinetics(
-        name=name,
-        n_trajs=0,
-        n_frames=0,
+    kinetics = computed_source(
+        name,
+        yardstick,
         populations=interval("populations", "logit"),
         macro_populations=interval("macro", "logit"),
-        lagtimes=frame.lagtimes,
         timescales=interval("timescales", "log"),
-        mfpt=_bare(passages) if spread is None else boot.interval(passages, spread, "log"),
-        mfpt_events=np.zeros((m, m), np.int64),
+        mfpt=Interval.undefined(passages) if spread is None else boot.interval(passages, spread, "log"),
         residence=interval("residence", "log"),
-        residence_events=np.zeros(m, np.int64),
-        residence_times=frame.residence_times,
-        residence_survival=np.full((m, len(frame.residence_times)), np.nan),
-        ck_lagtimes=frame.ck_lagtimes,
+        residence_survival=np.full((m, len(yardstick.residence_times)), np.nan),
         ck_estimated=ck,
         ck_predicted=ck.value,
         unseen_states=np.setdiff1d(np.arange(n), active).astype(np.int64),
         timescale_overlap=slow[2],
-        path_mean=_bare(np.full((m, m), np.nan)),
-        path_events=np.zeros((m, m), np.int64),
-        path_times=frame.path_times,
-        path_longer=np.full((m, m, len(frame.path_times)), np.nan),
+        path_mean=Interval.undefined(np.full((m, m), np.nan)),
+        path_longer=np.full((m, m, len(yardstick.path_times)), np.nan),
     )
+    return Measured(kinetics, spread)
 
 
-def passages_of_pieces(sample: Sample, frame: Frame) -> tuple[FloatArray, FloatArray] | None:
+def passages_of_pieces(sample: Sample, yardstick: Yardstick) -> tuple[FloatArray, FloatArray] | None:
     """Return passage times (m, m) of trajectories shorter than a passage, and replicates (w, m, m), in frames.
 
     Counting whole passages in short pieces is biased: most pieces hold none, and which state came last before a piece
     is not known. Excursions hardly suffer. None where no piece is longer than the stride.
     """
     longest = max(len(x) for x in sample.dtrajs)
-    if longest <= frame.lagtime:
+    if longest <= yardstick.lagtime:
         return None
     group, n_groups = _groups(sample)
     boot = Bootstrap.draw(max(n_groups, 2), _REPLICATES, sample.bootstrap.confidence, 0)
-    memory = min(longest - 1, _PIECE_STRIDES * frame.lagtime)
-    times, spread = _passages(sample, frame, memory, group, n_groups, boot, n_groups > 1)
+    memory = min(longest - 1, _PIECE_STRIDES * yardstick.lagtime)
+    times, spread = _passages(sample, yardstick, memory, group, n_groups, boot, n_groups > 1)
     return times, times[None] if spread is None else spread
-
-
-def _bare(value: FloatArray) -> Interval:
-    nothing = np.full(value.shape, np.nan)
-    return Interval(value, nothing, nothing.copy())
 
 
 def _groups(sample: Sample) -> tuple[IntArray, int]:
@@ -143,45 +128,55 @@ def _grouped_counts(sample: Sample, memory: int, group: IntArray, n_groups: int)
     return np.asarray(out, np.float64)
 
 
-def _slow_processes(matrix: FloatArray, active: IntArray, frame: Frame) -> tuple[FloatArray, FloatArray, FloatArray]:
+def _slow_processes(
+    matrix: FloatArray, active: IntArray, yardstick: Yardstick
+) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Return right and left eigenvectors (a, k) of the processes paired with the reference's, and overlaps (k,)."""
     values, vectors = np.linalg.eig(matrix)
-    order = np.argsort(-values.real)[1 : frame.n_timescales + SPARE_PROCESSES + 1]
+    order = np.argsort(-values.real)[1 : yardstick.n_timescales + SPARE_PROCESSES + 1]
     left = np.linalg.pinv(vectors)[order].T.real
-    right = np.zeros((frame.n_states, len(order)))
+    right = np.zeros((yardstick.n_states, len(order)))
     right[active] = vectors[:, order].real
-    pairs = processes.match_processes(right, *frame.match)
+    pairs = processes.match_processes(right, yardstick.right, yardstick.stationary)
     pairs = pairs[pairs >= 0]
-    return right[active][:, pairs], left[:, pairs], processes.paired_overlap(right, *frame.match)
+    return (
+        right[active][:, pairs],
+        left[:, pairs],
+        processes.paired_overlap(right, yardstick.right, yardstick.stationary),
+    )
 
 
 def _quantities(
-    tensors: FloatArray, active: IntArray, frame: Frame, lags: IntArray, slow: tuple[FloatArray, FloatArray, FloatArray]
+    tensors: FloatArray,
+    active: IntArray,
+    yardstick: Yardstick,
+    lags: IntArray,
+    slow: tuple[FloatArray, FloatArray, FloatArray],
 ) -> dict[str, FloatArray]:
     """Compute all that follows from T(n) applied to a few vectors: macrostates and slow eigenvectors."""
-    m = frame.n_macrostates
+    m = yardstick.n_macrostates
     right, left, _ = slow
-    member = (frame.macrostate[active][:, None] == np.arange(m)).astype(np.float64)
+    member = (yardstick.macrostate[active][:, None] == np.arange(m)).astype(np.float64)
     ahead = dict(zip(lags.tolist(), tt.propagate_columns(tensors, np.hstack([member, right]), lags), strict=True))
     pi = stationary_vector(tensors.sum(axis=0))
-    populations = np.zeros(frame.n_states)
+    populations = np.zeros(yardstick.n_states)
     populations[active] = pi
     start = member * pi[:, None]
     with np.errstate(all="ignore"):
         start /= start.sum(axis=0)
-    small = np.stack([left.T @ ahead[int(lag)][:, m:] for lag in frame.lagtimes])
+    small = np.stack([left.T @ ahead[int(lag)][:, m:] for lag in yardstick.lagtimes])
     scale = left.T @ right  # not quite 1 where eigenvalues are complex
     small = np.linalg.solve(scale[None], small)
-    times = np.full((len(frame.lagtimes), frame.n_timescales), np.nan)
-    for row, (lag, values) in enumerate(zip(frame.lagtimes, tracked_eigenvalues(small), strict=True)):
+    times = np.full((len(yardstick.lagtimes), yardstick.n_timescales), np.nan)
+    for row, (lag, values) in enumerate(zip(yardstick.lagtimes, tracked_eigenvalues(small), strict=True)):
         times[row, : len(values)] = markov.eigenvalue_timescales(values, int(lag))
-    stay = np.stack([(start * ahead[int(lag)][:, :m]).sum(axis=0) for lag in frame.ck_lagtimes])
-    once = (start * ahead[frame.lagtime][:, :m]).sum(axis=0)
+    stay = np.stack([(start * ahead[int(lag)][:, :m]).sum(axis=0) for lag in yardstick.ck_lagtimes])
+    once = (start * ahead[yardstick.lagtime][:, :m]).sum(axis=0)
     with np.errstate(all="ignore"):
-        residence = np.where(once < 1, frame.lagtime / (1 - once), np.nan)
+        residence = np.where(once < 1, yardstick.lagtime / (1 - once), np.nan)
     return {
         "populations": populations,
-        "macro": macro_shares(populations, frame),
+        "macro": yardstick.shares(populations),
         "timescales": times,
         "self": stay,
         "residence": residence,
@@ -189,13 +184,13 @@ def _quantities(
 
 
 def _passages(
-    sample: Sample, frame: Frame, memory: int, group: IntArray, n_groups: int, boot: Bootstrap, replicate: bool
+    sample: Sample, yardstick: Yardstick, memory: int, group: IntArray, n_groups: int, boot: Bootstrap, replicate: bool
 ) -> tuple[FloatArray, FloatArray | None]:
     """Return passage times (m, m) with memory in frames, and replicates (w, m, m).
 
     Where no trajectory is longer than the stride, those of a Markov chain of T(stride), without replicates.
     """
-    m, stride = frame.n_macrostates, frame.lagtime
+    m, stride = yardstick.n_macrostates, yardstick.lagtime
     longest = max(len(x) for x in sample.dtrajs)
     out = np.full((m, m), np.nan)
     if longest <= stride:
@@ -204,16 +199,16 @@ def _passages(
         inner = counts[:, active[:, None], active[None, :]]
         matrix = tt.propagate(tt.transfer_tensors(tt.normalised(inner, True)), [stride])[0]
         pi = stationary_vector(matrix)
-        return stride * markov.passage_times(matrix, pi, frame.macrostate[active], m), None
+        return stride * markov.passage_times(matrix, pi, yardstick.macrostate[active], m), None
     steps = min(-(-memory // stride) + 2, (longest - 1) // stride)
     spread = np.full((len(boot.weights), m, m), np.nan)
     # Excursions are counted by the macrostates on their way where microstates and groups would not fit into memory.
     fits = n_groups * steps * sample.n_states**2 <= _MAX_NUMBERS
-    labels = np.arange(sample.n_states) if fits else frame.macrostate
-    coarse = sample if fits else sample.coarse(frame.macrostate, m)
+    labels = np.arange(sample.n_states) if fits else yardstick.macrostate
+    coarse = sample if fits else sample.coarse(yardstick.macrostate, m)
     for a in range(m):
         for b in range(m):
-            source, target = (np.unique(labels[frame.macrostate == c]) for c in (a, b))
+            source, target = (np.unique(labels[yardstick.macrostate == c]) for c in (a, b))
             if a == b or not (len(source) and len(target)):
                 continue
             counts = tt.excursion_counts(

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from nanomd.base.config import check_range
 from nanomd.base.errors import InputError
-from nanomd.kinetics.results import Interval, MfptError
+from nanomd.kinetics.interval import Interval
+from nanomd.kinetics.results import MfptError
 
 FloatArray = NDArray[np.float64]
 

@@ -17,7 +17,7 @@ from nanomd.base.errors import InputError
 from nanomd.kinetics.bootstrap import ratio
 from nanomd.kinetics.estimates import FEW_EVENTS, Sample
 from nanomd.kinetics.inputs import check_lagtime, trajectories, usable_length
-from nanomd.kinetics.results import Interval
+from nanomd.kinetics.interval import Interval
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]

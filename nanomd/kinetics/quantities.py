@@ -18,7 +18,7 @@ from nanomd.data.counts import transition_counts
 from nanomd.kinetics import estimates, macrostates, markov
 from nanomd.kinetics.estimates import Sample
 from nanomd.kinetics.inputs import check_lagtime, trajectories, usable_length
-from nanomd.kinetics.results import Interval
+from nanomd.kinetics.interval import Interval
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -72,7 +72,7 @@ def implied_timescales(
     if timescale is None:
         slowest = estimates.timescales(sample, int(min(lagtimes)), 1)[0].value[0]
         sample = Sample.make(sample.dtrajs, sample.n_states, timescale=float(slowest), **settings)
-    return estimates.stack([estimates.timescales(sample, int(lag), n_timescales)[0] for lag in lagtimes])
+    return Interval.stack([estimates.timescales(sample, int(lag), n_timescales)[0] for lag in lagtimes])
 
 
 def mfpt(

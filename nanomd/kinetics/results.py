@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nanomd.base.errors import InputError
 from nanomd.base.units import FrameInterval
+from nanomd.kinetics.interval import Interval
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -21,22 +19,16 @@ IntArray = NDArray[np.int64]
 FORMAT_VERSION = 2  # of validation.json; 1 had no transition paths, no events of processes and no MFPT errors
 
 
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """Arrays of one shape: the estimate, and the ends of its confidence interval (NaN where undefined)."""
-
-    value: FloatArray
-    low: FloatArray
-    high: FloatArray
-
-    def __getitem__(self, index: Any) -> Interval:
-        """Index the three arrays at once."""
-        return Interval(np.asarray(self.value[index]), np.asarray(self.low[index]), np.asarray(self.high[index]))
+def _integers(*shape: int) -> IntArray:
+    return np.zeros(shape, np.int64)
 
 
-def _nothing(*shape: int) -> Interval:
-    """Return no numbers: an undefined interval of the shape."""
-    return Interval(*(np.full(shape, np.nan) for _ in range(3)))
+def _numbers(*shape: int) -> FloatArray:
+    return np.full(shape, np.nan)
+
+
+def _interval(*shape: int) -> Interval:
+    return Interval.undefined(_numbers(*shape))
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,58 +65,70 @@ class SourceKinetics:
 
     n is the number of microstates, m of macrostates, l of lag times, k of timescales, t, c and p lengths of curves,
     q of quantiles (`nanomd.kinetics.paths.QUANTILES`). Fields with defaults are empty in files of format version 1.
+
+    Parameters
+    ----------
+    name : str
+    n_trajs, n_frames : int
+        0 of a model that generates no trajectories.
+    populations, macro_populations : Interval (n,), (m,)
+    lagtimes : ndarray (l,)
+    timescales : Interval (l, k)
+        In the order of the reference's processes, slowest first.
+    mfpt : Interval (m, m)
+        From row to column; NaN on the diagonal and where nothing was seen.
+    mfpt_events : ndarray (m, m)
+        Completed passages behind each.
+    residence, residence_events : Interval (m,), ndarray (m,)
+        Mean residence times, and the exits behind them.
+    residence_times, residence_survival : ndarray (t,), (m, t)
+        Probability to stay longer than each of the times.
+    ck_lagtimes, ck_estimated, ck_predicted : ndarray (c,), Interval (c, m), ndarray (c, m)
+        Probability to be in a macrostate a lag after being in it: counted, and from a Markov model.
+    unseen_fraction, unseen, unseen_events : float, Interval (), int
+        Share and number of steps whose transition the training data never show.
+    unseen_states : ndarray
+        States never visited.
+    timescale_overlap : ndarray (k,)
+        Cosine with the reference's process at the lag of the validation.
+    timescale_events : ndarray (k,)
+        Passages between the ends of the reference's process.
+    path_mean, path_quantiles, path_events : Interval (m, m), Interval (q, m, m), ndarray (m, m)
+        Durations of transition paths between cores, and numbers of paths.
+    path_times, path_longer : ndarray (p,), (m, m, p)
+        Share of paths that take longer.
+    path_resolution : int
+        Frames; paths of a Markov model are seen every lag time only.
     """
 
     name: str
     n_trajs: int
     n_frames: int
-    populations: Interval  # (n,)
-    macro_populations: Interval  # (m,)
-    lagtimes: IntArray  # (l,)
-    timescales: Interval  # (l, k), in the order of the reference's processes, slowest first
-    mfpt: Interval  # (m, m), from row to column; NaN on the diagonal and where nothing was seen
-    mfpt_events: IntArray  # (m, m), completed passages behind each mfpt
-    residence: Interval  # (m,), mean residence
-    residence_events: IntArray  # (m,)
-    residence_times: IntArray  # (t,)
-    residence_survival: FloatArray  # (m, t), probability to stay longer
-    ck_lagtimes: IntArray  # (c,)
-    ck_estimated: Interval  # (c, m), probability to be in a macrostate after a lag, given the start in it
-    ck_predicted: FloatArray  # (c, m), the same from the MSM at the shortest of these lags
-    unseen_fraction: float = math.nan  # share of generated steps whose transition the training data never show
-    unseen_states: IntArray = field(default_factory=lambda: np.zeros((0,), np.int64))  # states never visited
-    unseen: Interval = field(default_factory=lambda: _nothing())  # scalar: unseen_fraction with its interval
-    unseen_events: int = 0  # steps with such a transition
-    timescale_overlap: FloatArray = field(
-        default_factory=lambda: np.zeros((0,))
-    )  # (k,), cosine with the reference's process at lagtime
-    timescale_events: IntArray = field(
-        default_factory=lambda: np.zeros((0,), np.int64)
-    )  # (k,), passages between the ends of the reference's process
-    path_mean: Interval = field(
-        default_factory=lambda: _nothing(0, 0)
-    )  # (m, m), mean duration of transition paths between cores
-    path_quantiles: Interval = field(default_factory=lambda: _nothing(0, 0, 0))  # (q, m, m)
-    path_events: IntArray = field(
-        default_factory=lambda: np.zeros(
-            (
-                0,
-                0,
-            ),
-            np.int64,
-        )
-    )  # (m, m), paths
-    path_times: IntArray = field(default_factory=lambda: np.zeros((0,), np.int64))  # (p,)
-    path_longer: FloatArray = field(
-        default_factory=lambda: np.zeros(
-            (
-                0,
-                0,
-                0,
-            )
-        )
-    )  # (m, m, p), share of paths that take longer
-    path_resolution: int = 1  # frames; paths of a Markov model are seen every lag time only
+    populations: Interval
+    macro_populations: Interval
+    lagtimes: IntArray
+    timescales: Interval
+    mfpt: Interval
+    mfpt_events: IntArray
+    residence: Interval
+    residence_events: IntArray
+    residence_times: IntArray
+    residence_survival: FloatArray
+    ck_lagtimes: IntArray
+    ck_estimated: Interval
+    ck_predicted: FloatArray
+    unseen_fraction: float = math.nan
+    unseen_states: IntArray = field(default_factory=lambda: _integers(0))
+    unseen: Interval = field(default_factory=lambda: _interval())
+    unseen_events: int = 0
+    timescale_overlap: FloatArray = field(default_factory=lambda: _numbers(0))
+    timescale_events: IntArray = field(default_factory=lambda: _integers(0))
+    path_mean: Interval = field(default_factory=lambda: _interval(0, 0))
+    path_quantiles: Interval = field(default_factory=lambda: _interval(0, 0, 0))
+    path_events: IntArray = field(default_factory=lambda: _integers(0, 0))
+    path_times: IntArray = field(default_factory=lambda: _integers(0))
+    path_longer: FloatArray = field(default_factory=lambda: _numbers(0, 0, 0))
+    path_resolution: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,37 +151,78 @@ class VerdictRow:
     cells: dict[str, Cell]  # by source name, the reference first
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class ValidationResult:
-    """The outcome of `nanomd.validate`."""
+    """The outcome of `nanomd.validate`; printed, it is the verdict as a table.
 
-    reference: str  # name of the reference source
+    Parameters
+    ----------
+    reference : str
+        Name of the reference source.
+    frame_interval : FrameInterval
+    lagtime : int
+        Frames; lag of the Markov models behind macrostates and verdict.
+    macrostate_of_state : ndarray (n,)
+        -1 for a microstate that the reference never visits.
+    macrostate_names : list of str
+    sources : dict of SourceKinetics
+        The reference first.
+    rows : list of VerdictRow
+    chain_length_over_slowest : dict of float
+        Mean trajectory length over the slowest timescale of the reference.
+    confidence : float
+    warnings : list of str
+    core_of_state : ndarray (n,)
+        Core of a macrostate, between which paths run; -1 for none.
+    processes : list of str
+        What the reference's slow processes are, in words.
+    mfpt_errors : dict of MfptError
+        By source.
+    noise_floor : MfptError, optional
+        The same of the training MD against the reference.
+    """
+
+    reference: str
     frame_interval: FrameInterval
-    lagtime: int  # frames; lag of the MSMs behind macrostates and verdict
-    macrostate_of_state: IntArray  # (n,), -1 for a microstate that the reference never visits
+    lagtime: int
+    macrostate_of_state: IntArray
     macrostate_names: list[str]
-    sources: dict[str, SourceKinetics]  # the reference first
+    sources: dict[str, SourceKinetics]
     rows: list[VerdictRow]
-    chain_length_over_slowest: dict[str, float]  # mean trajectory length over the slowest timescale of the reference
+    chain_length_over_slowest: dict[str, float]
     confidence: float = 0.95
     warnings: list[str] = field(default_factory=list)
-    core_of_state: IntArray = field(
-        default_factory=lambda: np.zeros((0,), np.int64)
-    )  # (n,), core of a macrostate, between which paths run; -1 for none
-    processes: list[str] = field(default_factory=list)  # (k,), what the reference's slow processes are, in words
-    mfpt_errors: dict[str, MfptError] = field(default_factory=dict)  # by source
-    noise_floor: MfptError | None = None  # the same of the training MD against the reference
+    core_of_state: IntArray = field(default_factory=lambda: _integers(0))
+    processes: list[str] = field(default_factory=list)
+    mfpt_errors: dict[str, MfptError] = field(default_factory=dict)
+    noise_floor: MfptError | None = None
     format_version: int = FORMAT_VERSION
+
+    def __str__(self) -> str:
+        from nanomd.kinetics.table import verdict_text
+
+        return verdict_text(self)
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{name}: {source.n_frames:,} frames" for name, source in self.sources.items())
+        return f"ValidationResult({len(self.rows)} quantities of {len(self.sources)} sources ({shown}))"
+
+    def _repr_html_(self) -> str:
+        from nanomd.kinetics.table import verdict_html
+
+        return verdict_html(self)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain lists and numbers; NaN and infinity become None."""
-        plain = _plain(dataclasses.asdict(self))
-        assert isinstance(plain, dict)
-        return plain
+        from nanomd.kinetics.results_file import to_plain
+
+        return to_plain(self)
 
     def save(self, path: str | Path) -> None:
         """Write validation.json."""
-        Path(path).write_text(json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        from nanomd.kinetics.results_file import write
+
+        write(self, Path(path))
 
     @classmethod
     def load(cls, path: str | Path) -> ValidationResult:
@@ -188,81 +233,6 @@ class ValidationResult:
         InputError
             If the file is no validation result.
         """
-        try:
-            value = json.loads(Path(path).read_text(encoding="utf-8"))
-            version = value.pop("format_version", 1)
-            if version not in range(1, FORMAT_VERSION + 1):
-                raise ValueError(f"its format version is {version}, this nanomd reads 1 to {FORMAT_VERSION}")
-            sources = {name: _source(fields) for name, fields in value["sources"].items()}
-            rows = [
-                VerdictRow(row["quantity"], row["unit"], {name: _cell(cell) for name, cell in row["cells"].items()})
-                for row in value["rows"]
-            ]
-            return cls(
-                **{
-                    **value,
-                    "frame_interval": FrameInterval(**value["frame_interval"]),
-                    "macrostate_of_state": np.array(value["macrostate_of_state"], np.int64),
-                    "sources": sources,
-                    "rows": rows,
-                    "chain_length_over_slowest": {k: _number(v) for k, v in value["chain_length_over_slowest"].items()},
-                    "core_of_state": np.array(value.get("core_of_state", []), np.int64),
-                    "mfpt_errors": {k: _mfpt_error(v) for k, v in value.get("mfpt_errors", {}).items()},
-                    "noise_floor": _mfpt_error(value["noise_floor"]) if value.get("noise_floor") else None,
-                }
-            )
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"{path} is not a validation result of nanomd ({error}); validate again") from None
+        from nanomd.kinetics.results_file import read
 
-
-def _plain(value: object) -> object:
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, np.ndarray):
-        return _plain(value.tolist())
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, np.generic):
-        return _plain(value.item())
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else float(value)
-
-
-def _cell(fields: dict[str, Any]) -> Cell:
-    return Cell(**{**fields, **{key: _number(fields[key]) for key in ("value", "low", "high")}})
-
-
-def _mfpt_error(fields: dict[str, Any]) -> MfptError:
-    pair = fields["worst_pair"]
-    numbers = {key: _number(fields[key]) for key in ("factor", "low", "high", "shift", "worst_factor")}
-    return MfptError(**{**fields, **numbers, "worst_pair": tuple(pair) if isinstance(pair, list) else pair})
-
-
-def _source(fields: dict[str, Any]) -> SourceKinetics:
-    """Build a `SourceKinetics` from plain lists, None standing for NaN."""
-    read: dict[str, Any] = {}
-    for item in dataclasses.fields(SourceKinetics):
-        if item.name not in fields and item.default_factory is not dataclasses.MISSING:
-            continue  # a field that the file's version did not have
-        if item.name not in fields and item.default is not dataclasses.MISSING:
-            continue
-        value = fields[item.name]
-        match str(item.type):
-            case "Interval":
-                read[item.name] = Interval(
-                    **{key: np.array(value[key], np.float64) for key in ("value", "low", "high")}
-                )
-            case "FloatArray":
-                read[item.name] = np.array(value, np.float64)
-            case "IntArray":
-                read[item.name] = np.array(value, np.int64)
-            case "float":
-                read[item.name] = _number(value)
-            case _:
-                read[item.name] = value
-    return SourceKinetics(**read)
+        return read(Path(path))

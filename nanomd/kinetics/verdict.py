@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from nanomd.base.units import FrameInterval
-from nanomd.kinetics.results import Cell, Interval, MfptError, SourceKinetics, VerdictRow
-from nanomd.kinetics.sources import Frame
+from nanomd.kinetics.interval import Interval
+from nanomd.kinetics.results import Cell, MfptError, SourceKinetics, VerdictRow
+from nanomd.kinetics.yardstick import Yardstick
 
 LEAST_EVENTS = 5
 LEAST_OVERLAP = 0.5
@@ -23,7 +24,7 @@ FLOOR_FACTOR = 1.2  # how much worse than the noise floor passage times may be
 
 def verdict_rows(
     sources: dict[str, SourceKinetics],
-    frame: Frame,
+    yardstick: Yardstick,
     names: list[str],
     interval: FrameInterval,
     errors: dict[str, MfptError] | None = None,
@@ -33,14 +34,14 @@ def verdict_rows(
 
     Durations of transition paths are the same both ways in equilibrium: the table has one way only.
     """
-    m = frame.n_macrostates
+    m = yardstick.n_macrostates
     letters = [name.split()[0] for name in names]
-    at = int(np.argmin(abs(frame.lagtimes - frame.lagtime)))
+    at = int(np.argmin(abs(yardstick.lagtimes - yardstick.lagtime)))
     rows = [
         _row(f"population {letters[a]}", "", sources, lambda s, a=a: (s.macro_populations[a], None), 1.0)
         for a in range(m)
     ]
-    for k in range(min(m - 1, frame.n_timescales)):
+    for k in range(min(m - 1, yardstick.n_timescales)):
         label = f"timescale {k + 1}"
         rows.append(
             _row(label, interval.unit, sources, lambda s, k=k: (s.timescales[at, k], _events(s, k)), interval.value)

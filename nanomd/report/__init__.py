@@ -3,8 +3,8 @@
 matplotlib is imported when a picture is drawn, so that importing this package stays cheap.
 """
 
+from nanomd.kinetics.table import verdict_text
 from nanomd.report.figures import ReportFigure
 from nanomd.report.page import write_report
-from nanomd.report.text import verdict_text
 
 __all__ = ["ReportFigure", "verdict_text", "write_report"]

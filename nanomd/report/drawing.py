@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from nanomd.kinetics.results import Interval
+from nanomd.kinetics.interval import Interval
 from nanomd.report.style import DARK, FAINT, MUTED, SourceStyle, say_no_data
 
 if TYPE_CHECKING:

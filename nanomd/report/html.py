@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from nanomd.kinetics.numbers import format_count, format_number
 from nanomd.report.figures import Group, Panel
-from nanomd.report.numbers import format_count, format_number
 
 _WIDE = 480  # CSS pixels: a wider picture has a row of its own
 

@@ -10,11 +10,12 @@ from typing import Any
 from nanomd.base.errors import StoreError
 from nanomd.base.nvtx import annotate
 from nanomd.interpret.results import Interpretation
+from nanomd.kinetics.numbers import format_count, format_number
 from nanomd.kinetics.results import ValidationResult
+from nanomd.kinetics.table import CellText, count_passes, format_row
 from nanomd.report.figures import Group, ReportFigure
 from nanomd.report.html import CSS, flatten, group_html, key, paragraphs, speed_text, table
 from nanomd.report.landscape import plot_free_energy
-from nanomd.report.numbers import CellText, count_passes, format_count, format_number, format_row
 from nanomd.report.plots_interpretation import interpretation_groups
 from nanomd.report.plots_kinetics import plot_chapman_kolmogorov, plot_mfpt, plot_residence, plot_timescales
 from nanomd.report.plots_paths import plot_transition_paths

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nanomd.kinetics.results import Interval, SourceKinetics, ValidationResult
+from nanomd.kinetics.interval import Interval
+from nanomd.kinetics.results import SourceKinetics, ValidationResult
 from nanomd.report.drawing import FloatArray, band, error_lengths, finite_positive, scatter_panel, tidy_log_axis
 from nanomd.report.figures import Group
 from nanomd.report.plots_paths import passage_notes, process_notes

@@ -6,10 +6,10 @@ from itertools import combinations
 
 import numpy as np
 
+from nanomd.kinetics.numbers import format_interval, format_number
 from nanomd.kinetics.results import SourceKinetics, ValidationResult
 from nanomd.report.drawing import finite_positive
 from nanomd.report.figures import Group
-from nanomd.report.numbers import format_interval, format_number
 from nanomd.report.style import SourceStyle, add_legend, look, new_figure, plain, say_no_data
 
 MAX_PAIRS = 12

@@ -45,9 +45,9 @@ from nanomd.data.counts import largest_connected_set, transition_counts
 from nanomd.data.states import StateMap
 from nanomd.kinetics.bootstrap import ratio
 from nanomd.kinetics.estimates import Sample, populations
+from nanomd.kinetics.interval import Interval
 from nanomd.kinetics.macrostates import choose_n_macrostates, macrostates
 from nanomd.kinetics.markov import MarkovModel, eigenvalue_timescales, estimate_markov_model
-from nanomd.kinetics.results import Interval
 from nanomd.model.files import ModelFiles, Starts
 from nanomd.rollout.sampler import Sampler
 
@@ -64,7 +64,6 @@ RELAXATION_TIMESCALES = 3.0  # dropped at the start of every chain, at most a qu
 FRAMES_PER_REFERENCE_FRAME = 4.0  # rollouts need not be more precise than that
 MAX_FRAMES = 20_000_000  # of one round, for the memory
 UNDEFINED = math.log(10.0)  # difference in ln t that is taken where the model has no such time
-_CONFIDENCE = 0.95
 
 
 def selection_steps(n_steps: int) -> tuple[int, ...]:
@@ -186,17 +185,14 @@ class KineticsReference:
     ) -> tuple[FloatArray, FloatArray]:
         """Return values and standard errors; of a model, values alone matter, and no population is zero or one."""
         n_bootstrap = 20 if of_model else 200
-        sample = Sample.make(
-            dtrajs, self.n_states, timescale=self.timescale, confidence=_CONFIDENCE, n_bootstrap=n_bootstrap, seed=seed
-        )
-        n_blocks = sample.blocks.n_blocks
+        sample = Sample.make(dtrajs, self.n_states, timescale=self.timescale, n_bootstrap=n_bootstrap, seed=seed)
         slow = self._timescales(sample)
-        parts = [(np.log(slow.value), _error(np.log(slow.low), np.log(slow.high), n_blocks))]
+        parts = [(np.log(slow.value), slow.error)]
         if self.macrostate is not None:
             shares = populations(sample.coarse(self.macrostate, int(self.macrostate.max()) + 1))
             least = 0.5 / sample.n_frames if of_model else 0.0
             value = _logit(np.clip(shares.value, least, 1.0 - least))
-            parts.insert(0, (value, _logit_error(shares, n_blocks)))
+            parts.insert(0, (value, shares.error))
         value, error = (np.concatenate(columns) for columns in zip(*parts, strict=True))
         return value, np.where(np.isfinite(value) & (error > 0), error, np.nan)
 
@@ -342,15 +338,3 @@ def _macrostates(
 def _logit(p: FloatArray) -> FloatArray:
     with np.errstate(divide="ignore"):
         return np.asarray(np.log(p) - np.log1p(-p), np.float64)
-
-
-def _logit_error(interval: Interval, n_blocks: int) -> FloatArray:
-    return _error(_logit(interval.low), _logit(interval.high), n_blocks)
-
-
-def _error(low: FloatArray, high: FloatArray, n_blocks: int) -> FloatArray:
-    """Undo what made an interval of a standard error."""
-    from scipy.stats import t as student
-
-    quantile = student.ppf(0.5 + 0.5 * _CONFIDENCE, max(1, n_blocks - 1))
-    return np.asarray((high - low) / (2.0 * quantile), np.float64)

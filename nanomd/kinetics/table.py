@@ -2,13 +2,65 @@
 
 from __future__ import annotations
 
-from nanomd.kinetics.results import ValidationResult
-from nanomd.report.numbers import NO_VALUE, CellText, count_passes, format_number, format_row
+import math
+from dataclasses import dataclass
+from html import escape
+
+from nanomd.base.units import FrameInterval
+from nanomd.kinetics.numbers import NO_VALUE, format_count, format_interval, format_number
+from nanomd.kinetics.results import ValidationResult, VerdictRow
 
 WIDTH = 110
 _MAX_QUANTITY = 36
 _MAX_NAME = 24
+_TIME_UNITS = ("fs", "ps", "ns", "us", "µs", "ms", "s")
 _MARKS = {True: "pass", False: "FAIL", None: "-"}
+
+
+@dataclass(frozen=True, slots=True)
+class CellText:
+    """One cell of the verdict table in words; `interval` is empty where the cell has no interval."""
+
+    value: str
+    interval: str
+    events: str
+    passed: bool | None
+
+    @property
+    def plain(self) -> str:
+        """Value and interval in one string."""
+        return f"{self.value} {self.interval}".strip()
+
+
+def format_row(row: VerdictRow, frame_interval: FrameInterval) -> tuple[str, dict[str, CellText]]:
+    """Return the unit in which a row is shown, and its cells in words.
+
+    The whole row shares one unit, chosen by the size of its first finite value (the reference's, as a rule).
+    """
+    factor, unit = _row_scale(row, frame_interval)
+    cells = {}
+    for name, cell in row.cells.items():
+        value, interval = format_interval(cell.value * factor, cell.low * factor, cell.high * factor)
+        events = "" if cell.n_events is None else f"n = {format_count(cell.n_events)}"
+        cells[name] = CellText(value, interval, events, cell.passed)
+    return unit, cells
+
+
+def _row_scale(row: VerdictRow, frame_interval: FrameInterval) -> tuple[float, str]:
+    sizes = [cell.value for cell in row.cells.values() if math.isfinite(cell.value) and cell.value != 0]
+    size = sizes[0] if sizes else math.nan
+    if row.unit in ("frame", "frames"):
+        return (1.0, "frames") if math.isnan(size) else frame_interval.scale(size)
+    if row.unit in _TIME_UNITS:
+        return (1.0, row.unit) if math.isnan(size) else FrameInterval(1.0, row.unit).scale(size)
+    return 1.0, row.unit if row.unit not in ("1", "-") else ""
+
+
+def count_passes(rows: list[VerdictRow], name: str) -> tuple[int, int]:
+    """Return how many rows a source passes, and how many judge it."""
+    marks = [row.cells[name].passed for row in rows if name in row.cells]
+    judged = [mark for mark in marks if mark is not None]
+    return sum(judged), len(judged)
 
 
 def verdict_text(result: ValidationResult, width: int = WIDTH) -> str:
@@ -55,6 +107,29 @@ def verdict_text(result: ValidationResult, width: int = WIDTH) -> str:
         lines.append(_wrap("Chain length / slowest timescale: ", lengths, width))
     lines += [_wrap("Warning: ", warning.split(), width, " ") for warning in result.warnings]
     return "\n".join(lines)
+
+
+def verdict_html(result: ValidationResult) -> str:
+    """Return the same as a plain HTML table, for notebooks; everything that comes from a user is escaped."""
+    names = _source_names(result)
+    lines = ["<table>", f"<tr><th>quantity</th>{''.join(f'<th>{escape(name)}</th>' for name in names)}</tr>"]
+    for row in result.rows:
+        unit, cells = format_row(row, result.frame_interval)
+        head = escape(f"{row.quantity} ({unit})" if unit else row.quantity)
+        lines.append(
+            f"<tr><th>{head}</th>{''.join(_html_cell(cells.get(n), n == result.reference) for n in names)}</tr>"
+        )
+    lines.append("</table>")
+    if result.warnings:
+        lines.append(f"<ul>{''.join(f'<li>{escape(warning)}</li>' for warning in result.warnings)}</ul>")
+    return "\n".join(lines)
+
+
+def _html_cell(cell: CellText | None, is_reference: bool) -> str:
+    if cell is None:
+        return f"<td>{NO_VALUE}</td>"
+    end = cell.events if is_reference else _MARKS[cell.passed]
+    return f"<td>{escape(cell.plain)} {f'<b>{end}</b>' if cell.passed is False else escape(end)}</td>"
 
 
 def _source_names(result: ValidationResult) -> list[str]:

@@ -1,15 +1,10 @@
-"""Numbers as a reader wants them: as many digits as the interval supports, times in a readable unit."""
+"""Numbers as a reader wants them: as many digits as the interval supports."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-
-from nanomd.base.units import FrameInterval
-from nanomd.kinetics.results import Cell, VerdictRow
 
 NO_VALUE = "n/a"
-_TIME_UNITS = ("fs", "ps", "ns", "us", "µs", "ms", "s")
 
 
 def format_number(value: float, digits: int = 3) -> str:
@@ -29,21 +24,6 @@ def format_number(value: float, digits: int = 3) -> str:
 def format_count(value: int) -> str:
     """Write a count with thousands set apart by narrow no-break spaces: 4 000 000."""
     return f"{value:,}".replace(",", "\u202f")
-
-
-@dataclass(frozen=True, slots=True)
-class CellText:
-    """One cell of the verdict table in words; `interval` is empty where the cell has no interval."""
-
-    value: str
-    interval: str
-    events: str
-    passed: bool | None
-
-    @property
-    def plain(self) -> str:
-        """Value and interval in one string."""
-        return f"{self.value} {self.interval}".strip()
 
 
 def format_interval(value: float, low: float, high: float) -> tuple[str, str]:
@@ -72,42 +52,6 @@ def format_interval(value: float, low: float, high: float) -> tuple[str, str]:
         return _scientific(value, digits), f"[{_scientific(low, digits)}, {_scientific(high, digits)}]"
     decimals = min(max(decimals, 0), 4)
     return _fixed(value, decimals), f"[{_fixed(low, decimals)}, {_fixed(high, decimals)}]"
-
-
-def format_row(row: VerdictRow, frame_interval: FrameInterval) -> tuple[str, dict[str, CellText]]:
-    """Return the unit in which a row is shown, and its cells in words.
-
-    The whole row shares one unit, chosen by the size of its first finite value (the reference's, as a rule).
-    """
-    factor, unit = _row_scale(row, frame_interval)
-    cells = {}
-    for name, cell in row.cells.items():
-        value, interval = format_interval(cell.value * factor, cell.low * factor, cell.high * factor)
-        events = "" if cell.n_events is None else f"n = {format_count(cell.n_events)}"
-        cells[name] = CellText(value, interval, events, cell.passed)
-    return unit, cells
-
-
-def _row_scale(row: VerdictRow, frame_interval: FrameInterval) -> tuple[float, str]:
-    sizes = [cell.value for cell in row.cells.values() if math.isfinite(cell.value) and cell.value != 0]
-    size = sizes[0] if sizes else math.nan
-    if row.unit in ("frame", "frames"):
-        return (1.0, "frames") if math.isnan(size) else frame_interval.scale(size)
-    if row.unit in _TIME_UNITS:
-        return (1.0, row.unit) if math.isnan(size) else FrameInterval(1.0, row.unit).scale(size)
-    return 1.0, row.unit if row.unit not in ("1", "-") else ""
-
-
-def count_passes(rows: list[VerdictRow], name: str) -> tuple[int, int]:
-    """Return how many rows a source passes, and how many judge it."""
-    marks = [row.cells[name].passed for row in rows if name in row.cells]
-    judged = [mark for mark in marks if mark is not None]
-    return sum(judged), len(judged)
-
-
-def missing_cell() -> Cell:
-    """Return a cell for a source that a row does not mention."""
-    return Cell(math.nan, math.nan, math.nan)
 
 
 def _exponent(value: float) -> int:

@@ -1,0 +1,149 @@
+"""The kinetics of a Markov model of trajectories: computed from its matrix, nothing is generated."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nanomd import _native
+from nanomd.base.errors import InputError
+from nanomd.data.counts import stationary_vector
+from nanomd.kinetics import estimates, markov, paths
+from nanomd.kinetics.bootstrap import Bootstrap, Scale
+from nanomd.kinetics.estimates import Sample
+from nanomd.kinetics.interval import Interval
+from nanomd.kinetics.markov import MarkovModel
+from nanomd.kinetics.sources import Measured, computed_source, process_overlap, self_transitions
+from nanomd.kinetics.yardstick import Yardstick
+
+FloatArray = NDArray[np.float64]
+
+_MANY_STATES = 400
+_MAX_BLOCK_COUNTS = 3 * 10**7  # numbers in the per-block count matrices behind the intervals
+
+_SCALES: dict[str, Scale] = {
+    "populations": "logit",
+    "macro_populations": "logit",
+    "mfpt": "log",
+    "residence": "log",
+    "ck_estimated": "logit",
+    "path_mean": "log",
+}
+
+
+def markov_source(name: str, sample: Sample, yardstick: Yardstick, lagtime: int) -> Measured:
+    """Compute everything from the Markov model of the trajectories at a lag that divides `yardstick.lagtime`.
+
+    Passages and stays are those of the chain, seen every `yardstick.lagtime` frames like the others'. Replicates take
+    the row-normalised counts of their blocks.
+    """
+    match = (yardstick.right, yardstick.stationary)
+    timescales, model = estimates.timescales(sample, lagtime, yardstick.n_timescales, match)
+    if model is None:
+        raise InputError(f"there are no transitions at lagtime {lagtime}; use a shorter lagtime or longer trajectories")
+    point = _quantities(model.transition, model.stationary, lagtime, yardstick)
+    boot, replicates = _replicates(sample, model, yardstick)
+    spread = {key: np.stack([r[key] for r in replicates]) for key in point} if replicates else {}
+    intervals = {
+        key: boot.interval(value, spread[key], _SCALES[key]) if spread else Interval.undefined(value)
+        for key, value in point.items()
+    }
+    matrix = np.linalg.matrix_power(model.transition, yardstick.lagtime // lagtime)
+    kinetics = computed_source(
+        name,
+        yardstick,
+        **intervals,
+        timescales=Interval.stack([timescales] * len(yardstick.lagtimes)),  # a Markov chain has the same at every lag
+        residence_survival=_survival(matrix, model.stationary, yardstick),
+        ck_predicted=point["ck_estimated"],
+        unseen_states=np.flatnonzero(model.stationary == 0).astype(np.int64),
+        timescale_overlap=process_overlap(model, yardstick),
+        path_longer=_path_times(model.transition, model.stationary, lagtime, yardstick, yardstick.path_times)[1],
+        path_resolution=lagtime,
+    )
+    return Measured(kinetics, spread.get("mfpt"))
+
+
+def _quantities(
+    transition: FloatArray, stationary: FloatArray, lagtime: int, yardstick: Yardstick
+) -> dict[str, FloatArray]:
+    """Return what a chain that steps `lagtime` frames has by `_SCALES`, times in frames."""
+    matrix = np.linalg.matrix_power(transition, yardstick.lagtime // lagtime)
+    seen = (matrix, stationary, yardstick.macrostate, yardstick.n_macrostates)
+    return {
+        "populations": stationary,
+        "macro_populations": yardstick.shares(stationary),
+        "mfpt": yardstick.lagtime * markov.passage_times(*seen),
+        "residence": yardstick.lagtime * markov.mean_residence(*seen)[0],
+        "ck_estimated": self_transitions(matrix, stationary, yardstick),
+        "path_mean": _path_times(transition, stationary, lagtime, yardstick, np.zeros(0, np.int64))[0],
+    }
+
+
+def _path_times(
+    transition: FloatArray,
+    stationary: FloatArray,
+    lagtime: int,
+    yardstick: Yardstick,
+    times: NDArray[np.int64],
+) -> tuple[FloatArray, FloatArray]:
+    """Return mean durations (m, m) of transition paths in frames, and the shares (m, m, t) that are longer."""
+    mean, longer = paths.markov_path_times(
+        transition, stationary, yardstick.cores, yardstick.n_macrostates, times // lagtime
+    )
+    return lagtime * mean, longer
+
+
+def _replicates(
+    sample: Sample, model: MarkovModel, yardstick: Yardstick
+) -> tuple[Bootstrap, list[dict[str, FloatArray]]]:
+    """Return the quantities of bootstrap replicates; none where counts by block take too much memory or time.
+
+    With many states a replicate takes seconds: fewer are drawn, and beyond `_MANY_STATES` a model at a shorter lag than
+    the yardstick's, a mere warning example, goes without.
+    """
+    n, boot = model.n_states, sample.bootstrap
+    too_slow = n > _MANY_STATES and model.lagtime < yardstick.lagtime
+    if too_slow or sample.blocks.n_blocks * n * n > _MAX_BLOCK_COUNTS:
+        return boot, []
+    if n > 150:
+        boot = Bootstrap(boot.weights[: max(20, int(4e8 / n**3))], boot.confidence)
+    per_block = _native.count_transitions(sample.dtrajs, n, model.lagtime, blocks=sample.blocks)
+    replicates = []
+    for weights in boot.weights:
+        drawn = _row_normalised(np.tensordot(weights, per_block, axes=1), model)
+        replicates.append(_quantities(*drawn, model.lagtime, yardstick))
+    return boot, replicates
+
+
+def _row_normalised(counts: FloatArray, model: MarkovModel) -> tuple[FloatArray, FloatArray]:
+    """Return the transition matrix of counts, and its stationary vector.
+
+    One part in a million of the model's own counts is mixed in, so that a replicate without some rare transition stays
+    connected, and a state that it never visits keeps the model's row.
+    """
+    active = model.active
+    inner = counts[np.ix_(active, active)].astype(np.float64)
+    inner = inner + 1e-6 * inner.sum() * model.stationary[active, None] * model.transition[np.ix_(active, active)]
+    inner /= inner.sum(axis=1, keepdims=True)
+    transition, stationary = np.eye(model.n_states), np.zeros(model.n_states)
+    transition[np.ix_(active, active)] = inner
+    stationary[active] = stationary_vector(inner)
+    return transition, stationary
+
+
+def _survival(matrix: FloatArray, stationary: FloatArray, yardstick: Yardstick) -> FloatArray:
+    """Return the probability (m, t) to stay in a macrostate longer than each of the residence times."""
+    _, entries = markov.mean_residence(matrix, stationary, yardstick.macrostate, yardstick.n_macrostates)
+    out = np.full((yardstick.n_macrostates, len(yardstick.residence_times)), np.nan)
+    for a, entry in enumerate(entries):
+        inside = np.flatnonzero(yardstick.macrostate == a)
+        inner, present, steps = matrix[np.ix_(inside, inside)], entry[inside], 0
+        if present.sum() == 0:
+            continue
+        for t, time in enumerate(yardstick.residence_times):
+            while steps < time // yardstick.lagtime:
+                present = present @ inner
+                steps += 1
+            out[a, t] = present.sum()
+    return out
