@@ -29,9 +29,10 @@ class Interval:
 
     Examples
     --------
+    >>> import numpy as np
     >>> time = Interval(np.array([31.2, 12.7]), np.array([25.4, 12.0]), np.array([38.3, 13.4]))
     >>> time
-    Interval(31 [25, 38], 12.7 [12.0, 13.4])
+    Interval(31.2 [25.4, 38.3], 12.7 [12.0, 13.4])
     >>> f"{time[0]:.1f}"
     '31.2 [25.4, 38.3]'
     """
