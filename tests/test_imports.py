@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-HEAVY = ["torch", "triton", "deeptime", "sklearn", "matplotlib", "mdtraj", "scipy", "pandas"]
+HEAVY = ["torch", "triton", "deeptime", "sklearn", "matplotlib", "mdtraj", "scipy", "pandas", "jinja2"]
 
 
 def _loaded(code: str) -> set[str]:

@@ -36,6 +36,11 @@ def test_the_installed_package_is_typed_and_compiled() -> None:
     assert "nanomd" in Path(_core.__file__).parts
 
 
+def test_the_templates_of_the_report_are_installed() -> None:
+    templates = resources.files("nanomd.report").joinpath("templates")
+    assert {"page.html.j2", "style.css"} <= {file.name for file in templates.iterdir()}
+
+
 def test_kernels_are_installed_under_nanomd() -> None:
     import nanomd.kernels
 
