@@ -95,14 +95,14 @@ def engine_rollout(files: Any, n_trajs: int, observe: bool = False, **options: A
     """Steps of the engine from full windows, tokens stored on the host, or only counted on the device."""
     config = files.config
     history = np.random.default_rng(1).integers(0, config.n_states, (n_trajs, config.receptive_field)).astype(np.uint16)
-    lookahead = options.pop("lookahead", -1)
+    n_drafts = options.pop("n_drafts", -1)
     watch = None
     if observe:
         V = config.n_states
         spec = Observables([1, 10, 100], {"A": range(V // 4), "B": range(V // 2, V)}).spec(files.state_map)
         watch = _native.NativeObservables(spec, n_trajs)
     session = engine_of(files, **options).open(
-        history, np.arange(n_trajs, dtype=np.uint64), mode="ring", seed=1, lookahead=lookahead, observables=watch
+        history, np.arange(n_trajs, dtype=np.uint64), mode="ring", seed=1, n_drafts=n_drafts, observables=watch
     )
 
     def run(n_steps: int) -> int:
@@ -146,7 +146,7 @@ def contenders(
         "cuda, counted": engine_rollout(files, n, True, **options),
     }
     if n <= 16:
-        functions["cuda, no lookahead"] = engine_rollout(files, n, lookahead=0, **options)
+        functions["cuda, no drafts"] = engine_rollout(files, n, n_drafts=0, **options)
     for weights in other_weights(files, n, **options):
         functions[f"cuda, weights {weights}"] = engine_rollout(files, n, weights=weights, **options)
     functions["graph"] = graph_rollout(files, n, device)

@@ -13,7 +13,8 @@ from nanomd.base.config import ModelConfig
 from nanomd.base.errors import InputError
 from nanomd.baselines.lstm import LSTMEstimator
 from nanomd.model.network import NanoGPT
-from nanomd.rollout.reference import context_start, draw_state, generate_reference
+from nanomd.rollout.modes import context_start
+from nanomd.rollout.reference import ReferenceEngine, draw_state
 
 
 def make(**changes: object) -> NanoGPT:
@@ -21,6 +22,17 @@ def make(**changes: object) -> NanoGPT:
     model = NanoGPT(ModelConfig.from_dict({**shape, **changes}), seed=0).eval()
     torch.nn.init.normal_(model.head.weight, generator=torch.Generator().manual_seed(1))
     return model
+
+
+def generate(
+    model: NanoGPT, prompts: object, n_steps: int, *, first_trajectory: int = 0, **options: object
+) -> np.ndarray:
+    history = np.asarray(prompts, dtype=np.uint16)
+    index = np.arange(first_trajectory, first_trajectory + len(history), dtype=np.uint64)
+    out = np.empty((len(history), n_steps), dtype=np.uint8)
+    engine = ReferenceEngine(model.config, model.to_tensors())
+    engine.open(history, index, **{"mode": "auto", **options}).advance(n_steps, out)
+    return out
 
 
 def test_drawing_is_inversion_in_index_order() -> None:
@@ -38,13 +50,13 @@ def test_what_each_mode_reads() -> None:
     assert [context_start(learned, "hop", n, 1) for n in range(3, 10)] == [0, 0, 4, 4, 4, 4, 8]
     assert [context_start(learned, "hop", n, 3) for n in range(3, 8)] == [0, 0, 2, 2, 4]
     with pytest.raises(InputError, match="ring needs rotary positions"):
-        generate_reference(make(position="learned"), np.zeros((1, 1)), 1, mode="ring")
+        generate(make(position="learned"), np.zeros((1, 1)), 1, mode="ring")
 
 
 def test_ring_equals_the_parallel_pass_over_the_whole_sequence() -> None:
     model = make()
     prompts = np.array([[0, 1], [3, 2], [4, 4]])
-    out = generate_reference(model, prompts, 40, seed=7, first_trajectory=10)
+    out = generate(model, prompts, 40, seed=7, first_trajectory=10)
     frames = torch.from_numpy(np.concatenate((prompts, out), axis=1))
     with torch.no_grad():
         p = model(frames)[:, 1:-1].double().softmax(-1).numpy()
@@ -55,16 +67,16 @@ def test_ring_equals_the_parallel_pass_over_the_whole_sequence() -> None:
 def test_trajectories_depend_on_their_global_index_alone() -> None:
     model = make(position="learned")
     prompts = np.array([[0], [1], [2]])
-    together = generate_reference(model, prompts, 15, mode="crop", seed=3)
-    alone = generate_reference(model, prompts[2:], 15, mode="crop", seed=3, first_trajectory=2)
+    together = generate(model, prompts, 15, mode="crop", seed=3)
+    alone = generate(model, prompts[2:], 15, mode="crop", seed=3, first_trajectory=2)
     assert np.array_equal(together[2:], alone)
-    assert not np.array_equal(together, generate_reference(model, prompts, 15, mode="crop", seed=4))
+    assert not np.array_equal(together, generate(model, prompts, 15, mode="crop", seed=4))
 
 
 def test_temperature_sharpens() -> None:
     model = make()
-    cold = generate_reference(model, np.zeros((1, 1)), 30, sampling_temperature=1e-6)
-    warm = generate_reference(model, np.zeros((1, 1)), 30, seed=1, sampling_temperature=1e-6)
+    cold = generate(model, np.zeros((1, 1)), 30, temperature=1e-6)
+    warm = generate(model, np.zeros((1, 1)), 30, seed=1, temperature=1e-6)
     assert np.array_equal(cold, warm)  # argmax, whatever the random numbers
 
 

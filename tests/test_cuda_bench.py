@@ -26,7 +26,7 @@ def bench():
 def test_dry_run(bench):
     cases = bench.dry_run()
     assert [case["n_trajs"] for case in cases] == [1, 9]
-    names = {"cuda", "cuda, counted", "cuda, no lookahead", "cuda, weights streamed", "graph", "eager"}
+    names = {"cuda", "cuda, counted", "cuda, no drafts", "cuda, weights streamed", "graph", "eager"}
     names |= {"Hugging Face"} if find_spec("transformers") else set()
     for case in cases:
         assert set(case["tokens_per_second"]) == names

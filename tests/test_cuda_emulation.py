@@ -110,8 +110,7 @@ def test_observables_are_the_cpu_engines(tmp_path, monkeypatch):
     observables = Observables([1, 7], {"A": [5, 8], "B": [20]})
     expected = Sampler(files).generate(60, 3, seed=3, observables=observables)
     sampler = Sampler(files)
-    sampler._engine = make_engine(files.config, files.tensors, precision="fp32")
-    sampler.engine_name = sampler._engine.name
+    sampler.engine = make_engine(files.config, files.tensors, precision="fp32")
     found = sampler.generate(60, 3, seed=3, observables=observables, store_tokens=False)
     assert found.observables == expected.observables
     assert found.tokens.shape == (3, 0)
@@ -126,6 +125,6 @@ def test_without_a_device_the_message_says_so():
     config = ModelConfig(**SMALL)
     with pytest.raises(BackendUnavailableError, match=r"cuda engine .*(no device|not available)"):
         _native.NativeCudaEngine(config, reference.random_tensors(config), rope_multipliers(config))
-    code = "import nanomd; from nanomd.rollout.sampler import resolve_backend; resolve_backend('cuda')"
+    code = "import nanomd; from nanomd.rollout.engine import resolve_backend; resolve_backend('cuda')"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "BackendUnavailableError: backend 'cuda' is not available" in result.stderr

@@ -115,8 +115,8 @@ def test_lookahead_changes_no_state(name):
     plain = rollout(engines(config, regime="throughput")[0], config, 3, 700)
     engine = engines(config, regime="latency")[0]
     assert "states ahead" in engine.describe(3)
-    for lookahead in (-1, 0, 1, 4):
-        assert np.array_equal(rollout(engine, config, 3, 700, lookahead=lookahead), plain)
+    for n_drafts in (-1, 0, 1, 4):
+        assert np.array_equal(rollout(engine, config, 3, 700, n_drafts=n_drafts), plain)
     keep = config.context_length // 2 if mode_of(config) == "hop" else 0
     tokens = np.random.default_rng(3).integers(0, config.n_states, (1, 3 * config.context_length)).astype(np.uint16)
     known = [

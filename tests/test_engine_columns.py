@@ -1,4 +1,4 @@
-"""16-bit precision, coupled lookahead, and the split over threads: same tokens, known errors."""
+"""16-bit precision, drafts, and the split over threads: same tokens, known errors."""
 
 import importlib.util
 from pathlib import Path
@@ -80,13 +80,13 @@ def test_crop_agrees_bit_for_bit():
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("metastable", [False, True])
 @pytest.mark.parametrize("name", SHAPES)
-def test_lookahead_changes_no_token(name, metastable, precision):
+def test_drafts_change_no_token(name, metastable, precision):
     config, tensors, mode, keep = case(name, metastable)
     engine = make_engine(config, tensors, "", 16, precision)
-    expected = generate(make_engine(config, tensors, "", 0, precision), config, mode, keep, 400, 2, lookahead=0)
-    for lookahead in (0, 1, 3, 31, -1):
-        tokens = generate(engine, config, mode, keep, 400, 2, cuts=(1, 2, 90, 91), lookahead=lookahead, n_threads=2)
-        assert np.array_equal(tokens, expected), lookahead
+    expected = generate(make_engine(config, tensors, "", 0, precision), config, mode, keep, 400, 2, n_drafts=0)
+    for n_drafts in (0, 1, 3, 31, -1):
+        tokens = generate(engine, config, mode, keep, 400, 2, cuts=(1, 2, 90, 91), n_drafts=n_drafts, n_threads=2)
+        assert np.array_equal(tokens, expected), n_drafts
     if metastable and name == "ring-post-markov":
         assert (np.diff(expected.astype(int)) == 0).mean() > 0.5  # drafts had something to guess
 
@@ -94,7 +94,7 @@ def test_lookahead_changes_no_token(name, metastable, precision):
 @pytest.mark.parametrize("n_trajs", [1, 2, 5, 13, 16, 33, 50])
 def test_threads_and_pieces_change_no_token(n_trajs):
     config, tensors, mode, keep = case("ring-grouped")
-    expected = generate(make_engine(config, tensors, "", 0), config, mode, keep, 60, n_trajs, lookahead=0)
+    expected = generate(make_engine(config, tensors, "", 0), config, mode, keep, 60, n_trajs, n_drafts=0)
     for limit in (-1, 3, 16):
         for n_threads in (1, 2, 3, 16):
             engine = make_engine(config, tensors, "", limit)
@@ -154,4 +154,4 @@ def test_cache_bytes_halve():
 def test_lookahead_is_checked():
     config, tensors, mode, keep = case("ring")
     with pytest.raises(InputError, match=r"lookahead must be auto or in \[0, 31\], got 32"):
-        generate(make_engine(config, tensors), config, mode, keep, 4, lookahead=32)
+        generate(make_engine(config, tensors), config, mode, keep, 4, n_drafts=32)

@@ -33,9 +33,9 @@ LEARNED = {
 }
 
 
-def make_engine(config, tensors, isa="", single_lanes=-1):
+def make_engine(config, tensors, isa="", column_limit=-1):
     multipliers = rope_multipliers(config) if config.position == "rope" else np.zeros(0, np.uint32)
-    return _native.NativeEngine(config, tensors, multipliers, isa, single_lanes)
+    return _native.NativeEngine(config, tensors, multipliers, isa, column_limit)
 
 
 def assert_close(log_p, expected, tolerance=1e-3):
@@ -54,32 +54,32 @@ def case(name, extra):
 
 
 @pytest.mark.parametrize("isa", _native.available_isas())
-@pytest.mark.parametrize("single_lanes", [0, 16], ids=["lanes", "single"])
+@pytest.mark.parametrize("column_limit", [0, 16], ids=["lanes", "single"])
 @pytest.mark.parametrize("name", ROPE)
-def test_ring_equals_the_parallel_forward_pass(name, isa, single_lanes):
+def test_ring_equals_the_parallel_forward_pass(name, isa, column_limit):
     config, tensors, tokens = case(name, ROPE[name])
-    log_p = make_engine(config, tensors, isa, single_lanes).log_probs(tokens, mode="ring")
+    log_p = make_engine(config, tensors, isa, column_limit).log_probs(tokens, mode="ring")
     for row, sequence in zip(log_p, tokens, strict=True):
         assert_close(row, reference.log_probs(config, tensors, sequence, "ring"))
 
 
-@pytest.mark.parametrize("single_lanes", [0, 16], ids=["lanes", "single"])
+@pytest.mark.parametrize("column_limit", [0, 16], ids=["lanes", "single"])
 @pytest.mark.parametrize("first", [1, 5, 10**9, 10**9 + 3, 2**32 - 20, 10**15 + 7])
-def test_ring_far_out(first, single_lanes):
+def test_ring_far_out(first, column_limit):
     """The window mask and rotary phases hold at any position, and log-probabilities depend on differences alone."""
     config, tensors, tokens = case("grouped", ROPE["grouped"])
-    engine = make_engine(config, tensors, single_lanes=single_lanes)
+    engine = make_engine(config, tensors, column_limit=column_limit)
     log_p = engine.log_probs(tokens[:1], mode="ring", first_position=first)[0]
     assert_close(log_p, reference.log_probs(config, tensors, tokens[0], "ring", first_position=first))
     assert np.abs(log_p - engine.log_probs(tokens[:1], mode="ring")[0]).max() < 1e-3
 
 
-@pytest.mark.parametrize("single_lanes", [0, 16], ids=["lanes", "single"])
+@pytest.mark.parametrize("column_limit", [0, 16], ids=["lanes", "single"])
 @pytest.mark.parametrize("mode", ["hop", "crop"])
 @pytest.mark.parametrize("name", [*LEARNED, "pre-gelu"])
-def test_hop_and_crop_equal_their_windows_recomputed(name, mode, single_lanes):
+def test_hop_and_crop_equal_their_windows_recomputed(name, mode, column_limit):
     config, tensors, tokens = case(name, {**LEARNED, **ROPE}[name])
-    engine = make_engine(config, tensors, single_lanes=single_lanes)
+    engine = make_engine(config, tensors, column_limit=column_limit)
     for keep in [1, config.context_length // 2, config.context_length - 1] if mode == "hop" else [0]:
         log_p = engine.log_probs(tokens, mode=mode, hop_keep=keep)
         for row, sequence in zip(log_p, tokens, strict=True):
@@ -163,11 +163,11 @@ def test_refusals():
         make_engine(config, {**tensors, "head.bias": np.full(37, np.nan, np.float32)})
 
 
-@pytest.mark.parametrize("single_lanes", [0, 16], ids=["lanes", "single"])
-def test_benchmark_configuration(single_lanes):
+@pytest.mark.parametrize("column_limit", [0, 16], ids=["lanes", "single"])
+def test_benchmark_configuration(column_limit):
     """The base preset at full width, past its window."""
     config = model_preset("base", 100)
     tensors = reference.random_tensors(config)
     tokens = np.random.default_rng(0).integers(0, 100, (1, 5 * 128 + 10)).astype(np.uint16)
-    log_p = make_engine(config, tensors, single_lanes=single_lanes).log_probs(tokens, mode="ring")
+    log_p = make_engine(config, tensors, column_limit=column_limit).log_probs(tokens, mode="ring")
     assert_close(log_p[0], reference.log_probs(config, tensors, tokens[0], "ring"), 2e-4)

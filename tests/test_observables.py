@@ -16,7 +16,8 @@ from rollout_models import LABELS, make_files
 from nanomd import _native
 from nanomd.base.errors import CancelledError, InputError, StoreError
 from nanomd.data.states import StateMap
-from nanomd.rollout.observables import Observables, ObservablesResult, log_bin_edges
+from nanomd.rollout.durations import log_bin_edges
+from nanomd.rollout.observables import Observables, ObservablesResult
 from nanomd.rollout.sampler import Rollout, Sampler
 
 V = 7
@@ -165,16 +166,21 @@ def test_rollout_counts_what_it_stores(changes, tmp_path, monkeypatch):
     assert np.allclose(results[0].populations, np.bincount(plain.tokens.ravel(), minlength=11) / plain.tokens.size)
 
 
-def test_reference_backend_counts_the_same(sampler):
+def test_reference_backend_counts_the_same(sampler, tmp_path):
     pytest.importorskip("torch")
-    rollout = Sampler(make_files(), "reference").generate(40, 3, seed=1, observables=OBSERVABLES)
+    options = {"seed": 1, "observables": OBSERVABLES}
+    every = sampler.generate(40, 3, **options)
+    for more in ({}, {"stride": 3}, {"out": tmp_path / "a", "stride": 3}, {"out": tmp_path / "b"}):
+        rollout = Sampler(make_files(), "reference").generate(40, 3, **options, **more)
+        assert np.array_equal(np.asarray(rollout.tokens), every.tokens[:, :: more.get("stride", 1)])
+        assert rollout.observables == every.observables
     check_equals_counting(rollout.observables, list(np.asarray(rollout.tokens)))
 
 
 @pytest.mark.parametrize("store_tokens", [True, False])
 def test_cancelled_rollout_resumes_bit_identically(sampler, tmp_path, monkeypatch, store_tokens):
     """Stopped at many points, each time with a fresh process' state: the same observables and tokens."""
-    monkeypatch.setattr("nanomd.rollout.run.COMMIT_SECONDS", 0.001)
+    monkeypatch.setattr("nanomd.rollout.disk.COMMIT_SECONDS", 0.001)
     options = {"seed": 8, "stride": 3, "observables": OBSERVABLES, "store_tokens": store_tokens, "n_threads": 1}
     whole = sampler.generate(6000, 80, **options)
     folder, stops = tmp_path / "run", 0

@@ -34,10 +34,10 @@ FLAGS = [
 # The command line, declaring progress as often as it can; "@" is printed whenever it has.
 PROGRAM = """
 import os, sys
-import nanomd.rollout.run as r
+from nanomd.rollout import disk, run
 from nanomd.rollout.store import TokenStore
 from nanomd.cli.main import main
-r.COMMIT_SECONDS, r.CACHE_BYTES, r.COMMIT_TOKENS = 0.05, 1, 1 << 16
+disk.COMMIT_SECONDS, run.CACHE_BYTES, disk.COMMIT_TOKENS = 0.05, 1, 1 << 16
 append = TokenStore.append
 def told(*args, **kwargs):
     append(*args, **kwargs)
@@ -198,7 +198,7 @@ def test_full_disk(tmp_path, whole, size):
         sampler = Sampler(make_files())
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("nanomd.rollout.run.CACHE_BYTES", 1)
-            patch.setattr("nanomd.rollout.run.COMMIT_TOKENS", 1 << 13)
+            patch.setattr("nanomd.rollout.disk.COMMIT_TOKENS", 1 << 13)
             with pytest.raises(StoreError, match="the disk is full"):
                 sampler.generate(N_STEPS, N_TRAJS, out=disk / "g", **options)
             if size != "24k":

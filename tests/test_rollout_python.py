@@ -129,3 +129,21 @@ def test_shards_share_memory_one_by_one(tmp_path, sampler):
         assert np.shares_memory(np.from_dlpack(shard), shard)
     with pytest.raises(BufferError, match=r"tokens\.shards"):
         np.from_dlpack(tokens)
+
+
+def test_former_name_of_column_limit(sampler):
+    with pytest.warns(DeprecationWarning, match="now called column_limit"):
+        old = Sampler(sampler.files, single_lanes=0)
+    assert np.array_equal(old.generate(20, 3).tokens, Sampler(sampler.files, column_limit=0).generate(20, 3).tokens)
+
+
+def test_what_a_person_sees(sampler):
+    assert repr(sampler) == f"Sampler(11 states, d_model 16, 2 layers, window 6; {sampler.engine_name}, fp32)"
+    rollout = sampler.generate(2000, 3, stride=7, observables=Observables([1, 5], {"A": [5], "B": [8]}))
+    first, second = repr(rollout).split("\n")
+    assert first == f"Rollout(3 x 2,000 steps of 200 ps, one in 7 kept; 11 states; seed 0; {sampler.engine_name})"
+    stays, passages = rollout.observables.residence.events.sum(), rollout.observables.first_passage.events.sum()
+    assert second == (
+        f"  ObservablesResult(6,000 frames of 11 states; transitions at lag 1, 5; sets A, B: {stays:,} stays, "
+        f"{passages:,} passages)"
+    )

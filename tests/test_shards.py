@@ -16,7 +16,7 @@ from nanomd.base.files import sha256_of
 from nanomd.cli.main import main
 from nanomd.model.files import save_model
 from nanomd.rollout.observables import Observables
-from nanomd.rollout.parts import find_parts, merge_parts, parse_shard, shard_range
+from nanomd.rollout.parts import Part, find_parts, merge_parts
 from nanomd.rollout.sampler import Rollout, Sampler
 from nanomd.rollout.store import TokenStore, lock_folder
 from nanomd.study.folder import RunFolder
@@ -142,15 +142,15 @@ def test_killed_merge_can_be_repeated(sampler, tmp_path, monkeypatch):
 
 
 def test_shard_arguments():
-    assert parse_shard("3/16") == (3, 16) and shard_range((1, 3), 10) == (3, 6)
-    covered = [shard_range((i, 7), 23) for i in range(7)]
-    assert covered[0][0] == 0 and covered[-1][1] == 23
-    assert all(a[1] == b[0] for a, b in pairwise(covered))
+    assert Part.parse("3/16") == Part(3, 16) and Part(1, 3).trajectories(10) == range(3, 6)
+    covered = [Part(i, 7).trajectories(23) for i in range(7)]
+    assert covered[0].start == 0 and covered[-1].stop == 23
+    assert all(a.stop == b.start for a, b in pairwise(covered))
     for bad in ("3", "3/3", "-1/4", "a/b", "1/0", "1/2/3"):
         with pytest.raises(InputError, match="shard"):
-            parse_shard(bad)
+            Part.parse(bad)
     with pytest.raises(InputError, match="n <= n_trajs = 2"):
-        shard_range((0, 3), 2)
+        Part(0, 3).trajectories(2)
 
 
 @pytest.fixture
@@ -215,7 +215,6 @@ def test_shards_may_run_at_once_but_not_beside_training(run, capsys):
     assert sha256_of(run / "generated") == digest
 
 
-@pytest.mark.slow
 def _installed(distribution: str) -> bool:
     # By its metadata: a mere folder of that name on the path is importable too, as a namespace.
     try:
@@ -225,6 +224,7 @@ def _installed(distribution: str) -> bool:
     return True
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not _installed("ray"), reason="ray is not installed (pip install nanomd[ray])")
 @pytest.mark.filterwarnings("ignore")  # Ray's own
 def test_two_ray_workers(sampler, tmp_path):

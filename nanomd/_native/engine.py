@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,6 +11,8 @@ from numpy.typing import NDArray
 
 from nanomd._native.core import CORE, core_errors
 from nanomd._native.observables import NativeObservables, ObservablesSpec
+
+_LOG = logging.getLogger(__name__)
 
 
 class NativeEngine:
@@ -24,7 +27,7 @@ class NativeEngine:
         See `nanomd.model.rope`.
     isa : str
         ``""`` for the best that the processor has (or NANOMD_ISA), ``"sse2"``, ``"avx2"`` or ``"avx512"``.
-    single_lanes : int
+    column_limit : int
         Up to this many trajectories of a thread share the weights as columns, more run in SIMD lanes; -1 for the
         default. The tokens do not depend on it.
     precision : str
@@ -44,16 +47,26 @@ class NativeEngine:
         tensors: Mapping[str, NDArray[np.float32]],
         rope_multipliers: NDArray[np.uint32],
         isa: str = "",
-        single_lanes: int = -1,
+        column_limit: int = -1,
         precision: str = "fp32",
     ) -> None:
         shape = _model_shape(config)
         arrays = {name: np.ascontiguousarray(value, dtype=np.float32) for name, value in tensors.items()}
         self.n_states: int = config.n_states
         with core_errors():
-            self._engine = CORE.Engine(shape, arrays, [int(m) for m in rope_multipliers], isa, single_lanes, precision)
+            self._engine = CORE.Engine(shape, arrays, [int(m) for m in rope_multipliers], isa, column_limit, precision)
         self.name: str = self._engine.name
         self.bytes_per_trajectory: int = self._engine.bytes_per_trajectory
+
+    def batch_size(
+        self, n_trajs: int, *, mode: str, n_threads: int, cache_bytes: int, observed: ObservablesSpec | None
+    ) -> int:
+        """Return how many of `n_trajs` trajectories to have under way at once.
+
+        Groups of sixteen for all threads, within `cache_bytes` for keys and values.
+        """
+        within = cache_bytes // (16 * self.bytes_per_trajectory)
+        return min(n_trajs, 16 * max(n_threads, min(within, max(4, 2 * n_threads))))
 
     def replay_length(self, mode: str, hop_keep: int, n_tokens: int) -> int:
         """Return how many of the last tokens rebuild the caches, when `n_tokens` have been seen in total."""
@@ -72,7 +85,7 @@ class NativeEngine:
         seed: int = 0,
         temperature: float = 1.0,
         n_threads: int = 1,
-        lookahead: int = -1,
+        n_drafts: int = -1,
         observables: NativeObservables | None = None,
     ) -> NativeSession:
         """Start or continue trajectories.
@@ -91,7 +104,7 @@ class NativeEngine:
             Index of the next state to be drawn.
         seed, temperature, n_threads :
             Key of the random numbers, sampling temperature, threads.
-        lookahead : int
+        n_drafts : int
             States guessed ahead: -1 for as many as pay where a thread has one trajectory, 0 for none, k for always k
             (then each trajectory runs by itself). The tokens do not depend on it.
         observables : NativeObservables, optional
@@ -101,7 +114,7 @@ class NativeEngine:
         index = np.ascontiguousarray(trajectories, dtype=np.uint64)
         with core_errors():
             session = self._engine.open(
-                mode, hop_keep, rows, n_before, index, first_step, seed, temperature, n_threads, lookahead,
+                mode, hop_keep, rows, n_before, index, first_step, seed, temperature, n_threads, n_drafts,
                 None if observables is None else observables.writer,
             )  # fmt: skip
         return NativeSession(session, first_step)
@@ -182,7 +195,8 @@ class NativeCudaEngine(NativeEngine):
     ) -> None:
         arrays = {name: np.ascontiguousarray(value, dtype=np.float32) for name, value in tensors.items()}
         options = {
-            "precision": precision, "regime": regime, "weights": weights, "tile": tile, "ranks": ranks, "device": device
+            "precision": precision, "regime": regime, "weights": weights,
+            "tile": tile, "ranks": ranks, "device": device,
         }  # fmt: skip
         self.n_states = config.n_states
         with core_errors():
@@ -191,6 +205,18 @@ class NativeCudaEngine(NativeEngine):
             )
         self.name = self._engine.name
         self.bytes_per_trajectory = self._engine.bytes_per_trajectory
+
+    def batch_size(
+        self, n_trajs: int, *, mode: str, n_threads: int, cache_bytes: int, observed: ObservablesSpec | None
+    ) -> int:
+        """Return how many of `n_trajs` trajectories to have under way at once: what fits the device's free memory."""
+        plan = self.memory_plan(mode, n_trajs, observed)
+        _LOG.info(
+            "%s: %d bytes of device memory a trajectory, %d free; %s",
+            self.name, plan["per_trajectory"], plan["free"], self.describe(n_trajs),
+        )  # fmt: skip
+        # The session refuses, and says why, what does not fit even one at a time.
+        return min(n_trajs, max(1, plan["largest_n_trajs"]))
 
     def memory_plan(self, mode: str, n_trajs: int, observed: ObservablesSpec | None = None) -> dict[str, int]:
         """Return bytes of device memory: weights, per_trajectory, fixed, total, free; and largest_n_trajs that fit.

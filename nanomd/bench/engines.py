@@ -88,7 +88,7 @@ def our_sampler(
     n_threads: int,
     *,
     isa: str = "",
-    single_lanes: int = -1,
+    column_limit: int = -1,
     precision: str = "fp32",
     seed: int = 0,
     **options: Any,
@@ -99,7 +99,7 @@ def our_sampler(
 
     Parameters
     ----------
-    isa, single_lanes
+    isa, column_limit
         See `nanomd.Sampler`.
     precision : str
         Handed to the sampler unless fp32.
@@ -112,7 +112,7 @@ def our_sampler(
         raise InputError(f"precision must be one of {', '.join(offered_precisions())}, got {precision!r}")
     if precision != "fp32":
         options = {**options, "precision": precision}
-    sampler = Sampler(files, backend="cpu", isa=isa, single_lanes=single_lanes, **options)
+    sampler = Sampler(files, backend="cpu", isa=isa, column_limit=column_limit, **options)
     W = files.config.context_length
     error = verify(
         files,
@@ -123,10 +123,8 @@ def our_sampler(
         who=f"{sampler.engine_name} {precision}",
         seed=seed,
     )
-    engine = sampler._engine
-    assert engine is not None
     keep = max(1, W // 2) if mode == "hop" else 0
-    session = engine.open(
+    session = sampler.engine.open(
         full_windows(files, n_trajs),
         np.arange(n_trajs, dtype=np.uint64),
         mode=mode,

@@ -98,7 +98,7 @@ def reference_log_probs(files: ModelFiles, tokens: NDArray[Any], mode: str) -> N
     import torch
 
     from nanomd.model.network import NanoGPT
-    from nanomd.rollout.reference import context_start
+    from nanomd.rollout.modes import context_start
 
     config = files.config
     model = NanoGPT(config, backend="reference")

@@ -160,8 +160,7 @@ def flatness(model: str, n_trajs: int, last: int, *, isa: str = "", seed: int = 
     from nanomd.rollout.sampler import Sampler
 
     files = random_model(bench_config(model), seed)
-    engine = Sampler(files, backend="cpu", isa=isa)._engine
-    assert engine is not None
+    engine = Sampler(files, backend="cpu", isa=isa).engine
     mode = "ring" if files.config.position == "rope" else "hop"
     keep = max(1, files.config.context_length // 2) if mode == "hop" else 0
     indices = np.arange(n_trajs, dtype=np.uint64)

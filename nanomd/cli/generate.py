@@ -6,6 +6,7 @@ Complete shards survive an interruption; --resume goes on, and the result is the
 from __future__ import annotations
 
 import argparse
+import re
 
 from nanomd.base.errors import InputError
 from nanomd.cli.common import add_common, add_resume, progress, say
@@ -76,7 +77,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
     from nanomd.rollout.observables import Observables, parse_set
-    from nanomd.rollout.parts import parse_shard
+    from nanomd.rollout.parts import Part
+    from nanomd.rollout.request import RolloutRequest, parse_drafts
     from nanomd.study.generate import generate, merge
 
     if options.merge:
@@ -91,26 +93,34 @@ def run(options: argparse.Namespace) -> int:
             raise InputError("every --set needs a name of its own")
         bins = "log" if options.bins is None else options.bins
         observables = Observables(options.observe_lags or (1,), sets, bins)
-    text = generate(
-        options.run,
+    request = RolloutRequest(
         n_steps=options.n_steps,
         n_trajs=options.n_trajs,
-        start=options.start,
+        start=_start(options.start),
         mode=options.mode,
         hop_keep=options.hop_keep,
+        seed=options.seed,
         stride=options.stride,
         sampling_temperature=options.sampling_temperature,
-        backend=options.backend,
-        precision=options.precision,
-        lookahead=options.lookahead,
         n_threads=options.n_threads,
-        seed=options.seed,
+        resume=options.resume,
+        part=None if options.shard is None else Part.parse(options.shard),
         observables=observables,
         store_tokens=not options.no_tokens,
-        shard=None if options.shard is None else parse_shard(options.shard),
+        n_drafts=parse_drafts(options.lookahead),
+    )
+    text = generate(
+        options.run,
+        request,
+        backend=options.backend,
+        precision=options.precision,
         force=options.force,
-        resume=options.resume,
         progress=progress(options),
     )
     say(options, text)
     return 0
+
+
+def _start(text: str) -> str | int:
+    """Return the kind of start, or the label of a state."""
+    return int(text) if re.fullmatch(r"-?[0-9]{1,18}", text) else text

@@ -18,8 +18,8 @@ _DOMAIN = 0x7374617274  # "start"
 
 def start_prompts(
     files: ModelFiles, start: str | ArrayLike, n_trajs: int, first_trajectory: int, seed: int
-) -> tuple[str, NDArray[np.uint16]]:
-    """Return the kind of start and the prompts, (n_trajs, P) tokens.
+) -> NDArray[np.uint16]:
+    """Return the prompts, (n_trajs, P) tokens.
 
     A drawn prompt depends on the seed and the global index of its trajectory alone, not on how trajectories are split.
 
@@ -36,7 +36,7 @@ def start_prompts(
         For an unknown kind, an unknown state, or a shape that does not fit.
     """
     if isinstance(start, str):
-        return start, _drawn(files, start, n_trajs, first_trajectory, seed)
+        return _drawn(files, start, n_trajs, first_trajectory, seed)
     labels = np.asarray(start)
     if labels.dtype.kind not in "iu":
         raise InputError(f"start must hold integer state labels, got {labels.dtype}")
@@ -45,7 +45,7 @@ def start_prompts(
             f"start must have shape (n_trajs,) or (n_trajs, P) with n_trajs = {n_trajs} and P >= 1, got {labels.shape}"
         )
     tokens = files.state_map.encode_labels(labels)
-    return "prompts", tokens.reshape(n_trajs, -1).astype(np.uint16)
+    return tokens.reshape(n_trajs, -1).astype(np.uint16)
 
 
 def _drawn(files: ModelFiles, kind: str, n_trajs: int, first_trajectory: int, seed: int) -> NDArray[np.uint16]:

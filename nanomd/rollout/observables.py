@@ -22,15 +22,7 @@ from nanomd.base.config import check_range
 from nanomd.base.errors import InputError, StoreError
 from nanomd.data.dtrajs import DtrajsLike, load_dtrajs
 from nanomd.data.states import StateMap
-
-_DECADES = 12
-_PER_DECADE = 10
-
-
-def log_bin_edges() -> tuple[int, ...]:
-    """Return the edges of the logarithmic bins: 0, 1, ..., 10 exactly, then ten a decade up to 10^12 steps."""
-    edges = [round(10 ** (k / _PER_DECADE)) for k in range(_PER_DECADE, _DECADES * _PER_DECADE + 1)]
-    return (*range(10), *edges)
+from nanomd.rollout.durations import Durations, log_bin_edges
 
 
 def parse_set(text: str) -> tuple[str, list[int]]:
@@ -161,39 +153,7 @@ class Observables:
         return ObservablesResult(self, states, totals)
 
 
-@dataclass(frozen=True)
-class Durations:
-    """Residence times in sets, or first-passage times between them; in steps.
-
-    Parameters
-    ----------
-    exposure : int64 array
-        Steps spent in it, in events that were completed or cut by the end of a trajectory.
-    events : int64 array
-        Completed events; ``exposure / events`` estimates the mean duration, unbiased by the end of the data.
-    total : int64 array
-        Sum of the durations in `completed`.
-    completed, cut : int64 array, (..., n_bins)
-        Durations of events completed, and of those cut by the end. Residences whose entry was not seen are left out.
-    bin_edges : (n_bins,) int64
-        Bin b holds durations in [bin_edges[b], bin_edges[b + 1]); the last one is open.
-    """
-
-    exposure: NDArray[np.int64]
-    events: NDArray[np.int64]
-    total: NDArray[np.int64]
-    completed: NDArray[np.int64]
-    cut: NDArray[np.int64]
-    bin_edges: NDArray[np.int64]
-
-    @property
-    def mean(self) -> NDArray[np.float64]:
-        """Mean duration in steps; NaN where nothing was seen."""
-        known = self.events > 0
-        return np.where(known, self.exposure / np.where(known, self.events, 1), np.nan)
-
-
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ObservablesResult:
     """What was accumulated.
 
@@ -273,6 +233,16 @@ class ObservablesResult:
         )
 
     __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        names = self.set_names
+        text = f"ObservablesResult({self.n_frames:,} frames of {self.state_map.n_states} states"
+        if self.observables.lagtimes:
+            text += f"; transitions at lag {', '.join(map(str, self.observables.lagtimes))}"
+        if not names:
+            return f"{text})"
+        stays, passages = self.residence.events, self.first_passage.events
+        return f"{text}; sets {', '.join(names)}: {stays.sum():,} stays, {passages.sum():,} passages)"
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """Return everything as arrays of numbers and text, as they are saved."""

@@ -10,9 +10,9 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,50 +28,60 @@ from nanomd.rollout.store import Shard, StoreLayout, TokenStore, lock_folder
 _PART_NAME = re.compile(r"part_([0-9]{4,})_of_([0-9]{4,})")
 
 
-def parse_shard(text: str) -> tuple[int, int]:
-    """Read ``"3/16"``: part 3 of 16, counted from 0.
+@dataclass(frozen=True, slots=True, order=True)
+class Part:
+    """Part `index` (from 0) of `count` of the trajectories of a rollout; the public keyword is ``shard=(i, n)``."""
 
-    Raises
-    ------
-    InputError
-        For anything else.
-    """
-    match = re.fullmatch(r"\s*([0-9]{1,9})\s*/\s*([0-9]{1,9})\s*", text)
-    if match is None:
-        raise InputError(f"shard must look like 3/16 (part 3 of 16, counted from 0), got {text!r}")
-    return check_shard((int(match.group(1)), int(match.group(2))))
+    index: int
+    count: int
+
+    @classmethod
+    def of(cls, shard: tuple[int, int]) -> Part:
+        """Return the part (i, n) if 0 <= i < n."""
+        index, count = int(shard[0]), int(shard[1])
+        if not 0 <= index < count:
+            raise InputError(f"shard i/n must have 0 <= i < n, counted from 0, got {index}/{count}")
+        return cls(index, count)
+
+    @classmethod
+    def parse(cls, text: str) -> Part:
+        """Read ``"3/16"``: part 3 of 16, counted from 0.
+
+        Raises
+        ------
+        InputError
+            For anything else.
+        """
+        match = re.fullmatch(r"\s*([0-9]{1,9})\s*/\s*([0-9]{1,9})\s*", text)
+        if match is None:
+            raise InputError(f"shard must look like 3/16 (part 3 of 16, counted from 0), got {text!r}")
+        return cls.of((int(match.group(1)), int(match.group(2))))
+
+    def trajectories(self, n_trajs: int) -> range:
+        """Return which of `n_trajs` trajectories are this part."""
+        if self.count > n_trajs:
+            raise InputError(f"shard i/n must have n <= n_trajs = {n_trajs}, so that none is empty, got {self}")
+        return range(n_trajs * self.index // self.count, n_trajs * (self.index + 1) // self.count)
+
+    def folder(self, out: str | Path) -> Path:
+        """Return the folder of this part in that of the rollout."""
+        return Path(out) / f"part_{self.index:04d}_of_{self.count:04d}"
+
+    def to_list(self) -> list[int]:
+        """Return [i, n], as stores record it."""
+        return [self.index, self.count]
+
+    def __str__(self) -> str:
+        return f"{self.index}/{self.count}"
 
 
-def check_shard(shard: tuple[int, int]) -> tuple[int, int]:
-    """Return (i, n) if 0 <= i < n."""
-    index, count = int(shard[0]), int(shard[1])
-    if not 0 <= index < count:
-        raise InputError(f"shard i/n must have 0 <= i < n, counted from 0, got {index}/{count}")
-    return index, count
-
-
-def shard_range(shard: tuple[int, int] | None, n_trajs: int) -> tuple[int, int]:
-    """Return the trajectories [first, last) of a shard (i, n); all of them for None."""
-    if shard is None:
-        return 0, n_trajs
-    index, count = check_shard(shard)
-    if count > n_trajs:
-        raise InputError(f"shard i/n must have n <= n_trajs = {n_trajs}, so that none is empty, got {index}/{count}")
-    return n_trajs * index // count, n_trajs * (index + 1) // count
-
-
-def part_folder(out: str | Path, index: int, count: int) -> Path:
-    """Return the folder of part `index` of `count`."""
-    return Path(out) / f"part_{index:04d}_of_{count:04d}"
-
-
-def find_parts(out: str | Path) -> list[tuple[int, int, Path]]:
-    """Return (index, count, folder) of the parts in a folder, in order."""
+def find_parts(out: str | Path) -> dict[Part, Path]:
+    """Return the parts in a folder and their own folders, in order."""
     out = Path(out)
     if not out.is_dir():
-        return []
+        return {}
     matches = [(_PART_NAME.fullmatch(path.name), path) for path in out.iterdir() if path.is_dir()]
-    return sorted((int(m.group(1)), int(m.group(2)), path) for m, path in matches if m is not None)
+    return dict(sorted((Part(int(m.group(1)), int(m.group(2))), path) for m, path in matches if m is not None))
 
 
 def refuse_parts(out: str | Path) -> None:
@@ -111,43 +121,42 @@ def merge_parts(out: str | Path, keep: Mapping[str, str] | None = None) -> Rollo
     """
     out = Path(out)
     parts = find_parts(out)
-    counts = sorted({count for _, count, _ in parts})
+    counts = sorted({part.count for part in parts})
     with lock_folder(out):
         if TokenStore.exists(out):
             store = TokenStore.open(out)
             # Parts beside a merged store: an earlier merge was killed while it cleaned up.
             merged = store.info.get("merged_parts")
             if merged is not None and counts in ([], [merged]) and store.complete:
-                _clean_up(parts)
+                _clean_up(parts.values())
                 return Rollout.from_store(store)
             raise StoreError(f"{out} holds another rollout beside its parts; move one of them elsewhere")
         if len(counts) != 1:
             found = "no parts" if not parts else f"parts of several rollouts, of {' and '.join(map(str, counts))}"
             raise StoreError(f"{out} holds {found}; make all parts with `nanomd generate --shard i/n`, with one n")
-        count = counts[0]
-        missing = sorted(set(range(count)) - {index for index, _, _ in parts})
+        missing = [part for i in range(counts[0]) if (part := Part(i, counts[0])) not in parts]
         if missing:
-            raise StoreError(f"{out} lacks {_shards(missing, count)}: generate with the same options, then merge")
+            raise StoreError(f"{out} lacks {_named(missing)}: generate with the same options, then merge")
         with ExitStack() as locks:
-            for _, _, path in parts:
+            for path in parts.values():
                 locks.enter_context(lock_folder(path))
-            stores = [_open_part(path, index, count) for index, _, path in parts]
-            unfinished = [index for index, store in enumerate(stores) if store is None or not store.complete]
+            stores = {part: _open_part(path, part) for part, path in parts.items()}
+            unfinished = [part for part, store in stores.items() if store is None or not store.complete]
             if unfinished:
-                raise StoreError(f"{out} has unfinished parts: resume {_shards(unfinished, count)}, then merge")
+                raise StoreError(f"{out} has unfinished parts: resume {_named(unfinished)}, then merge")
             for name, text in (keep or {}).items():
                 write_atomic(out / name, text)
-            store = _join(out, [store for store in stores if store is not None])
-        _clean_up(parts)
+            store = _join(out, [store for store in stores.values() if store is not None])
+        _clean_up(parts.values())
         return Rollout.from_store(store)
 
 
-def _open_part(path: Path, index: int, count: int) -> TokenStore | None:
+def _open_part(path: Path, part: Part) -> TokenStore | None:
     if not TokenStore.exists(path):
         return None
     store = TokenStore.open(path)
-    if store.info.get("shard") != [index, count]:
-        raise StoreError(f"{path} does not hold shard {index}/{count}, but {store.info.get('shard')}")
+    if store.info.get("shard") != part.to_list():
+        raise StoreError(f"{path} does not hold shard {part}, but {store.info.get('shard')}")
     return store
 
 
@@ -213,11 +222,11 @@ def _link(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def _clean_up(parts: list[tuple[int, int, Path]]) -> None:
-    for _, _, path in parts:
+def _clean_up(folders: Iterable[Path]) -> None:
+    for path in folders:
         shutil.rmtree(path)
 
 
-def _shards(indices: list[int], count: int) -> str:
-    shown = ", ".join(f"{index}/{count}" for index in indices[:8])
-    return f"shard{'s' if len(indices) > 1 else ''} {shown}{' and others' if len(indices) > 8 else ''}"
+def _named(parts: list[Part]) -> str:
+    shown = ", ".join(map(str, parts[:8]))
+    return f"shard{'s' if len(parts) > 1 else ''} {shown}{' and others' if len(parts) > 8 else ''}"

@@ -1,35 +1,25 @@
-"""Eager reference generation: every step recomputes its context with PyTorch. Slow, short, and the meaning of the rest.
+"""The eager reference: every step recomputes what it reads with PyTorch. Slow, short, and the meaning of the rest.
 
-The three modes are written as what the model reads at each step; the compiled engines with their caches must agree.
+The three modes are written as what the model reads at each step (`nanomd.rollout.modes.context_start`); the compiled
+engines with their caches must agree. It works in float64, so that what the size of a batch changes in the last bits
+lies as far below the uniforms' 53 bits as it can.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from nanomd._native import rollout_uniform
+from nanomd import _native
 from nanomd.base.config import ModelConfig
 from nanomd.base.errors import InputError
 from nanomd.model.network import NanoGPT
-from nanomd.rollout.sampler import resolve_mode
-
-
-def context_start(config: ModelConfig, mode: str, n_known: int, hop_keep: int) -> int:
-    """Return the first of `n_known` frames that the model reads to predict the next one.
-
-    ring: the receptive field, L (W - 1) + 1 frames. crop: the last W. hop: the window grows to W frames, and a frame
-    that finds it full starts a new one with the last `hop_keep` frames, itself included.
-    """
-    window = config.context_length
-    if mode == "ring":
-        return max(0, n_known - config.receptive_field)
-    if mode == "crop":
-        return max(0, n_known - window)
-    if n_known <= window:
-        return 0
-    return n_known - hop_keep - (n_known - window - 1) % (window - hop_keep + 1)
+from nanomd.rollout.modes import context_start, resolve_hop_keep, resolve_mode
 
 
 def draw_state(probabilities: NDArray[np.float64], uniform: float) -> int:
@@ -39,59 +29,131 @@ def draw_state(probabilities: NDArray[np.float64], uniform: float) -> int:
     return state if state < len(probabilities) else int(np.flatnonzero(probabilities)[-1])
 
 
-@torch.no_grad()
-def generate_reference(
-    model: NanoGPT,
-    prompts: ArrayLike,
-    n_steps: int,
-    *,
-    mode: str = "auto",
-    hop_keep: int | None = None,
-    seed: int = 0,
-    first_trajectory: int = 0,
-    sampling_temperature: float = 1.0,
-) -> NDArray[np.int64]:
-    """Generate trajectories by recomputing the whole context at every step.
+class ReferenceEngine:
+    """The reference over one model, with the interface of `nanomd._native.NativeEngine`.
 
     Parameters
     ----------
-    model : NanoGPT
-    prompts : (n, P) integer tokens
-        What comes before the first generated state.
-    n_steps : int
-        States to generate per trajectory.
-    mode : str
-        ``"auto"``, ``"ring"``, ``"hop"`` or ``"crop"``; see `context_start`.
-    hop_keep : int, optional
-        Frames in the window when hop mode refills it, in [1, W - 1]; W / 2 when None.
-    seed, first_trajectory : int
-        The uniform of step s and row i is that of (seed, s, first_trajectory + i) in every engine.
-    sampling_temperature : float
-        Divides the logits.
-
-    Returns
-    -------
-    tokens : (n, n_steps) int64
-        The generated states, without the prompts.
+    config : ModelConfig
+    tensors : dict of float32 arrays
+        As named and shaped by `ModelConfig.tensor_shapes`.
     """
-    config = model.config
-    mode = resolve_mode(config, mode)
-    keep = max(1, config.context_length // 2) if hop_keep is None else hop_keep
-    known = np.asarray(prompts, dtype=np.int64)
-    if known.ndim != 2 or known.shape[1] < 1:
-        raise InputError(f"prompts must have shape (n_trajs, P) with P >= 1, got {known.shape}")
-    length = known.shape[1]
-    frames = np.concatenate((known, np.zeros((len(known), n_steps), dtype=np.int64)), axis=1)
-    training = model.training
-    model.eval()
-    try:
-        for step in range(n_steps):
-            now = length + step
-            context = torch.from_numpy(frames[:, context_start(config, mode, now, keep) : now])
-            logits = model(context)[:, -1].double() / sampling_temperature
-            probabilities = torch.softmax(logits, dim=-1).numpy()
-            for row, p in enumerate(probabilities):
-                frames[row, now] = draw_state(p, rollout_uniform(seed, step, first_trajectory + row))
-    finally:
-        model.train(training)
-    return frames[:, length:]
+
+    name = "reference"
+
+    def __init__(self, config: ModelConfig, tensors: Mapping[str, NDArray[np.float32]]) -> None:
+        self.config = config
+        self.model = NanoGPT(config, backend="reference")
+        self.model.load_tensors(tensors)
+        self.model = self.model.double().eval()
+
+    def batch_size(
+        self, n_trajs: int, *, mode: str, n_threads: int, cache_bytes: int, observed: _native.ObservablesSpec | None
+    ) -> int:
+        """Return how many of `n_trajs` trajectories to have under way at once: there are no caches, so all of them."""
+        return n_trajs
+
+    def open(
+        self,
+        history: NDArray[np.uint16],
+        trajectories: NDArray[np.uint64],
+        *,
+        mode: str,
+        hop_keep: int = 0,
+        n_before: int = 0,
+        first_step: int = 0,
+        seed: int = 0,
+        temperature: float = 1.0,
+        n_threads: int = 1,
+        n_drafts: int = -1,
+        observables: _native.NativeObservables | None = None,
+    ) -> ReferenceSession:
+        """Start or continue trajectories; threads are PyTorch's, nothing is drafted, observables are the caller's."""
+        mode = resolve_mode(self.config, mode)
+        keep = resolve_hop_keep(self.config, mode, hop_keep or None)
+        known = np.asarray(history, dtype=np.int64)
+        if known.ndim != 2 or known.shape[1] < 1:
+            raise InputError(f"history must have shape (n_trajs, n) with n >= 1, got {known.shape}")
+        session = ReferenceSession(self, known, trajectories, n_before, first_step, mode, keep, seed, temperature)
+        needed = n_before + known.shape[1] - session.reads_from()
+        if needed > known.shape[1]:
+            raise InputError(f"history must hold the last {needed} tokens, got {known.shape[1]}")
+        return session
+
+    @torch.no_grad()
+    def logits(self, context: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return the logits (n, V) of the state after the frames (n, T)."""
+        logits: NDArray[np.float64] = self.model(torch.from_numpy(context))[:, -1].numpy()
+        return logits
+
+    def log_probs(
+        self, tokens: NDArray[np.uint16], *, mode: str, hop_keep: int = 0, first_position: int = 0, n_threads: int = 1
+    ) -> NDArray[np.float32]:
+        """Return ln p(next state) after every position, (n, T, n_states); only differences of positions matter."""
+        mode = resolve_mode(self.config, mode)
+        keep = resolve_hop_keep(self.config, mode, hop_keep or None)
+        frames = np.asarray(tokens, dtype=np.int64)
+        n, length = frames.shape
+        result = np.empty((n, length, self.config.n_states), dtype=np.float32)
+        for now in range(1, length + 1):
+            logits = self.logits(frames[:, context_start(self.config, mode, now, keep) : now])
+            result[:, now - 1] = torch.from_numpy(logits).log_softmax(-1).numpy()
+        return result
+
+
+@dataclass
+class ReferenceSession:
+    """Trajectories under way; made by `ReferenceEngine.open`."""
+
+    engine: ReferenceEngine
+    known: NDArray[np.int64]  # (n_trajs, n): the latest tokens
+    trajectories: NDArray[np.uint64]  # (n_trajs,): global indices
+    n_before: int  # tokens before those
+    step: int  # index of the next state to be drawn
+    mode: str
+    hop_keep: int
+    seed: int
+    temperature: float
+    observes: ClassVar[bool] = False
+
+    def reads_from(self) -> int:
+        """Return the index, among all tokens from the first of the prompt on, of the first that the next step reads."""
+        n_known = self.n_before + self.known.shape[1]
+        return context_start(self.engine.config, self.mode, n_known, self.hop_keep)
+
+    def advance(
+        self,
+        n_steps: int,
+        out: NDArray[Any] | None = None,
+        stride: int = 1,
+        progress: Callable[[int], bool] | None = None,
+    ) -> bool:
+        """Draw `n_steps` more states; `out` takes those of the steps divisible by `stride`. See `NativeSession`."""
+        column = 0
+        for _ in range(n_steps):
+            self._forget(self.reads_from())
+            logits = self.engine.logits(self.known) / self.temperature
+            probabilities = torch.from_numpy(logits).softmax(-1).numpy()
+            drawn = [
+                draw_state(p, _native.rollout_uniform(self.seed, self.step, int(index)))
+                for p, index in zip(probabilities, self.trajectories, strict=True)
+            ]
+            self.known = np.concatenate((self.known, np.array(drawn, dtype=np.int64)[:, None]), axis=1)
+            if out is not None and self.step % stride == 0:
+                out[:, column] = drawn
+                column += 1
+            self.step += 1
+            if progress is not None and progress(len(drawn)):
+                return False
+        return True
+
+    def _forget(self, first: int) -> None:
+        self.known, self.n_before = self.known[:, first - self.n_before :], first
+
+    def collect(self, observables: _native.NativeObservables) -> None:
+        """Do nothing: the session accumulates nothing."""
+
+    def history(self) -> NDArray[np.uint16]:
+        """Return the latest tokens, (n_trajs, n): enough to open a session that continues."""
+        self._forget(self.reads_from())
+        return self.known.astype(np.uint16)

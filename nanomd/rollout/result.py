@@ -29,6 +29,9 @@ class ShardedTokens:
         self.ndim = 2
         self.size = self.shape[0] * self.shape[1]
 
+    def __repr__(self) -> str:
+        return f"ShardedTokens({self.shape[0]} x {self.shape[1]:,} {self.dtype} in {len(self.shards)} shards)"
+
     def __len__(self) -> int:
         return self.shape[0]
 
@@ -61,7 +64,7 @@ class ShardedTokens:
         return np.concatenate(self.shards).astype(dtype or self.dtype, copy=False)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Rollout:
     """Generated trajectories.
 
@@ -95,6 +98,15 @@ class Rollout:
     model_config: ModelConfig
     first_trajectory: int = 0
     observables: ObservablesResult | None = None
+
+    def __repr__(self) -> str:
+        text = f"Rollout({self.n_trajs} x {self.n_steps:,} steps of {self.frame_interval.describe(1)}"
+        if not self.tokens.shape[1]:
+            text += ", only observables kept"
+        elif self.stride > 1:
+            text += f", one in {self.stride} kept"
+        text += f"; {self.state_map.n_states} states; seed {self.config.seed}; {self.backend})"
+        return text if self.observables is None else f"{text}\n  {self.observables!r}"
 
     @property
     def n_trajs(self) -> int:

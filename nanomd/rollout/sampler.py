@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-import os
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from nanomd import _native
-from nanomd.base.config import ModelConfig, RolloutConfig, check_range
-from nanomd.base.errors import BackendUnavailableError, InputError
+from nanomd.base.config import ModelConfig
+from nanomd.base.errors import InputError
 from nanomd.base.nvtx import annotate
 from nanomd.base.progress import Progress
 from nanomd.model.files import ModelFiles, load_model_files
-from nanomd.model.rope import rope_multipliers
 from nanomd.model.starts import start_prompts
+from nanomd.rollout.disk import run_to_disk
+from nanomd.rollout.engine import available_threads, open_engine, resolve_backend
+from nanomd.rollout.modes import resolve_hop_keep, resolve_mode
 from nanomd.rollout.observables import Observables, ObservablesResult
-from nanomd.rollout.parts import check_shard, merge_parts, shard_range
+from nanomd.rollout.parts import Part, merge_parts
+from nanomd.rollout.request import RolloutRequest, parse_drafts
 from nanomd.rollout.result import Rollout, ShardedTokens
-from nanomd.rollout.run import Run, RunOptions, available_threads
+from nanomd.rollout.run import Run
 
 __all__ = ["Observables", "ObservablesResult", "Rollout", "Sampler", "ShardedTokens", "merge_parts"]
 
@@ -36,12 +38,21 @@ class Sampler:
         ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"reference"`` (PyTorch, slow); NANOMD_BACKEND overrides.
     isa : str
         Force the instruction set of the cpu engine: ``"sse2"``, ``"avx2"``, ``"avx512"``. By default the best.
-    single_lanes : int
+    column_limit : int
         Up to this many trajectories of a thread share the weights as columns, more run in SIMD lanes; -1 for the
         default. Tokens do not depend on it.
     precision : str
-        What the cpu engine keeps in 16 bits: nothing (``"fp32"``), keys and values (``"fp16-cache"``), weights too
+        What is kept in 16 bits: nothing (``"fp32"``), keys and values (``"fp16-cache"``, cpu only), weights too
         (``"fp16"``). Sums are fp32 always; ln p of states with p >= 1e-7 is within 1e-3 in fp32, 2e-2 in 16 bits.
+    single_lanes : int, optional
+        The former name of `column_limit`.
+
+    Attributes
+    ----------
+    backend : str
+        The one that runs: never ``"auto"``.
+    engine : RolloutEngine
+        See `nanomd.rollout.engine`.
 
     Raises
     ------
@@ -55,22 +66,24 @@ class Sampler:
         backend: str = "auto",
         *,
         isa: str = "",
-        single_lanes: int = -1,
+        column_limit: int = -1,
         precision: str = "fp32",
+        single_lanes: int | None = None,
     ) -> None:
+        if single_lanes is not None:
+            warnings.warn("single_lanes is now called column_limit", DeprecationWarning, stacklevel=2)
+            column_limit = single_lanes
         self.files = files
         self.precision = precision
         self.backend = resolve_backend(backend)
-        self._engine: _native.NativeEngine | None = None
-        rope = files.config.position == "rope"
-        multipliers = rope_multipliers(files.config) if rope else np.zeros(0, np.uint32)
-        if self.backend == "cpu":
-            self._engine = _native.NativeEngine(files.config, files.tensors, multipliers, isa, single_lanes, precision)
-        elif self.backend == "cuda" and precision in ("fp32", "fp16"):
-            self._engine = _native.NativeCudaEngine(files.config, files.tensors, multipliers, precision=precision)
-        elif precision != "fp32":
-            raise BackendUnavailableError(f"precision {precision!r} is not available on {self.backend!r}; use cpu")
-        self.engine_name = self.backend if self._engine is None else self._engine.name
+        self.engine = open_engine(files, self.backend, isa=isa, column_limit=column_limit, precision=precision)
+
+    def __repr__(self) -> str:
+        c = self.config
+        return (
+            f"Sampler({c.n_states} states, d_model {c.d_model}, {c.n_layer} layers, window {c.context_length}; "
+            f"{self.engine_name}, {self.precision})"
+        )
 
     @classmethod
     def load(cls, path: str | Path, backend: str = "auto", *, precision: str = "fp32") -> Sampler:
@@ -81,6 +94,11 @@ class Sampler:
     def config(self) -> ModelConfig:
         """The shape of the model."""
         return self.files.config
+
+    @property
+    def engine_name(self) -> str:
+        """What runs, such as ``"cpu/avx2"``."""
+        return self.engine.name
 
     def generate(
         self,
@@ -115,7 +133,8 @@ class Sampler:
             States per trajectory (the prompt is not counted), and trajectories.
         start : str or array
             ``"stationary"`` (one state, from the stationary distribution of the training data), ``"uniform"`` (one
-            state), ``"data"`` (a window of the training data), or raw state labels, (n_trajs,) or (n_trajs, P).
+            state), ``"data"`` (a window of the training data), or raw state labels: one for all, (n_trajs,) or
+            (n_trajs, P).
         mode : str
             ``"ring"`` (rotary positions), ``"hop"`` or ``"crop"``; ``"auto"`` is ring for rotary positions, hop for
             learned ones.
@@ -163,43 +182,39 @@ class Sampler:
         CancelledError
             If `cancel` said so.
         """
-        if not store_tokens and observables is None:
-            raise InputError("store_tokens=False needs observables=, or nothing would be left of the rollout")
-        check_range("n_trajs", n_trajs, 1)
-        check_range("first_trajectory", first_trajectory, 0, 2**62)
-        first, last = shard_range(shard, n_trajs)
-        if shard is not None and not isinstance(start, str) and len(np.atleast_1d(np.asarray(start))) == n_trajs:
-            start = np.asarray(start)[first:last]
-        config = RolloutConfig(
-            n_steps=n_steps,
-            n_trajs=last - first,
-            start=start if isinstance(start, str) else "prompts",
-            mode=resolve_mode(self.config, mode),  # type: ignore[arg-type]
-            hop_keep=hop_keep,
-            seed=seed,
-            stride=stride,
-            sampling_temperature=sampling_temperature,
-            backend=self.backend,  # type: ignore[arg-type]
-            n_threads=n_threads,
-            precision=self.precision,  # type: ignore[arg-type]
+        return self.run(
+            RolloutRequest(
+                n_steps=n_steps,
+                n_trajs=n_trajs,
+                start=start,
+                mode=mode,
+                hop_keep=hop_keep,
+                seed=seed,
+                stride=stride,
+                sampling_temperature=sampling_temperature,
+                n_threads=n_threads,
+                out=None if out is None else Path(out),
+                resume=resume,
+                first_trajectory=first_trajectory,
+                part=None if shard is None else Part.of(shard),
+                observables=observables,
+                store_tokens=store_tokens,
+                progress=progress,
+                cancel=cancel,
+                n_drafts=parse_drafts(lookahead),
+            )
         )
-        if config.mode == "hop" and hop_keep is None:
-            config = config.replace(hop_keep=max(1, self.config.context_length // 2))
-        _, prompts = start_prompts(self.files, start, last - first, first_trajectory + first, seed)
-        if resume and out is None:
+
+    def run(self, request: RolloutRequest) -> Rollout:
+        """Do what `generate` does, with its arguments as one object."""
+        if request.resume and request.out is None:
             raise InputError("resume=True needs out=, the folder with the interrupted rollout")
-        options = RunOptions(
-            first_trajectory=first_trajectory + first,
-            progress=progress,
-            cancel=cancel,
-            observables=observables,
-            store_tokens=store_tokens,
-            lookahead=parse_lookahead(lookahead),
-            shard=None if shard is None else check_shard(shard),
-        )
-        run = Run(self, config, prompts, options)
+        config = request.config(self.config, self.backend, self.precision)
+        own = request.trajectories
+        prompts = start_prompts(self.files, request.own_start, len(own), own.start, config.seed)
+        run = Run(self.engine, self.files, request, config, prompts)
         with annotate("rollout"):
-            return run.in_memory() if out is None else run.on_disk(Path(out), resume)
+            return run.in_memory() if request.out is None else run_to_disk(run, request.out, request.resume)
 
     def log_probs(
         self,
@@ -223,72 +238,21 @@ class Sampler:
         -------
         list of (T, n_states) float32
         """
-        if self._engine is None:
-            raise BackendUnavailableError(f"log_probs needs the compiled engine, but the backend is {self.backend!r}")
         mode = resolve_mode(self.config, mode)
-        keep = max(1, self.config.context_length // 2) if hop_keep is None else hop_keep
+        keep = resolve_hop_keep(self.config, mode, hop_keep)
         results = []
         for dtraj in dtrajs:
             labels = np.asarray(dtraj)
             if labels.ndim != 1 or not labels.size:
                 raise InputError(f"a dtraj must be a non-empty 1-D array, got shape {labels.shape}")
-            _, tokens = start_prompts(self.files, labels[None, :], 1, 0, 0)
+            tokens = start_prompts(self.files, labels[None, :], 1, 0, 0)
             results.append(
-                self._engine.log_probs(
+                self.engine.log_probs(
                     tokens,
                     mode=mode,
-                    hop_keep=keep if mode == "hop" else 0,
+                    hop_keep=keep,
                     first_position=first_position,
                     n_threads=n_threads or available_threads(),
                 )[0]
             )
         return results
-
-
-def parse_lookahead(lookahead: str | int) -> int:
-    """Return the number of states to guess ahead, -1 for ``"auto"``."""
-    if lookahead == "auto":
-        return -1
-    if isinstance(lookahead, bool) or not isinstance(lookahead, int):
-        raise InputError(f'lookahead must be "auto" or a number of states, got {lookahead!r}')
-    check_range("lookahead", lookahead, 0, 31)
-    return lookahead
-
-
-def resolve_mode(config: ModelConfig, mode: str) -> str:
-    """Return the rollout mode: ring for rotary, hop for learned positions when ``"auto"``.
-
-    Raises
-    ------
-    InputError
-        If the positions of the model rule the mode out.
-    """
-    if mode == "auto":
-        return "ring" if config.position == "rope" else "hop"
-    if mode not in ("ring", "hop", "crop"):
-        raise InputError(f"mode must be one of auto, ring, hop, crop, got {mode!r}")
-    if mode == "ring" and config.position == "learned":
-        raise InputError("mode ring needs rotary positions, but this model has learned ones; use hop or crop")
-    return mode
-
-
-def resolve_backend(backend: str) -> str:
-    """Return the backend to use; the environment's NANOMD_BACKEND overrides the argument.
-
-    Raises
-    ------
-    InputError
-        For an unknown name.
-    BackendUnavailableError
-        For one that cannot run here, with the reason and what can.
-    """
-    forced = os.environ.get("NANOMD_BACKEND", "")
-    name = forced or backend
-    if name not in ("auto", "cpu", "cuda", "reference"):
-        origin = " (from NANOMD_BACKEND)" if forced else ""
-        raise InputError(f"backend must be one of auto, reference, cpu, cuda, got {name!r}{origin}")
-    if name == "cuda":
-        reason = _native.cuda_info()["reason"]
-        if reason:
-            raise BackendUnavailableError(f"backend 'cuda' is not available: {reason}; available are cpu and reference")
-    return "cpu" if name == "auto" else name

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from nanomd.rollout.request import RolloutRequest
 from nanomd.study.folder import RunFolder
 from nanomd.study.generate import generate
 from nanomd.study.report import report
@@ -128,11 +129,12 @@ def run(
     if steps.simulate:
         say(simulate_potential(folder, **steps.simulate, n_threads=n_threads, **common))
     say(tokenize(folder, **steps.tokenize, **common))
-    resume: dict[str, Any] = {"resume": not force}  # an interrupted demo goes on where it stopped
+    resume = not force  # an interrupted demo goes on where it stopped
     threads = {} if n_threads is None else {"n_threads": n_threads}
     training = {**steps.train, "overrides": {**steps.train["overrides"], **threads}}
-    say(train(folder, **training, **resume, **common))
-    say(generate(folder, **steps.generate, n_threads=n_threads, **resume, **common))
+    say(train(folder, **training, resume=resume, **common))
+    request = RolloutRequest(**steps.generate, seed=seed, n_threads=n_threads, resume=resume)
+    say(generate(folder, request, force=force, progress=progress))
     verdict = validate(folder, **steps.validate, seed=seed, force=force)
     say(report(folder, title=steps.title, force=force).splitlines()[0])
     path = RunFolder(folder).report / "index.html"

@@ -3,71 +3,56 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nanomd.base.config import check_range
 from nanomd.base.errors import InputError, StoreError
 from nanomd.base.files import sha256_of, write_atomic
 from nanomd.base.progress import progress_bar
 from nanomd.study.folder import RunFolder
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from nanomd.rollout.observables import Observables
-    from nanomd.rollout.sampler import Rollout
+    from nanomd.rollout.request import RolloutRequest
+    from nanomd.rollout.result import Rollout
 
 _SETTINGS = "settings.json"  # in the folder of a part: what `generate` was asked for, and the digest of its model
 
 
 def generate(
     run: str | Path,
+    request: RolloutRequest,
     *,
-    n_steps: int = 1_000_000,
-    n_trajs: int = 16,
-    start: str = "stationary",
-    mode: str = "auto",
-    hop_keep: int | None = None,
-    stride: int = 1,
-    sampling_temperature: float = 1.0,
     backend: str = "auto",
     precision: str = "fp32",
-    lookahead: str | int = "auto",
-    n_threads: int | None = None,
-    seed: int = 0,
-    observables: Observables | None = None,
-    store_tokens: bool = True,
-    shard: tuple[int, int] | None = None,
     force: bool = False,
-    resume: bool = False,
     progress: bool | None = None,
 ) -> str:
-    """Roll the model of a run folder out into generated/, or part `shard` = (i, n) of it into a folder in there."""
-    from nanomd.rollout.parts import part_folder, shard_range
+    """Roll the model of a run folder out into generated/, or a part of the trajectories into a folder in there.
+
+    Parameters
+    ----------
+    request : RolloutRequest
+        Its `out` and `progress` are set here.
+    backend, precision : str
+        See `nanomd.Sampler`.
+    progress : bool, optional
+        Whether to show a progress bar; on a terminal only when None.
+    """
     from nanomd.rollout.sampler import Sampler
     from nanomd.rollout.store import TokenStore
 
     folder = RunFolder(run, create=False)
     folder.require("train", folder.model, f"nanomd train --run {run}")
-    check_range("n_trajs", n_trajs, 1)
-    first, last = shard_range(shard, n_trajs)
-    begin_at: str | NDArray[np.int64] = start
-    if start.lstrip("-").isdigit():
-        begin_at = np.full(n_trajs, int(start), np.int64)
-    settings: dict[str, Any] = {
-        "n_steps": n_steps, "n_trajs": n_trajs, "start": start, "mode": mode, "hop_keep": hop_keep, "stride": stride,
-        "sampling_temperature": sampling_temperature, "seed": seed, "precision": precision,
-    }  # fmt: skip
-    if observables is not None:
-        settings |= {"observables": json.dumps(observables.to_dict()), "store_tokens": store_tokens}
+    part, resume = request.part, request.resume
+    settings = _settings(request, precision)
     # Parts lie in folders of their own, each with its own lock: any number may be made at once.
-    with folder.lock(shared=shard is not None):
+    with folder.lock(shared=part is not None):
         inputs = {"model": sha256_of(folder.model)}
         sampler = Sampler.load(folder.model, backend=backend, precision=precision)
-        if shard is None:
+        if part is None:
             if not folder.begin("generate", settings, inputs, force=force, resume=resume):
                 return f"generate: {folder.path} already holds this result; nothing to do"
         else:
@@ -75,33 +60,27 @@ def generate(
                 raise InputError("--force replaces a whole result; for a shard, remove its folder instead")
             if TokenStore.exists(folder.generated):
                 raise StoreError(f"{folder.generated} holds a whole rollout already; use another --run for the shards")
-            _begin_part(part_folder(folder.generated, *shard), settings, inputs, resume)
-        bar = progress_bar(n_steps * (last - first), "generate", "step", progress)
+            _begin_part(part.folder(folder.generated), settings, inputs, resume)
+        bar = progress_bar(request.n_steps * len(request.trajectories), "generate", "step", progress)
         try:
-            rollout = sampler.generate(
-                n_steps,
-                n_trajs,
-                start=begin_at,
-                mode=mode,
-                hop_keep=hop_keep,
-                seed=seed,
-                stride=stride,
-                sampling_temperature=sampling_temperature,
-                lookahead=lookahead,
-                n_threads=n_threads,
-                out=folder.generated,
-                resume=resume,
-                shard=shard,
-                observables=observables,
-                store_tokens=store_tokens,
-                progress=bar,
-            )
+            rollout = sampler.run(replace(request, out=folder.generated, progress=bar))
         finally:
             bar.close()
-        if shard is None:
-            _finish(folder, settings, inputs, rollout, n_threads=n_threads)
-    done = "" if shard is None else f"shard {shard[0]}/{shard[1]}: "
+        if part is None:
+            _finish(folder, settings, inputs, rollout, n_threads=request.n_threads)
+    done = "" if part is None else f"shard {part}: "
     return done + _describe(rollout)
+
+
+def _settings(request: RolloutRequest, precision: str) -> dict[str, Any]:
+    """Return what decides the result, as it is recorded."""
+    names = ("n_steps", "n_trajs", "mode", "hop_keep", "stride", "sampling_temperature", "seed")
+    settings = {name: getattr(request, name) for name in names}
+    settings |= {"start": str(request.start), "precision": precision}
+    if request.observables is not None:
+        observables = json.dumps(request.observables.to_dict())
+        settings |= {"observables": observables, "store_tokens": request.store_tokens}
+    return settings
 
 
 def merge(run: str | Path) -> str:
@@ -115,7 +94,7 @@ def merge(run: str | Path) -> str:
         if joined and not kept.exists() and folder.record("generate"):
             return f"generate: {folder.path} already holds the whole rollout; nothing to do"
         # A merge that was killed late may have removed parts, but never the record of what they were made with.
-        sources = [folder.generated] if joined else [path for _, _, path in find_parts(folder.generated)]
+        sources = [folder.generated] if joined else list(find_parts(folder.generated).values())
         records = {path: _read_settings(path / _SETTINGS) for path in sources}
         if not records:
             raise StoreError(f"{folder.generated} holds no shards; make them with `nanomd generate --shard i/n`")

@@ -1,0 +1,154 @@
+"""A run whose tokens go to disk while they are drawn: memory does not grow with its steps, and it can be resumed."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nanomd import _native
+from nanomd.base.errors import InputError, StoreError
+from nanomd.rollout.observables import ObservablesResult, read_npz
+from nanomd.rollout.parts import prompts_digest, refuse_parts
+from nanomd.rollout.result import Rollout
+from nanomd.rollout.run import Run
+from nanomd.rollout.store import TokenStore, lock_folder
+
+COMMIT_SECONDS = 10.0  # between two declarations of progress on disk
+COMMIT_TOKENS = 1 << 24  # at most, which bounds the memory of a rollout to disk
+
+
+def run_to_disk(run: Run, out: Path, resume: bool) -> Rollout:
+    """Generate into the folder `out`, or into that of the part in it."""
+    part = run.request.part
+    if part is None:
+        refuse_parts(out)
+    elif TokenStore.exists(out):
+        raise InputError(f"{out} holds a merged or whole rollout already; choose another folder")
+    else:
+        out = part.folder(out)
+    with lock_folder(out):
+        store = _open_store(run, out, resume)
+        store.sweep()
+        state = _restore(run, store)
+        for index in range(len(store.shards)):
+            _fill(run, store, index, state if state.get("state_shard") == index else None)
+        return Rollout.from_store(store)
+
+
+def _open_store(run: Run, out: Path, resume: bool) -> TokenStore:
+    """Begin a store, or take up one that the same request has begun."""
+    identity, layout = _identity(run), run.layout()
+    if not (resume and TokenStore.exists(out)):
+        part = run.request.part
+        info = run.result(np.zeros((0, 0), run.dtype), 0.0).describe()
+        return TokenStore.create(out, layout, identity, info if part is None else {**info, "shard": part.to_list()})
+    store = TokenStore.open(out)
+    keys = ("n_trajs", "n_steps", "stride", "keeps_tokens")
+    asked = {**identity, **{key: getattr(layout, key) for key in keys}}
+    found = {**store.run, **{key: getattr(store.layout, key) for key in keys}}
+    for key, value in asked.items():
+        if found.get(key) != value:
+            raise InputError(
+                f"{out} holds a rollout with {key} = {found.get(key)!r}, so it cannot be resumed with {value!r}; "
+                "use the same options or another folder"
+            )
+    return store
+
+
+def _identity(run: Run) -> dict[str, Any]:
+    """Return what determines the tokens and the observables, as plain values."""
+    digest = hashlib.sha256()
+    for name in sorted(run.files.tensors):
+        digest.update(name.encode() + b"\0")
+        digest.update(np.ascontiguousarray(run.files.tensors[name]).tobytes())
+    config, observables = run.config, run.request.observables
+    return {
+        "first_trajectory": run.first_trajectory,
+        "mode": config.mode,
+        "hop_keep": config.hop_keep,
+        "seed": config.seed,
+        "sampling_temperature": config.sampling_temperature,
+        "precision": config.precision,
+        "arithmetic": _arithmetic(run.engine.name),
+        "model_config": run.files.config.to_dict(),
+        "model_sha256": digest.hexdigest(),
+        "prompt_length": run.prompts.shape[1],
+        "prompts_digest": prompts_digest(run.prompts, run.first_trajectory),
+        "observables": None if observables is None else observables.to_dict(),
+    }
+
+
+def _arithmetic(engine_name: str) -> str:
+    """Return what decides the last bits: instruction sets without fused operations round differently, for one."""
+    if engine_name.startswith("cuda"):
+        return "cuda"
+    return {"reference": "float64", "cpu/sse2": "unfused"}.get(engine_name, "fused")
+
+
+def _restore(run: Run, store: TokenStore) -> dict[str, Any]:
+    """Take up the observables of all complete steps; return the state of the shard under way, if any."""
+    if run.spec is None or store.observables is None:
+        return {}
+    file = store.path / store.observables
+    arrays = read_npz(file)
+    try:
+        result = ObservablesResult.from_arrays(arrays)
+        if result.observables != run.request.observables:
+            raise InputError("it holds other observables than asked for")
+        run.totals = result.totals
+        if "state_shard" not in arrays:
+            return {}
+        return {**arrays, "state_shard": int(arrays["state_shard"])}
+    except (InputError, KeyError, ValueError, TypeError, OverflowError) as error:
+        raise StoreError(f"{file} is damaged: {error}") from None
+
+
+def _fill(run: Run, store: TokenStore, index: int, state: dict[str, Any] | None) -> None:
+    """Generate what a shard lacks."""
+    shard, layout = store.shards[index], store.layout
+    rows, done = shard.last - shard.first, shard.steps_done
+    if done:
+        run.skip(rows * done)
+    if done == layout.n_steps:
+        return
+    if run.spec is not None and done and state is None:
+        raise StoreError(f"{store.path} has no observables of the first {done} steps of {shard.file}")
+    watch = run.watch(rows, state)
+    session = run.open(shard.first, shard.last, store.tail(index), done, watch)
+    steps = max(1, (1 << 16) // rows)
+    while done < layout.n_steps:
+        steps = min(steps, layout.n_steps - done)
+        begun = time.perf_counter()
+        tokens = np.empty((rows, layout.stored_before(done + steps) - layout.stored_before(done)), run.dtype)
+        run.draw(session, watch, done, steps, tokens)
+        seconds = time.perf_counter() - begun
+        store.info["seconds"] = float(store.info.get("seconds", 0.0)) + seconds
+        done += steps
+        if done == layout.n_steps:
+            run.finish(watch)
+        store.append(index, steps, tokens, session.history(), _declared(run, watch, index, done < layout.n_steps))
+        # Declaring progress costs a few writes that wait for the disk: do it every few seconds.
+        faster = min(4.0, max(0.25, COMMIT_SECONDS / max(seconds, 1e-3)))
+        most = COMMIT_TOKENS // rows if layout.keeps_tokens else layout.n_steps
+        steps = max(1, min(int(steps * faster), most))
+
+
+def _declared(
+    run: Run, watch: _native.NativeObservables | None, index: int, under_way: bool
+) -> dict[str, NDArray[Any]] | None:
+    """Return the observables of all complete steps, with the state of the shard under way."""
+    if watch is None or run.request.observables is None:
+        return None
+    arrays = ObservablesResult(run.request.observables, run.files.state_map, watch.totals()).to_arrays()
+    if under_way:
+        arrays |= {
+            "state_shard": np.array(index),
+            "state_counters": watch.counters(),
+            "state_recent": watch.recent(),
+        }
+    return arrays

@@ -1,0 +1,121 @@
+"""What draws the states: one interface for the compiled engines and the eager reference, and the choice among them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nanomd import _native
+from nanomd.base.errors import BackendUnavailableError, InputError
+from nanomd.model.files import ModelFiles
+from nanomd.model.rope import rope_multipliers
+
+
+class RolloutSession(Protocol):
+    """Trajectories under way; see `nanomd._native.NativeSession`, whose methods these are."""
+
+    @property
+    def observes(self) -> bool:
+        """True if the session accumulates the observables it was opened with; else that is left to the caller."""
+
+    def advance(
+        self,
+        n_steps: int,
+        out: NDArray[Any] | None = None,
+        stride: int = 1,
+        progress: Callable[[int], bool] | None = None,
+    ) -> bool:
+        """Draw more states of every trajectory; False if `progress` stopped it."""
+
+    def collect(self, observables: _native.NativeObservables) -> None:
+        """Bring the observables that the session accumulates up to the last state drawn."""
+
+    def history(self) -> NDArray[np.uint16]:
+        """Return the latest tokens, (n_trajs, n): enough to open a session that continues bit-identically."""
+
+
+class RolloutEngine(Protocol):
+    """One model, ready to draw states; see `nanomd._native.NativeEngine`, whose methods these are."""
+
+    name: str
+
+    def batch_size(
+        self, n_trajs: int, *, mode: str, n_threads: int, cache_bytes: int, observed: _native.ObservablesSpec | None
+    ) -> int:
+        """Return how many of `n_trajs` trajectories to have under way at once."""
+
+    def open(
+        self,
+        history: NDArray[np.uint16],
+        trajectories: NDArray[np.uint64],
+        *,
+        mode: str,
+        hop_keep: int = 0,
+        n_before: int = 0,
+        first_step: int = 0,
+        seed: int = 0,
+        temperature: float = 1.0,
+        n_threads: int = 1,
+        n_drafts: int = -1,
+        observables: _native.NativeObservables | None = None,
+    ) -> RolloutSession:
+        """Start or continue trajectories."""
+
+    def log_probs(
+        self, tokens: NDArray[np.uint16], *, mode: str, hop_keep: int = 0, first_position: int = 0, n_threads: int = 1
+    ) -> NDArray[np.float32]:
+        """Return ln p(next state) after every position, (n, T, n_states)."""
+
+
+def available_threads() -> int:
+    """Return the number of CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def resolve_backend(backend: str) -> str:
+    """Return the backend to use; the environment's NANOMD_BACKEND overrides the argument.
+
+    Raises
+    ------
+    InputError
+        For an unknown name.
+    BackendUnavailableError
+        For one that cannot run here, with the reason and what can.
+    """
+    forced = os.environ.get("NANOMD_BACKEND", "")
+    name = forced or backend
+    if name not in ("auto", "cpu", "cuda", "reference"):
+        origin = " (from NANOMD_BACKEND)" if forced else ""
+        raise InputError(f"backend must be one of auto, reference, cpu, cuda, got {name!r}{origin}")
+    if name == "cuda":
+        reason = _native.cuda_info()["reason"]
+        if reason:
+            raise BackendUnavailableError(f"backend 'cuda' is not available: {reason}; available are cpu and reference")
+    return "cpu" if name == "auto" else name
+
+
+def open_engine(
+    files: ModelFiles, backend: str, *, isa: str = "", column_limit: int = -1, precision: str = "fp32"
+) -> RolloutEngine:
+    """Load a model into the engine of a resolved backend; see `nanomd.Sampler` for the options.
+
+    Raises
+    ------
+    BackendUnavailableError
+        If the engine cannot run this model, or not in this precision.
+    """
+    config, tensors = files.config, files.tensors
+    multipliers = rope_multipliers(config) if config.position == "rope" else np.zeros(0, np.uint32)
+    if backend == "cpu":
+        return _native.NativeEngine(config, tensors, multipliers, isa, column_limit, precision)
+    if backend == "cuda" and precision in ("fp32", "fp16"):
+        return _native.NativeCudaEngine(config, tensors, multipliers, precision=precision)
+    if precision != "fp32":
+        raise BackendUnavailableError(f"precision {precision!r} is not available on {backend!r}; use cpu")
+    from nanomd.rollout.reference import ReferenceEngine  # the only one that needs PyTorch
+
+    return ReferenceEngine(config, tensors)

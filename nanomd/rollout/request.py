@@ -1,0 +1,109 @@
+"""What is asked of a rollout, as one object: the keyword arguments of `Sampler.generate`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from nanomd.base.config import ModelConfig, RolloutConfig, check_range
+from nanomd.base.errors import InputError
+from nanomd.base.progress import Progress
+from nanomd.rollout.modes import resolve_hop_keep, resolve_mode
+from nanomd.rollout.observables import Observables
+from nanomd.rollout.parts import Part
+
+MAX_DRAFTS = 31
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutRequest:
+    """A rollout as asked for; `Sampler.generate` documents every field.
+
+    Parameters
+    ----------
+    n_drafts : int
+        States guessed ahead and verified together; -1 for as many as pay. (`lookahead` of `Sampler.generate`.)
+    part : Part, optional
+        Generate only this part of the trajectories; `n_trajs` and `start` describe them all. (`shard` there.)
+
+    Other parameters are those of `Sampler.generate`.
+    """
+
+    n_steps: int = 1_000_000
+    n_trajs: int = 16
+    start: str | ArrayLike = "stationary"
+    mode: str = "auto"
+    hop_keep: int | None = None
+    seed: int = 0
+    stride: int = 1
+    sampling_temperature: float = 1.0
+    n_threads: int | None = None
+    out: Path | None = None
+    resume: bool = False
+    first_trajectory: int = 0
+    part: Part | None = None
+    observables: Observables | None = None
+    store_tokens: bool = True
+    progress: Progress | None = None
+    cancel: Callable[[], bool] | None = None
+    n_drafts: int = -1
+
+    def __post_init__(self) -> None:
+        """Check what needs no model."""
+        check_range("n_trajs", self.n_trajs, 1)
+        check_range("first_trajectory", self.first_trajectory, 0, 2**62)
+        if not self.store_tokens and self.observables is None:
+            raise InputError("store_tokens=False needs observables=, or nothing would be left of the rollout")
+        if self.part is not None:
+            self.part.trajectories(self.n_trajs)
+
+    @property
+    def trajectories(self) -> range:
+        """Global indices of the trajectories to generate."""
+        own = range(self.n_trajs) if self.part is None else self.part.trajectories(self.n_trajs)
+        return range(self.first_trajectory + own.start, self.first_trajectory + own.stop)
+
+    @property
+    def own_start(self) -> str | NDArray[Any]:
+        """Where the trajectories to generate start: the kind, or their rows of what was given."""
+        if isinstance(self.start, str):
+            return self.start
+        labels = np.asarray(self.start)
+        if labels.ndim == 0:  # one state for all
+            return np.full(len(self.trajectories), labels)
+        if self.part is not None and len(labels) == self.n_trajs:
+            own = self.part.trajectories(self.n_trajs)
+            return labels[own.start : own.stop]
+        return labels
+
+    def config(self, model: ModelConfig, backend: str, precision: str) -> RolloutConfig:
+        """Return how the trajectories of this request are made with a model, everything resolved and checked."""
+        mode = resolve_mode(model, self.mode)
+        return RolloutConfig(
+            n_steps=self.n_steps,
+            n_trajs=len(self.trajectories),
+            start=self.start if isinstance(self.start, str) else "prompts",
+            mode=mode,  # type: ignore[arg-type]
+            hop_keep=resolve_hop_keep(model, mode, self.hop_keep) or None,
+            seed=self.seed,
+            stride=self.stride,
+            sampling_temperature=self.sampling_temperature,
+            backend=backend,  # type: ignore[arg-type]
+            n_threads=self.n_threads,
+            precision=precision,  # type: ignore[arg-type]
+        )
+
+
+def parse_drafts(lookahead: str | int) -> int:
+    """Return the number of states to guess ahead, -1 for ``"auto"``."""
+    if lookahead == "auto":
+        return -1
+    if isinstance(lookahead, bool) or not isinstance(lookahead, int):
+        raise InputError(f'lookahead must be "auto" or a number of states, got {lookahead!r}')
+    check_range("lookahead", lookahead, 0, MAX_DRAFTS)
+    return lookahead
