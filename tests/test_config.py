@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nanomd.base.codec import dump_toml, load_toml
 from nanomd.base.config import PRESETS, ModelConfig, RolloutConfig, TrainConfig, model_preset
 from nanomd.base.errors import InputError
-from nanomd.base.toml_files import dump_toml, load_toml
 from nanomd.base.units import FrameInterval
 
 

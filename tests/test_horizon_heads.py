@@ -11,9 +11,9 @@ import pytest
 import torch
 from test_training import MODEL, TRAIN, KillAt, Killed, data
 
+from nanomd.base.codec import dump_toml
 from nanomd.base.config import TrainConfig
 from nanomd.base.errors import InputError
-from nanomd.base.toml_files import dump_toml
 from nanomd.estimator import GPTEstimator, load_model
 from nanomd.model.network import NanoGPT
 from nanomd.training.checkpoint import find_checkpoints

@@ -374,7 +374,7 @@ def test_second_report_replaces_the_first(small, tmp_path):
     names = {path.stem for path in pictures.iterdir()}
     assert "chapman_kolmogorov_2" in names and "chapman_kolmogorov_3" not in names
     assert (pictures / "my_own.png").read_bytes() == b"keep"
-    assert not list(tmp_path.glob("*.part"))
+    assert not list(tmp_path.glob(".*.part"))
 
 
 def test_unwritable_folder_is_one_clear_error(small, tmp_path):

@@ -94,7 +94,8 @@ def tear(generated, rng, whole):
         tokens[:, begin:] = np.random.default_rng(rng.randrange(2**32)).integers(0, 11, tokens[:, begin:].shape)
         tokens.flush()
         assert np.array_equal(tokens[:, :begin], whole.tokens[shard.first : shard.last, :begin]), index
-    for name in (".manifest.json.new", "tail_0001_77.npy", "observables_0001_77.npz", "observables.npz"):
+    (generated / ".manifest.json.abcd_012.part").mkdir(exist_ok=True)
+    for name in (".manifest.json.abcd_012.part/new", "tail_0001_77.npy", "observables_0001_77.npz", "observables.npz"):
         if name != store.observables and not (generated / name).exists():
             (generated / name).write_bytes(os.urandom(rng.randrange(200)))
 

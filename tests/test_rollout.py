@@ -17,10 +17,10 @@ from rollout_models import LABELS, make_files, reference
 
 from nanomd import _native
 from nanomd.base.errors import BackendUnavailableError, InputError, StoreError
+from nanomd.base.files import lock_folder
 from nanomd.model.files import Starts, save_model
 from nanomd.rollout.observables import Observables
 from nanomd.rollout.sampler import Rollout, Sampler
-from nanomd.rollout.store import lock_folder
 
 
 @pytest.fixture(scope="module")
@@ -256,7 +256,7 @@ def test_killed_process_resumes(files, tmp_path):
 
 
 def test_second_writer_is_refused(files, tmp_path):
-    with lock_folder(tmp_path / "run"), pytest.raises(StoreError, match="being written by another process"):
+    with lock_folder(tmp_path / "run"), pytest.raises(StoreError, match="in use by process"):
         Sampler(files).generate(10, out=tmp_path / "run")
 
 

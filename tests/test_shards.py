@@ -6,19 +6,20 @@ import shutil
 import sys
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from rollout_models import make_files
 
 from nanomd.base.errors import InputError, StoreError
-from nanomd.base.files import sha256_of
+from nanomd.base.files import lock_folder, sha256_of
 from nanomd.cli.main import main
 from nanomd.model.files import save_model
 from nanomd.rollout.observables import Observables
 from nanomd.rollout.parts import Part, find_parts, merge_parts
 from nanomd.rollout.sampler import Rollout, Sampler
-from nanomd.rollout.store import TokenStore, lock_folder
+from nanomd.rollout.store import TokenStore
 from nanomd.study.folder import RunFolder
 
 OBSERVABLES = Observables([1, 5], {"A": [5], "B": [8, 11]})
@@ -109,9 +110,9 @@ def test_merge_refuses_what_is_not_whole(sampler, tmp_path):
     refused("checksum differs", flip)
     refused("does not hold shard 2/3", lambda f: (shutil.rmtree(f / "part_0002_of_0003"),
                                                  shutil.copytree(one, f / "part_0002_of_0003")))  # fmt: skip
-    with lock_folder(one), pytest.raises(StoreError, match="being written"):
+    with lock_folder(one), pytest.raises(StoreError, match="in use by"):
         merge_parts(base)
-    with lock_folder(one), pytest.raises(StoreError, match="being written"):
+    with lock_folder(one), pytest.raises(StoreError, match="in use by"):
         sampler.generate(**OPTIONS, shard=(1, 3), out=base, resume=True)
 
 
@@ -133,7 +134,7 @@ def test_killed_merge_can_be_repeated(sampler, tmp_path, monkeypatch):
                 raise KeyboardInterrupt
             calls.append(real(path))
 
-        patch.setattr("nanomd.rollout.parts.shutil.rmtree", killed)
+        patch.setattr("nanomd.rollout.parts.shutil", SimpleNamespace(rmtree=killed))
         with pytest.raises(KeyboardInterrupt):
             merge_parts(tmp_path)
     assert len(find_parts(tmp_path)) == 2

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from nanomd.base.errors import BackendUnavailableError, CancelledError, InputError, StoreError
-from nanomd.base.file_lists import by_folder
+from nanomd.base.paths import by_folder
 from nanomd.cli.main import main
 from nanomd.systems import alanine_dipeptide, dynamics, go_model, langevin, peptide, platforms, record, ww_domain
 from nanomd.systems.dynamics import Dynamics

@@ -8,8 +8,9 @@ import pytest
 from mdtraj.formats import DCDTrajectoryFile
 
 from nanomd.base.errors import InputError
+from nanomd.base.files import sha256_of
 from nanomd.base.units import FrameInterval
-from nanomd.tokenize import Tokenizer, storage
+from nanomd.tokenize import Tokenizer
 from nanomd.tokenize import sources as reading
 from nanomd.tokenize.structures import read_frames
 
@@ -159,7 +160,7 @@ def test_structures_come_from_the_states_asked_for(md):
         tokenizer.to_structures(labels, folder / "no.pdb")
     with pytest.raises(InputError, match="cannot write"):
         tokenizer.to_structures(labels, folder / "absent" / "no.xtc")
-    assert not list(folder.glob("*.partial")) and not (folder / "no.xtc").exists()
+    assert not list(folder.glob(".*.part")) and not (folder / "no.xtc").exists()
 
 
 def test_blocks_do_not_change_the_structures(md, monkeypatch):
@@ -228,6 +229,7 @@ def test_saved_and_loaded_is_the_same(md, reduction):
     dtrajs = tokenizer.fit_transform(top, files, stride=2)
     tokenizer.save(folder / "tok")
     assert sorted(path.name for path in (folder / "tok").iterdir()) == [
+        ".lock",
         "frames_index.npz",
         "tokenizer.json",
         "tokenizer.npz",
@@ -308,7 +310,7 @@ def test_damaged_and_hostile_tokenizers_are_refused(md):
         with np.load(tok / name) as old:
             arrays = {**{key: old[key] for key in old.files}, **changes}
         np.savez(tok / name, **arrays)
-        _edit(tok, lambda s: s["sha256"].update({name: storage._checksum(tok / name)}))
+        _edit(tok, lambda s: s["sha256"].update({name: sha256_of(tok / name)}))
 
     rewrite("tokenizer.npz", centers=np.full_like(tokenizer.centers, np.nan))
     refused("not finite")

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 from nanomd.base import config as _config
+from nanomd.base.codec import load_toml
 from nanomd.base.errors import InputError
-from nanomd.base.toml_files import load_toml
 
 
 def add_common(parser: argparse.ArgumentParser, *, run: bool = True, seed: bool = True, force: bool = True) -> None:

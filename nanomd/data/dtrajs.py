@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nanomd.base.errors import InputError
-from nanomd.base.file_lists import expand_paths, natural_key
+from nanomd.base.files import replacing
+from nanomd.base.paths import expand_paths, natural_key
 
 Dtraj: TypeAlias = NDArray[np.int64]
 DtrajsLike: TypeAlias = "NDArray[Any] | str | Path | Sequence[int] | Sequence[ArrayLike] | Sequence[str | Path]"
@@ -176,11 +177,8 @@ def save_dtrajs(dtrajs: DtrajsLike, folder: str | Path, prefix: str = "md_", *, 
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for path, array in zip(paths, arrays, strict=True):
-            # Written beside and renamed: an interrupted save never leaves half a trajectory under its name.
-            partial = path.with_suffix(".npy.partial")
-            with partial.open("wb") as file:
+            with replacing(path) as new, new.open("wb") as file:
                 np.save(file, array.astype(dtype), allow_pickle=False)
-            partial.replace(path)
         for path in set(present) - set(paths):
             path.unlink()
     except OSError as error:

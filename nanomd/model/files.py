@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanomd.base.config import ModelConfig
-from nanomd.base.errors import InputError, NanomdError, StoreError
+from nanomd.base.errors import InputError, StoreError
+from nanomd.base.files import explain_os_error, replacing
 from nanomd.base.units import FrameInterval
 from nanomd.data.states import StateMap
 
@@ -118,8 +117,6 @@ def save_model(path: str | Path, files: ModelFiles) -> Path:
     StoreError
         If the folder cannot be written.
     """
-    from safetensors.numpy import save_file
-
     path = Path(path)
     check_model_files(files, "the model to be saved")
     if path.exists() and not (path.is_dir() and ((path / "config.json").exists() or not any(path.iterdir()))):
@@ -132,26 +129,24 @@ def save_model(path: str | Path, files: ModelFiles) -> Path:
         "provenance": files.provenance,
         "frame_interval": {"value": files.frame_interval.value, "unit": files.frame_interval.unit},
     }
-    starts = {"stationary": files.starts.stationary, "windows": files.starts.windows}
-    staging: Path | None = None
+    starts: dict[str, NDArray[Any]] = {"stationary": files.starts.stationary, "windows": files.starts.windows}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-        staging.chmod(0o755)
-        save_file({k: np.ascontiguousarray(v) for k, v in files.tensors.items()}, staging / "model.safetensors")
-        save_file({k: np.ascontiguousarray(v) for k, v in starts.items()}, staging / "starts.safetensors")
-        (staging / "config.json").write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
-        for file in staging.iterdir():
-            _fsync(file)
-        _replace_folder(staging, path)
-    except Exception as error:
-        if isinstance(error, NanomdError | TypeError):
-            raise
-        raise StoreError(f"cannot write the model to {path}: {error}") from error
-    finally:
-        if staging is not None and staging.exists():
-            shutil.rmtree(staging, ignore_errors=True)
+        with replacing(path) as new:
+            new.mkdir()
+            _write_tensors(new / "model.safetensors", files.tensors)
+            _write_tensors(new / "starts.safetensors", starts)
+            (new / "config.json").write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise StoreError(f"cannot write the model to {path}: {explain_os_error(error)}") from error
     return path
+
+
+def _write_tensors(file: Path, tensors: Mapping[str, NDArray[Any]]) -> None:
+    from safetensors.numpy import save
+
+    # Written here, for the permissions that all files get: safetensors makes its own readable by their owner alone.
+    file.write_bytes(save({name: np.ascontiguousarray(values) for name, values in tensors.items()}))
 
 
 def load_model_files(path: str | Path) -> ModelFiles:
@@ -265,28 +260,3 @@ def _check_array(where: str, name: str, array: NDArray[Any], dtype: np.dtype[Any
         raise InputError(
             f"{where}: {name} holds {count} values that are not finite; the training diverged or the file is damaged"
         )
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _replace_folder(new: Path, path: Path) -> None:
-    """Rename `new` to `path`; what was there is moved aside first, since a folder cannot be renamed over a full one."""
-    if path.exists() and any(path.iterdir()):
-        aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
-        path.rename(aside / "old")
-        try:
-            new.rename(path)
-        except OSError:
-            (aside / "old").rename(path)
-            raise
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
-    else:
-        new.rename(path)
-    _fsync(path.parent)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nanomd.base.errors import StoreError
+from nanomd.base.files import write_atomic
 from nanomd.base.nvtx import annotate
 from nanomd.interpret.results import Interpretation
 from nanomd.kinetics.results import ValidationResult
@@ -129,6 +130,4 @@ def _write(folder: Path, result: ValidationResult, groups: list[Group], page: st
         for panel in group.panels:
             (pictures / f"{panel.stem}.png").write_bytes(panel.png)
     result.save(folder / "validation.json")
-    partial = folder / "index.html.part"  # a reader who reloads sees the old page or the new one, never half of it
-    partial.write_text(page, encoding="utf-8")
-    partial.replace(folder / "index.html")
+    write_atomic(folder / "index.html", page)  # a reader who reloads sees the old page or the new one

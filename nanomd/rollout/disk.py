@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from nanomd import _native
 from nanomd.base.errors import InputError, StoreError
+from nanomd.base.files import lock_folder
 from nanomd.rollout.observables import ObservablesResult, read_npz
 from nanomd.rollout.parts import prompts_digest, refuse_parts
 from nanomd.rollout.result import Rollout
 from nanomd.rollout.run import Run
-from nanomd.rollout.store import TokenStore, lock_folder
+from nanomd.rollout.store import TokenStore
 
 COMMIT_SECONDS = 10.0  # between two declarations of progress on disk
 COMMIT_TOKENS = 1 << 24  # at most, which bounds the memory of a rollout to disk

@@ -20,10 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanomd.base.errors import InputError, StoreError
-from nanomd.base.files import write_atomic
+from nanomd.base.files import lock_folder, write_atomic
 from nanomd.rollout.observables import ObservablesResult
 from nanomd.rollout.result import Rollout
-from nanomd.rollout.store import Shard, StoreLayout, TokenStore, lock_folder
+from nanomd.rollout.store import Shard, StoreLayout, TokenStore
 
 _PART_NAME = re.compile(r"part_([0-9]{4,})_of_([0-9]{4,})")
 

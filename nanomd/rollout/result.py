@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from nanomd.base.config import ModelConfig, RolloutConfig
 from nanomd.base.errors import InputError, StoreError
+from nanomd.base.files import lock_folder
 from nanomd.base.units import FrameInterval
 from nanomd.data.states import StateMap
 from nanomd.rollout.observables import ObservablesResult
-from nanomd.rollout.store import StoreLayout, TokenStore, lock_folder
+from nanomd.rollout.store import StoreLayout, TokenStore
 
 
 class ShardedTokens:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,18 +21,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nanomd.base.arrays import load_array, write_array, write_npz, write_rows
 from nanomd.base.errors import InputError, StoreError
-from nanomd.base.store_files import (
-    fsync_folder,
-    load_array,
-    lock_folder,
-    sha256,
-    write_array,
-    write_npz,
-    write_rows,
-)
-
-__all__ = ["Shard", "StoreLayout", "TokenStore", "lock_folder", "sha256"]
+from nanomd.base.files import sha256_of, sweep_parts, write_atomic
 
 FORMAT = "nanomd-tokens"
 FORMAT_VERSION = 1
@@ -91,7 +81,7 @@ class StoreLayout:
 
 
 class TokenStore:
-    """A folder of shards; open it with `create` or `open`, and write to it inside `lock_folder`."""
+    """A folder of shards; open it with `create` or `open`, and write to it inside `nanomd.base.files.lock_folder`."""
 
     def __init__(
         self,
@@ -232,7 +222,7 @@ class TokenStore:
                 write_array(self.path / tail_file, np.ascontiguousarray(tail, dtype=np.uint16))
             size, digest = 0, None
             if layout.keeps_tokens:
-                size, digest = file.stat().st_size, sha256(file) if finished else None
+                size, digest = file.stat().st_size, sha256_of(file) if finished else None
             self.shards[index] = replace(shard, steps_done=done, size=size, sha256=digest, tail=tail_file)
             try:
                 if observables is not None:
@@ -261,9 +251,10 @@ class TokenStore:
         """Remove what a killed writer left behind and the manifest does not name. Only under the lock."""
         named = {shard.tail for shard in self.shards} | {self.observables}
         with self._writing(self.path):
+            sweep_parts(self.path)
             for file in self.path.iterdir():
                 ours = _TAIL_NAME.fullmatch(file.name) or _OBSERVABLES_NAME.fullmatch(file.name)
-                if file.name == f".{MANIFEST}.new" or (ours and file.name not in named):
+                if ours and file.name not in named:
                     file.unlink()
 
     def write_manifest(self) -> None:
@@ -277,15 +268,10 @@ class TokenStore:
             "shards": [asdict(shard) for shard in self.shards],
             "observables": self.observables,
         }
-        file, new = self.path / MANIFEST, self.path / f".{MANIFEST}.new"
+        file = self.path / MANIFEST
         with self._writing(file):
             self.path.mkdir(parents=True, exist_ok=True)
-            with new.open("w", encoding="utf-8") as stream:
-                json.dump(content, stream, indent=1)
-                stream.flush()
-                os.fsync(stream.fileno())
-            new.replace(file)
-            fsync_folder(self.path)
+            write_atomic(file, json.dumps(content, indent=1))
 
     def verify(self) -> None:
         """Check the content of every complete shard against its checksum.
@@ -296,7 +282,7 @@ class TokenStore:
             Naming the first shard that differs.
         """
         for shard in self.shards:
-            if shard.sha256 is not None and sha256(self.path / shard.file) != shard.sha256:
+            if shard.sha256 is not None and sha256_of(self.path / shard.file) != shard.sha256:
                 raise StoreError(f"{self.path / shard.file} has changed since it was written (its checksum differs)")
 
     def _check_rows(self) -> None:

@@ -14,9 +14,7 @@ One process writes at a time (an advisory lock that dies with its process), and 
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -24,10 +22,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from nanomd.base.codec import dump_toml, load_toml
 from nanomd.base.environment import environment
 from nanomd.base.errors import BackendUnavailableError, InputError, StoreError
-from nanomd.base.files import explain_os_error, write_atomic
-from nanomd.base.toml_files import dump_toml, load_toml
+from nanomd.base.files import explain_os_error, lock_folder, write_atomic
 
 # A step's results go stale with the results that they were made from.
 STAGES = ("simulate", "tokenize", "train", "generate", "interpret", "validate", "report")
@@ -128,35 +126,19 @@ class RunFolder:
         StoreError
             If another process writes here (its process id is named), or the folder cannot be written.
         """
-        file = self.path / ".lock"
-        try:
-            descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        except OSError as error:
-            raise StoreError(f"run folder {self.path} cannot be written: {explain_os_error(error)}") from None
-        try:
-            try:
-                fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-            except BlockingIOError:
-                owner = os.read(descriptor, 32).decode(errors="replace").strip() or "unknown"
-                raise StoreError(
-                    f"run folder {self.path} is in use by process {owner}; wait for it to end, or use another --run"
-                ) from None
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        with lock_folder(self.path, shared=shared):
             try:
                 yield self
             except (InputError, BackendUnavailableError):
                 self._put_back()
                 raise
-        finally:
-            os.close(descriptor)
 
     # --- settings and provenance -------------------------------------------------------------------------------------
     def record_config(self, section: str, values: Mapping[str, Any]) -> None:
         """Write the settings of one step into config.toml; the other sections stay."""
         file = self.path / "config.toml"
         sections = load_toml(file) if file.exists() else {}
-        sections[section] = dict(values)
+        sections[section] = _plain(values)
         write_atomic(file, dump_toml(sections))
 
     def config(self, section: str) -> dict[str, Any]:

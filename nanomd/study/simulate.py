@@ -9,9 +9,10 @@ import numpy as np
 
 from nanomd.base.config import check_range
 from nanomd.base.errors import InputError, StoreError
+from nanomd.base.files import replacing
 from nanomd.base.progress import progress_bar
 from nanomd.study.folder import RunFolder
-from nanomd.study.step import begin_step, fresh_folder
+from nanomd.study.step import begin_step
 
 if TYPE_CHECKING:
     from nanomd.systems.replicas import Simulated
@@ -45,7 +46,8 @@ def simulate_potential(
             xy = four_state.simulate(n_frames, n_trajs, seed=seed, preset=preset, n_threads=n_threads, progress=bar)
         finally:
             bar.close()
-        with fresh_folder(folder.simulation) as part:
+        with replacing(folder.simulation) as part:
+            part.mkdir()
             for index, coordinates in enumerate(xy):
                 np.save(part / f"xy_{index:04d}.npy", coordinates)
         seconds = step.seconds

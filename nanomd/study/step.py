@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from nanomd.study.folder import RunFolder
@@ -79,18 +77,3 @@ def begin_step(
         if not step.done:
             seconds = step.record.pop("seconds", step.seconds)
             folder.finish(stage, settings, step.inputs, seconds, **step.record)
-
-
-@contextmanager
-def fresh_folder(path: Path) -> Iterator[Path]:
-    """Yield a new folder that takes the place of `path` when it is complete."""
-    part = path.with_name(f".{path.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    try:
-        yield part
-        if path.exists():
-            shutil.rmtree(path)
-        part.rename(path)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from nanomd.base.file_lists import by_folder
+from nanomd.base.paths import by_folder
 from nanomd.base.units import FrameInterval
 
 if TYPE_CHECKING:

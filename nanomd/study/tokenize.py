@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from nanomd.base.config import check_range
 from nanomd.base.errors import InputError
-from nanomd.base.file_lists import expand_paths
-from nanomd.base.files import sha256_of, write_atomic
+from nanomd.base.files import replacing, sha256_of, write_atomic
+from nanomd.base.paths import expand_paths
 from nanomd.base.units import FrameInterval
 from nanomd.study.folder import RunFolder
 from nanomd.study.known_systems import FourState, Scheme, known_system
-from nanomd.study.step import begin_step, fresh_folder
+from nanomd.study.step import begin_step
 from nanomd.study.token_sources import Choices, MDFiles, ReadyMade, Reduction, TokenSource
 
 IntArray = NDArray[np.int64]
@@ -57,7 +57,8 @@ def tokenize(
     with begin_step(folder, "tokenize", source.settings, lambda: _hashes(source.files), force=force) as step:
         if step.done:
             return step.nothing_to_do()
-        with fresh_folder(folder.tokens) as part:
+        with replacing(folder.tokens) as part:
+            part.mkdir()
             dtrajs, interval = source.make(part)
             states = _write(part, dtrajs, interval)
         n_frames = sum(map(len, dtrajs))

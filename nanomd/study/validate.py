@@ -27,7 +27,7 @@ def validate(
     force: bool = False,
 ) -> str:
     """Judge generated/ against the MD, write report/validation.json, and return the verdict as text."""
-    from nanomd.base.file_lists import expand_paths
+    from nanomd.base.paths import expand_paths
     from nanomd.data.dtrajs import load_dtrajs
     from nanomd.report import verdict_text
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nanomd.base.errors import InputError
-from nanomd.base.file_lists import natural_key
+from nanomd.base.paths import natural_key
 from nanomd.base.units import FrameInterval
 from nanomd.systems.data import data_folder
 from nanomd.systems.replicas import Recipe

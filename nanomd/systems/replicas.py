@@ -22,9 +22,8 @@ from typing import Any, NamedTuple
 
 from nanomd.base.config import check_range
 from nanomd.base.environment import environment
-from nanomd.base.files import write_atomic
+from nanomd.base.files import lock_folder, write_atomic
 from nanomd.base.progress import progress_bar, skip
-from nanomd.base.store_files import lock_folder
 from nanomd.base.units import FrameInterval
 from nanomd.systems.dynamics import Dynamics, Molecule, count_frames, make_dynamics
 from nanomd.systems.platforms import Platform, resolve_platform

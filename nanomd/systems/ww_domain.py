@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanomd.base.config import check_choice
-from nanomd.base.file_lists import natural_key
+from nanomd.base.paths import natural_key
 from nanomd.systems import go_model
 from nanomd.systems.data import data_folder
 from nanomd.systems.replicas import Recipe

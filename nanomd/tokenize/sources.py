@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from nanomd.base.errors import InputError
-from nanomd.base.file_lists import expand_paths
+from nanomd.base.paths import expand_paths
 from nanomd.base.units import FrameInterval
 
 FilesLike: TypeAlias = "str | Path | Sequence[str | Path | Sequence[str | Path]]"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import zipfile
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanomd.base.errors import InputError
+from nanomd.base.files import lock_folder, replacing, sha256_of
 
 FORMAT, FORMAT_VERSION = "nanomd-tokenizer", 1
 SETTINGS_FILE, ARRAYS_FILE, INDEX_FILE = "tokenizer.json", "tokenizer.npz", "frames_index.npz"
@@ -21,23 +21,25 @@ _MAX_SETTINGS_BYTES = 256 * 2**20
 def save_folder(
     folder: Path, settings: dict[str, Any], arrays: dict[str, NDArray[Any]], index: dict[str, NDArray[Any]]
 ) -> None:
-    """Write the three files, each under a temporary name first; the settings, which vouch for the others, last."""
+    """Write the three files under private names, then rename them; the settings, which vouch for the others, last."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        checksums = {}
-        for name, content in ((ARRAYS_FILE, arrays), (INDEX_FILE, index)):
-            partial = folder / f"{name}.partial"
-            with partial.open("wb") as file:
-                # Stored, not compressed: a file can then not claim to hold more than its size on disk.
-                np.savez(file, allow_pickle=False, **content)
-            checksums[name] = _checksum(partial)
-        text = json.dumps(
-            {"format": FORMAT, "format_version": FORMAT_VERSION, **settings, "sha256": checksums}, indent=1
-        )
-        partial = folder / f"{SETTINGS_FILE}.partial"
-        partial.write_text(text + "\n", encoding="utf-8")
-        for name in (ARRAYS_FILE, INDEX_FILE, SETTINGS_FILE):
-            (folder / f"{name}.partial").replace(folder / name)
+        with (
+            lock_folder(folder),  # files of two tokenizers would not fit each other
+            replacing(folder / SETTINGS_FILE) as new_settings,
+            replacing(folder / INDEX_FILE) as new_index,
+            replacing(folder / ARRAYS_FILE) as new_arrays,
+        ):
+            checksums = {}
+            for name, new, content in ((ARRAYS_FILE, new_arrays, arrays), (INDEX_FILE, new_index, index)):
+                with new.open("wb") as file:
+                    # Stored, not compressed: a file can then not claim to hold more than its size on disk.
+                    np.savez(file, allow_pickle=False, **content)
+                checksums[name] = sha256_of(new)
+            text = json.dumps(
+                {"format": FORMAT, "format_version": FORMAT_VERSION, **settings, "sha256": checksums}, indent=1
+            )
+            new_settings.write_text(text + "\n", encoding="utf-8")
     except OSError as error:
         raise InputError(f"cannot write the tokenizer to {folder}: {error.strerror or error}") from None
 
@@ -74,15 +76,10 @@ def load_folder(folder: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]], 
         file = folder / name
         if not file.is_file():
             raise InputError(f"{file} is missing; tokenize again")
-        if not isinstance(checksums, dict) or checksums.get(name) != _checksum(file):
+        if not isinstance(checksums, dict) or checksums.get(name) != sha256_of(file):
             raise InputError(f"{file} does not belong to {path} or is damaged (its checksum differs); tokenize again")
         loaded.append(_read_npz(file))
     return settings, loaded[0], loaded[1]
-
-
-def _checksum(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read_npz(path: Path) -> dict[str, NDArray[Any]]:

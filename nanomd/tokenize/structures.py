@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nanomd.base.errors import InputError
+from nanomd.base.files import replacing
 from nanomd.base.progress import Progress, progress_bar
 from nanomd.data.dtrajs import load_dtrajs
 from nanomd.tokenize.fitted import Fitted
@@ -174,20 +175,15 @@ def _write(
     from mdtraj.formats import XTCTrajectoryFile
 
     block = max(1, _BLOCK_BYTES // (12 * topology.n_atoms))
-    partial = out.with_name(out.name + ".partial")
     try:
-        try:
-            with XTCTrajectoryFile(str(partial), "w") as file:
-                for start in range(0, len(chosen), block):
-                    part = chosen[start : start + block]
-                    frames = _gather(part, index, paths, topology)
-                    step = np.arange(start, start + len(part))
-                    time = (step * interval_ps).astype(np.float32)
-                    file.write(frames.xyz, time=time, step=step.astype(np.int32), box=frames.box)
-                    bar.update(len(part))
-            partial.replace(out)
-        finally:
-            partial.unlink(missing_ok=True)
+        with replacing(out) as new, XTCTrajectoryFile(str(new), "w") as file:
+            for start in range(0, len(chosen), block):
+                part = chosen[start : start + block]
+                frames = _gather(part, index, paths, topology)
+                step = np.arange(start, start + len(part))
+                time = (step * interval_ps).astype(np.float32)
+                file.write(frames.xyz, time=time, step=step.astype(np.int32), box=frames.box)
+                bar.update(len(part))
     except OSError as error:
         raise InputError(f"cannot write structures to {out}: {error.strerror or error}") from None
 

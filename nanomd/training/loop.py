@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from torch import Tensor
 
 from nanomd.base.config import ModelConfig, TrainConfig
 from nanomd.base.errors import InputError, NanomdError, StoreError
+from nanomd.base.files import write_atomic
 from nanomd.base.nvtx import annotate
 from nanomd.base.progress import Progress
 from nanomd.data.counts import sparse_transition_counts
@@ -374,9 +374,7 @@ class _Loop:
         try:
             self.metrics.parent.mkdir(parents=True, exist_ok=True)
             if mode == "w":
-                partial = self.metrics.with_suffix(".partial")
-                partial.write_text(text, encoding="utf-8")
-                os.replace(partial, self.metrics)  # noqa: PTH105  # the atomic rename
+                write_atomic(self.metrics, text)
             else:
                 with self.metrics.open("a", encoding="utf-8") as file:
                     file.write(text)

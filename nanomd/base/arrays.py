@@ -1,12 +1,9 @@
-"""Files of a store: laid out whole, written in place, waited for; and the lock of a folder."""
+"""NumPy files of a known type and shape: laid out whole, written in place, waited for, read with checks."""
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,42 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanomd.base.errors import StoreError
-
-
-@contextmanager
-def lock_folder(path: str | Path) -> Iterator[None]:
-    """Hold a folder for writing; the operating system releases it when the process ends, however it ends.
-
-    Raises
-    ------
-    StoreError
-        If another process holds it, or the folder cannot be written.
-    """
-    path = Path(path)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    except OSError as error:
-        raise StoreError(f"cannot write to {path}: {error.strerror or error}") from None
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise StoreError(
-                f"{path} is being written by another process; wait for it, or use another folder"
-            ) from None
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def sha256(file: Path) -> str:
-    """Return the SHA-256 of a file, in hexadecimal."""
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _lay_out(file: Path, shape: tuple[int, int], dtype: str) -> int:
@@ -108,12 +69,3 @@ def load_array(file: Path, shape: tuple[int | None, ...], dtype: str) -> NDArray
     if not fits or array.dtype != np.dtype(dtype):
         raise StoreError(f"{file} must hold {dtype} of shape {shape}, got {array.dtype} of shape {array.shape}")
     return array
-
-
-def fsync_folder(path: Path) -> None:
-    """Wait until the names in a folder are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,0 +1,90 @@
+"""JSON and TOML into checked values and back: wrong types are one-line errors, whatever the file holds."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from nanomd.base.errors import InputError, NanomdError
+
+T = TypeVar("T")
+MAX_JSON = 256 << 20  # bytes; the largest honest file is the manifest of a million shards
+
+
+def decode_json(content: bytes | str, kind: type[T], where: str, error: type[NanomdError] = InputError) -> T:
+    """Return JSON as a value of a type: a dataclass, a dictionary of known values, a number ...
+
+    Parameters
+    ----------
+    content : bytes or str
+        JSON proper: NaN and infinity are none.
+    kind : type
+        What is expected, as `msgspec` reads types. Nothing is converted: "1" is no number, and 1 is no text.
+    where : str
+        What the content is, for the error message.
+    error : type
+        Of the exception.
+
+    Raises
+    ------
+    InputError, or `error`
+        Naming `where`, the constraint and the place in the content.
+    """
+    import msgspec
+
+    try:
+        return msgspec.json.decode(content, type=kind, strict=True)
+    except (msgspec.MsgspecError, RecursionError, UnicodeError, ValueError, OverflowError, TypeError) as problem:
+        raise error(f"{where} is damaged: {_reason(problem)}") from None
+
+
+def read_json(path: str | Path, kind: type[T], error: type[NanomdError] = InputError, largest: int = MAX_JSON) -> T:
+    """Read a JSON file as a value of a type; see `decode_json`. A file that is absent is a `FileNotFoundError`."""
+    path = Path(path)
+    try:
+        size = path.stat().st_size
+        if size > largest:
+            raise error(f"{path} has {size} bytes, more than such a file ever takes")
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise
+    except OSError as problem:
+        raise error(f"{path} cannot be read: {problem.strerror or problem}") from None
+    return decode_json(content, kind, str(path), error)
+
+
+def convert(value: object, kind: Any) -> Any:
+    """Return plain values (of JSON or TOML) as a value of a type; `ValueError` if they do not fit."""
+    import msgspec
+
+    try:
+        return msgspec.convert(value, kind, strict=True)
+    except (msgspec.MsgspecError, RecursionError, OverflowError, TypeError) as problem:
+        raise ValueError(_reason(problem)) from None
+
+
+def _reason(problem: Exception) -> str:
+    """Say what is wrong in one line."""
+    if isinstance(problem, RecursionError):
+        return "it is nested too deeply"
+    return re.sub(r"\s+", " ", str(problem))[:300]
+
+
+def load_toml(path: str | Path) -> dict[str, Any]:
+    """Read a TOML file into a dictionary."""
+    import tomllib
+
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError, ValueError) as problem:
+        raise InputError(f"{path} is not valid TOML: {_reason(problem)}") from None
+
+
+def dump_toml(sections: Mapping[str, Mapping[str, Any]]) -> str:
+    """Write sections of strings, numbers, booleans and lists as TOML; None is left out."""
+    import tomli_w
+
+    present = {name: {k: v for k, v in values.items() if v is not None} for name, values in sections.items()}
+    return tomli_w.dumps(cast("Mapping[str, Any]", present))
