@@ -185,16 +185,29 @@ def test_ends_of_a_process():
 def test_mfpt_error_by_hand():
     reference = np.array([[np.nan, 10.0, 20.0], [40.0, np.nan, np.nan], [5.0, 5.0, np.nan]])
     other = np.array([[1.0, 20.0, 20.0], [10.0, 7.0, 3.0], [np.nan, 5.0, 0.0]])
-    error = kinetics.mfpt_error(reference, other)
+    events = np.full((3, 3), 5)
+    events[2, 0] = 4  # left out: the reference itself hardly knows
+    error = kinetics.mfpt_error(reference, other, events=events)
     assert error.factor == pytest.approx((2 * 1 * 4 * 1) ** (1 / 4))
     assert error.shift == pytest.approx((2 * 1 / 4 * 1) ** (1 / 4))
-    assert (error.worst_pair, error.n_pairs, error.n_missing) == ((1, 0), 4, 1)
+    assert (error.worst_pair, error.n_pairs, error.n_missing) == ((1, 0), 4, 0)
     assert error.worst_factor == pytest.approx(4)
     assert np.isnan(error.low) and np.isnan(error.high)
     named = kinetics.mfpt_error({("A", "B"): 10.0, ("B", "A"): 3.0, "x": 1.0}, {("A", "B"): 5.0, ("B", "A"): 9.0})
-    assert (named.worst_pair, named.n_pairs, named.n_missing) == (("B", "A"), 2, 1)
-    nothing = kinetics.mfpt_error(reference, np.full((3, 3), np.nan))
+    assert (named.worst_pair, named.n_pairs, named.n_missing) == ("x", 2, 1)
+    nothing = kinetics.mfpt_error(np.full((3, 3), np.nan), other)
     assert nothing.worst_pair is None and nothing.n_pairs == 0 and np.isnan(nothing.factor)
+
+
+def test_a_missing_passage_is_worse_than_any():
+    reference = np.array([[np.nan, 10.0, 20.0], [40.0, np.nan, np.nan], [5.0, 5.0, np.nan]])
+    other = np.array([[1.0, 20.0, 20.0], [10.0, 7.0, 3.0], [np.nan, 5.0, 0.0]])
+    error = kinetics.mfpt_error(reference, other)
+    assert error.factor == error.low == error.high == error.worst_factor == np.inf
+    assert (error.worst_pair, error.n_pairs, error.n_missing) == ((2, 0), 4, 1)
+    assert error.shift == pytest.approx((2 * 1 / 4 * 1) ** (1 / 4)), "of the pairs that both have"
+    stuck = kinetics.mfpt_error(reference, np.full((3, 3), np.nan))
+    assert (stuck.factor, stuck.n_pairs, stuck.n_missing) == (np.inf, 0, 5) and np.isnan(stuck.shift)
 
 
 def test_mfpt_error_has_an_interval():

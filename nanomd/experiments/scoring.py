@@ -22,6 +22,7 @@ from nanomd.kinetics import macrostates, markov
 from nanomd.kinetics.estimates import Sample
 from nanomd.kinetics.interval import Interval
 from nanomd.kinetics.markov_source import markov_source
+from nanomd.kinetics.passage_error import mfpt_error
 from nanomd.kinetics.processes import processes_between
 from nanomd.kinetics.results import SourceKinetics
 from nanomd.kinetics.sources import trajectory_source
@@ -30,7 +31,6 @@ from nanomd.kinetics.yardstick import Yardstick
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
 
-FEW_EVENTS = 5  # a passage seen less often is shown, and left out of averages
 _BOOTSTRAPS = 100
 
 
@@ -166,24 +166,21 @@ def errors(source: Mapping[str, Any], reference: Mapping[str, Any]) -> dict[str,
     -------
     dict
         ``mfpt_factor``: geometric mean over pairs of macrostates of max(a/b, b/a), of those passages that the reference
-        shows at least five times; ``mfpt_worst``: the largest such factor; ``mfpt_pairs``: how many pairs;
-        ``timescale_factor``: the same over processes, matched by eigenvectors; ``population_factor``: the same over
-        macrostates; ``population_error``: largest difference of a macrostate's population.
+        shows at least five times, infinite where the source lacks one (`nanomd.kinetics.mfpt_error`); ``mfpt_worst``:
+        the largest such factor; ``mfpt_pairs``: how many pairs; ``timescale_factor``: the same over processes, matched
+        by eigenvectors; ``population_factor``: the same over macrostates; ``population_error``: largest difference of a
+        macrostate's population.
     """
-    events = np.array(reference["mfpt_events"])
-    mine, theirs = array(source["mfpt"]["value"]), array(reference["mfpt"]["value"])
-    counted = np.isfinite(theirs) & ((events >= FEW_EVENTS) | (reference["n_trajs"] == 0))
+    events = np.array(reference["mfpt_events"]) if reference["n_trajs"] else None  # a computed table has none
+    passage = mfpt_error(array(reference["mfpt"]["value"]), array(source["mfpt"]["value"]), events=events)
     with np.errstate(all="ignore"):
-        passage = np.abs(np.log(mine / theirs))[counted]
         slow = np.abs(np.log(array(source["timescales"]["value"]) / array(reference["timescales"]["value"])))
         here, there = array(source["populations"]["value"]), array(reference["populations"]["value"])
         share = np.abs(np.log(here / there))
-    # A passage that a source never makes is an infinite factor, not a missing one.
-    passage = np.where(np.isfinite(passage), passage, np.inf)
     return {
-        "mfpt_factor": _factor(passage),
-        "mfpt_worst": float(np.exp(passage.max())) if len(passage) else math.nan,
-        "mfpt_pairs": float(len(passage)),
+        "mfpt_factor": passage.factor,
+        "mfpt_worst": passage.worst_factor,
+        "mfpt_pairs": float(passage.n_pairs + passage.n_missing),
         "timescale_factor": _factor(slow[np.isfinite(slow)]),
         "slowest_ratio": float(array(source["timescales"]["value"])[0] / array(reference["timescales"]["value"])[0]),
         "population_factor": _factor(share),

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from nanomd.base.config import check_range
 from nanomd.base.errors import InputError
 from nanomd.kinetics.interval import Interval
+from nanomd.kinetics.processes import HANDFUL
 from nanomd.kinetics.results import MfptError
 
 FloatArray = NDArray[np.float64]
@@ -20,6 +21,7 @@ def mfpt_error(
     reference: Any,
     other: Any,
     *,
+    events: ArrayLike | None = None,
     reference_replicates: FloatArray | None = None,
     other_replicates: FloatArray | None = None,
     confidence: float = 0.95,
@@ -31,8 +33,10 @@ def mfpt_error(
     Parameters
     ----------
     reference, other : mapping, array (m, m) or Interval (m, m)
-        Passage times in one unit, from row to column, or by key. The diagonal and what is not finite and positive in
-        either is left out.
+        Passage times in one unit, from row to column, or by key. The diagonal, and what is not finite and positive in
+        the reference, is left out. What the other lacks is worse than anything: it makes the factor infinite.
+    events : array (m, m), optional
+        Passages behind the reference's times: pairs with fewer than `HANDFUL` are left out.
     reference_replicates, other_replicates : ndarray (r, m, m), optional
         Bootstrap replicates of either table, which carry the correlations between pairs. Without them, and with
         intervals, replicates are drawn from independent log-normal distributions of the intervals' widths; with
@@ -62,15 +66,22 @@ def mfpt_error(
     usable = _usable(a)
     if keys is None:
         np.fill_diagonal(usable, False)
+    if events is not None:
+        usable &= np.asarray(events) >= HANDFUL
+    if not usable.any():
+        return MfptError(np.nan, np.nan, np.nan, np.nan, None, np.nan, 0, 0)
     both = usable & _usable(b)
-    n_missing = int(usable.sum() - both.sum())
-    if not both.any():
-        return MfptError(np.nan, np.nan, np.nan, np.nan, None, np.nan, 0, n_missing)
     off = np.log(b[both] / a[both])
-    error = float(abs(off).mean())
-    places = np.argwhere(both)
-    worst = int(abs(off).argmax())
+    shift = float(np.exp(off.mean())) if len(off) else np.nan
+    places = np.argwhere(usable)
+    with np.errstate(all="ignore"):
+        sizes = np.where(both, abs(np.log(b / a)), np.inf)[usable]
+    worst = int(sizes.argmax())
     pair = keys[int(places[worst][0])] if keys is not None else tuple(int(x) for x in places[worst])
+    n_missing = int(usable.sum() - both.sum())
+    if n_missing:
+        return MfptError(np.inf, np.inf, np.inf, shift, pair, np.inf, int(both.sum()), n_missing)
+    error = float(sizes.mean())
     rng = np.random.default_rng(seed)
     spread_a = _replicates(reference, reference_replicates, both, confidence, n_draws, rng)
     spread_b = _replicates(other, other_replicates, both, confidence, n_draws, rng)
@@ -81,11 +92,11 @@ def mfpt_error(
         float(np.exp(error)),
         low,
         high,
-        float(np.exp(off.mean())),
+        shift,
         pair,
-        float(np.exp(abs(off[worst]))),
+        float(np.exp(sizes[worst])),
         int(both.sum()),
-        n_missing,
+        0,
     )
 
 

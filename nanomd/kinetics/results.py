@@ -38,9 +38,10 @@ class MfptError:
     Parameters
     ----------
     factor, low, high : float
-        exp(mean |ln(other / reference)|) over all pairs that both have, at least 1; its interval, NaN where unknown.
+        exp(mean |ln(other / reference)|) over all pairs, at least 1, and infinite where the source lacks one; its
+        interval, NaN where unknown.
     shift : float
-        exp(mean ln(other / reference)): below 1, the source is too fast throughout.
+        exp(mean ln(other / reference)) over the pairs that both have: below 1, the source is too fast throughout.
     worst_pair : tuple of int, or a key; None without a pair
         From, to.
     worst_factor : float

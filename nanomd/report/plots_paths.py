@@ -100,15 +100,16 @@ def passage_notes(result: ValidationResult) -> list[str]:
             f"geometric mean over {floor.n_pairs} pairs. No model can be expected to be nearer."
         )
     for name, error in result.mfpt_errors.items():
+        pair = " to ".join(letters[a] for a in error.worst_pair) if error.worst_pair else ""
+        if error.n_missing:
+            notes.append(f"{name} lacks {error.n_missing} of the passages, {pair} among them: worse than any factor.")
         if not np.isfinite(error.factor):
             continue
         value, interval = format_interval(error.factor, error.low, error.high)
         side = "too fast" if error.shift < 1 else "too slow"
-        worst = f", worst {letters[error.worst_pair[0]]} to {letters[error.worst_pair[1]]} by "
-        lacks = f"; it lacks {error.n_missing} pairs" if error.n_missing else ""
         notes.append(
             f"{name}: a factor of {value} {interval}, {format_number(max(error.shift, 1 / error.shift), 3)} {side} on "
-            f"average{worst}{format_number(error.worst_factor, 3)}{lacks}."
+            f"average, worst {pair} by {format_number(error.worst_factor, 3)}."
         )
     return notes
 

@@ -46,6 +46,7 @@ from nanomd.data.states import StateMap
 from nanomd.kinetics.bootstrap import ratio
 from nanomd.kinetics.estimates import Sample, populations
 from nanomd.kinetics.interval import Interval
+from nanomd.kinetics.lags import settled
 from nanomd.kinetics.macrostates import choose_n_macrostates, macrostates
 from nanomd.kinetics.markov import MarkovModel, eigenvalue_timescales, estimate_markov_model
 from nanomd.model.files import ModelFiles, Starts
@@ -56,7 +57,7 @@ FloatArray = NDArray[np.float64]
 ROUNDS = 5  # evenly spaced in the last half of the training, the last step included
 MAX_PROCESSES = 4
 MAX_MACROSTATES = 6
-SETTLED = 1.1  # a timescale has settled where it is longer by no more at the longest lag
+SETTLED = 0.1  # relative change of the slowest timescale up to the longest lag
 HELD_OUT_TIMESCALES = 20.0  # shorter held-out data cannot judge
 CHAINS = 16  # as many as share a vector register
 CHAIN_TIMESCALES = 20.0  # shorter chains do not forget their starts: fewer and longer ones then
@@ -220,8 +221,8 @@ def settled_model(dtrajs: list[NDArray[Any]], n_states: int) -> tuple[MarkovMode
         if not np.isfinite(slowest):
             break
         ladder.append((lagtime, slowest))
-    # Not the first doubling that changes little: where memory is long, every one of them changes little.
-    lagtime = next(lagtime for lagtime, slowest in ladder if not slowest * SETTLED < ladder[-1][1])
+    lags, slowest_ones = (np.array(column) for column in zip(*ladder, strict=True))
+    lagtime = int(lags[settled(lags, slowest_ones[:, None], SETTLED) or 0])
     counts = transition_counts(dtrajs, n_states, lagtime)
     return estimate_markov_model(counts, lagtime), counts
 
