@@ -212,8 +212,8 @@ def test_transition_paths_and_what_is_said_beside(report, result):
     assert passage_notes(dataclasses.replace(result, noise_floor=floor))[0].startswith(
         "Noise floor: the training MD is off from MD by a factor of 1.12 [1.00, 1.30]"
     )
-    lacking = dataclasses.replace(result, mfpt_errors={"x": dataclasses.replace(error, n_missing=2)})
-    assert passage_notes(lacking)[0].endswith("; it lacks 2 pairs.")
+    lacking = dataclasses.replace(result, mfpt_errors={"x": dataclasses.replace(error, factor=np.inf, n_missing=2)})
+    assert len(passage_notes(lacking)) == 1 and passage_notes(lacking)[0].startswith("x lacks 2 of the passages")
     old = with_sources(result, lambda s: dataclasses.replace(s, path_longer=np.zeros((0, 0, 0))))
     group = plot_transition_paths(old, source_styles(list(old.sources), "MD"))
     assert not group.panels and "validate again" in group.notes[0]
