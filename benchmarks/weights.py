@@ -32,8 +32,7 @@ from nanomd.model.scoring import mean_log_likelihood
 from nanomd.rollout.sampler import Sampler
 from nanomd.systems import four_state
 from nanomd.training.averaging import WeightAverage
-from nanomd.training.distributed import World
-from nanomd.training.loop import _Loop
+from nanomd.training.loop import Training
 from nanomd.training.setup import torch_settings
 
 MEANS = {"ema 0.1": ("ema", 0.1), "tail 0.1": ("tail", 0.1), "tail 0.3": ("tail", 0.3), "tail 0.5": ("tail", 0.5)}
@@ -143,9 +142,9 @@ def main() -> None:
             begin = time.process_time()
             device = torch.device("cpu")
             with torch_settings(device, 1):
-                loop = _Loop(shape, config, training, (), device, None, World())
+                loop = Training(shape, config, training, (), device)
                 means = loop.average = Means(loop.model, config)
-                loop.run(False, None)
+                loop.run()
             seconds = time.process_time() - begin
             last = {key: value.detach().clone() for key, value in loop.model.state_dict().items()}
             variants = {"none": last} | {key: means.others[key].weights() for key in options.means}

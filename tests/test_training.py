@@ -14,10 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanomd.base.config import ModelConfig, TrainConfig
-from nanomd.base.errors import InputError
+from nanomd.base.errors import InputError, StoreError
 from nanomd.data.counts import transition_counts
 from nanomd.training.checkpoint import find_checkpoints
-from nanomd.training.loop import TrainingDivergedError, train
+from nanomd.training.loop import train
+from nanomd.training.result import TrainingDivergedError
 from nanomd.training.setup import learning_rate, make_optimiser, resolve_train_length
 from nanomd.training.windows import WindowSampler, even_weights
 
@@ -236,17 +237,32 @@ def test_resume_is_bit_identical(tmp_path: Path, objective: str, shift: int | No
     assert (whole.best_step, whole.best_loss) == (resumed.best_step, resumed.best_loss)
     # The log has each record once, as if nothing had happened.
     records = [json.loads(line) for line in (tmp_path / "logs" / "metrics.jsonl").read_text().splitlines()]
-    assert [record["step"] for record in records] == [record["step"] for record in whole.history]
-    assert [r.get("validation_loss") for r in records] == [r.get("validation_loss") for r in whole.history]
+    for name in ("step", "loss", "validation_loss", "learning_rate"):
+        assert [r.get(name) for r in records] == [r.get(name) for r in whole.history], name
 
 
 def test_a_finished_training_resumes_to_itself(tmp_path: Path) -> None:
     first = train(MODEL, TRAIN, data(), run_dir=tmp_path)
+    (tmp_path / "checkpoints" / ".step_000005.abcd1234.part").mkdir()  # of a process that was killed while it wrote
     again = train(MODEL, TRAIN, data(), run_dir=tmp_path, resume=True)
     assert all(torch.equal(value, again.last[name]) for name, value in first.last.items())
     assert len(find_checkpoints(tmp_path / "checkpoints")) == 3
     assert not [path for path in tmp_path.rglob("*") if path.name.startswith(".")]
     assert {path.suffix for path in tmp_path.rglob("*") if path.is_file()} == {".safetensors", ".json", ".jsonl"}
+
+
+def test_a_disk_that_is_full_leaves_the_checkpoints_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = Path.write_bytes
+
+    def full(path: Path, content: bytes) -> int:
+        if "step_000010" in str(path) and path.name == "optimiser.safetensors":
+            raise OSError(28, "No space left on device", str(path))
+        return write(path, content)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(StoreError, match=r"cannot write the checkpoint .*step_000010: the disk is full"):
+        train(MODEL, TRAIN, data(), run_dir=tmp_path)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step_000005"]
 
 
 def test_seeds_decide_everything() -> None:

@@ -12,7 +12,8 @@ import torch
 from nanomd.base.config import ModelConfig, TrainConfig
 from nanomd.model.network import NanoGPT
 from nanomd.training.checkpoint import find_checkpoints
-from nanomd.training.loop import TrainingDivergedError, train
+from nanomd.training.loop import train
+from nanomd.training.result import TrainingDivergedError
 from nanomd.training.setup import learning_rate, make_optimiser
 from nanomd.training.step import TrainingStep
 from nanomd.training.windows import WindowSampler

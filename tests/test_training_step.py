@@ -15,8 +15,9 @@ from nanomd.base.errors import BackendUnavailableError, InputError
 from nanomd.model.network import NanoGPT
 from nanomd.training.checkpoint import find_checkpoints
 from nanomd.training.distributed import World
-from nanomd.training.loop import TrainingDivergedError, train
+from nanomd.training.loop import train
 from nanomd.training.loss_scale import GROWTH_INTERVAL, INITIAL, LossScale
+from nanomd.training.result import TrainingDivergedError
 from nanomd.training.setup import learning_rate, make_optimiser
 from nanomd.training.step import TrainingStep
 from nanomd.training.windows import WindowSampler

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
 from collections.abc import Mapping, Sequence
@@ -25,6 +24,7 @@ from torch import Tensor
 
 from nanomd.base.config import ModelConfig, TrainConfig
 from nanomd.base.errors import InputError, StoreError
+from nanomd.base.files import explain_os_error, replacing
 
 FORMAT, FORMAT_VERSION = "nanomd-training", 1
 KEPT = 3  # checkpoints kept: the last ones
@@ -101,43 +101,37 @@ def save_checkpoint(
     heads : nn.Module, optional
         Parameters of the training that are no part of the model.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     target = folder / f"step_{state.step:06d}"
-    staging = folder / f".{target.name}.{os.getpid()}"
+    description = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "step": state.step,
+        "best_step": state.best_step,
+        "best_loss": state.best_loss if np.isfinite(state.best_loss) else None,
+        "history": state.history,
+        "loss_scale": state.loss_scale,
+        "identity": dict(identity),
+    }
+    tensors: dict[str, Mapping[str, Tensor]] = {
+        "model": model.state_dict(),
+        "best": state.best,
+        "optimiser": _optimiser_tensors(_parameters(model, heads), optimiser),
+    }
+    if state.average:
+        tensors["average"] = state.average
+    if heads is not None:
+        tensors["heads"] = heads.state_dict()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(staging, ignore_errors=True)
-        staging.mkdir()
-        save_file(_on_host(model.state_dict()), staging / "model.safetensors")
-        save_file(_on_host(state.best), staging / "best.safetensors")
-        save_file(_on_host(_optimiser_tensors(_parameters(model, heads), optimiser)), staging / "optimiser.safetensors")
-        if state.average:
-            save_file(_on_host(state.average), staging / "average.safetensors")
-        if heads is not None:
-            save_file(_on_host(heads.state_dict()), staging / "heads.safetensors")
-        description = {
-            "format": FORMAT,
-            "format_version": FORMAT_VERSION,
-            "step": state.step,
-            "best_step": state.best_step,
-            "best_loss": state.best_loss if np.isfinite(state.best_loss) else None,
-            "history": state.history,
-            "loss_scale": state.loss_scale,
-            "identity": dict(identity),
-        }
-        (staging / "state.json").write_text(json.dumps(description), encoding="utf-8")
-        for file in staging.iterdir():
-            descriptor = os.open(file, os.O_RDONLY)
-            os.fsync(descriptor)
-            os.close(descriptor)
-        shutil.rmtree(target, ignore_errors=True)
-        staging.rename(target)
+        with replacing(target) as staging:
+            staging.mkdir()
+            for name, values in tensors.items():
+                (staging / f"{name}.safetensors").write_bytes(save(_on_host(values)))
+            (staging / "state.json").write_text(json.dumps(description), encoding="utf-8")
     except OSError as error:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise StoreError(
-            f"cannot write the checkpoint {target}: {error.strerror or error}; free space and resume"
-        ) from error
+        raise StoreError(f"cannot write the checkpoint {target}: {explain_os_error(error)}") from error
     for old in find_checkpoints(folder)[:-KEPT]:
         shutil.rmtree(old, ignore_errors=True)
     return target

@@ -1,11 +1,29 @@
-"""What the training loop keeps of time, and of losses on their way from the device."""
+"""What the training loop keeps of time, of losses on their way from the device, and on disk."""
 
 from __future__ import annotations
 
+import json
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from nanomd.base.errors import StoreError
+from nanomd.base.files import write_atomic
+from nanomd.training.schedule import Due
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """The mean loss since the last record, the latest loss, the loss scale, and the part of the horizon heads."""
+
+    mean: float
+    latest: float
+    scale: float
+    term: float
 
 
 class Pending:
@@ -17,31 +35,35 @@ class Pending:
         Steps done.
     losses : list of Tensor
         Those since the last record.
+    due : Due
+        What is due after that step.
     scale : Tensor, optional
         The loss scale.
-    record, validate : bool
-        Whether a record is due, with a validation.
+    term : Tensor, optional
+        The part of the horizon heads in the latest loss.
     """
 
-    def __init__(self, step: int, losses: list[Tensor], scale: Tensor | None, record: bool, validate: bool) -> None:
-        self.step, self.record, self.validate = step, record, validate
-        mean = torch.stack(losses).mean() if record else losses[-1]
-        numbers = torch.stack([mean, losses[-1], torch.ones_like(mean) if scale is None else scale])
+    def __init__(
+        self, step: int, losses: list[Tensor], due: Due, scale: Tensor | None = None, term: Tensor | None = None
+    ) -> None:
+        self.step, self.due = step, due
+        mean = torch.stack(losses).mean() if due.record else losses[-1]
+        one = torch.ones_like(mean)
+        numbers = torch.stack([mean, losses[-1], one if scale is None else scale, one if term is None else term])
         self._arrived = None
         if numbers.is_cuda:
-            self._numbers = torch.empty(3, pin_memory=True)
+            self._numbers = torch.empty(4, pin_memory=True)
             self._numbers.copy_(numbers, non_blocking=True)
             self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
             self._arrived.record()
         else:
             self._numbers = numbers
 
-    def values(self) -> tuple[float, float, float]:
-        """Return (mean loss since the last record, latest loss, loss scale), waiting for no more than them."""
+    def values(self) -> Numbers:
+        """Return the numbers, waiting for no more than them."""
         if self._arrived is not None:
             self._arrived.synchronize()
-        mean, latest, scale = self._numbers.tolist()
-        return mean, latest, scale
+        return Numbers(*self._numbers.tolist())
 
 
 class Clock:
@@ -70,3 +92,39 @@ class Clock:
     def seconds(self) -> float:
         """Return how long the training took so far."""
         return self._before + time.perf_counter() - self._begin
+
+
+class MetricsFile:
+    """Records as lines of JSON, ``logs/metrics.jsonl`` of a run folder; with no path nothing is written."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+
+    def begin(self, records: Sequence[dict[str, float]]) -> None:
+        """Write the records that a checkpoint knows, dropping what came after it."""
+        self._write(records, anew=True)
+
+    def append(self, record: dict[str, float]) -> None:
+        """Add one record."""
+        self._write([record], anew=False)
+
+    def _write(self, records: Sequence[dict[str, float]], anew: bool) -> None:
+        if self.path is None:
+            return
+        text = "".join(json.dumps(record) + "\n" for record in records)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            if anew:
+                write_atomic(self.path, text)
+            else:
+                with self.path.open("a", encoding="utf-8") as file:
+                    file.write(text)
+        except OSError as error:
+            raise StoreError(f"cannot write {self.path}: {error.strerror or error}") from error
+
+
+def in_words(record: dict[str, float]) -> str:
+    """Return a record as a progress bar shows it."""
+    held_out = f", held out {record['validation_loss']:.4f}" if "validation_loss" in record else ""
+    held_out += f", kinetics {record['kinetics_score']:.2f}" if "kinetics_score" in record else ""
+    return f"loss {record['loss']:.4f}{held_out} nats/frame, {record['frames_per_second'] / 1e3:.0f}k frames/s"

@@ -30,6 +30,7 @@ weights whose score is within r of the lowest.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -40,6 +41,7 @@ from numpy.typing import NDArray
 from nanomd import _native
 from nanomd.base.config import ModelConfig
 from nanomd.base.errors import BackendUnavailableError, InputError
+from nanomd.base.nvtx import annotate
 from nanomd.base.units import FrameInterval
 from nanomd.data.counts import largest_connected_set, transition_counts
 from nanomd.data.states import StateMap
@@ -305,6 +307,18 @@ class KineticsSelector:
             self.n_frames, self.n_trajs, start="stationary", seed=self.seed, n_threads=self.n_threads
         )
         return self.reference.score([np.asarray(row)[self.dropped :] for row in rollout.tokens])
+
+    def record(self, tensors: Mapping[str, NDArray[np.float32]]) -> dict[str, float]:
+        """Return the score, whether held-out MD gave it (1 or 0), and how long it took, as a training records them."""
+        begin = time.perf_counter()
+        with annotate("rollout"):
+            score = self.score(tensors)
+        held_out = float(self.reference.held_out)
+        return {
+            "kinetics_score": score,
+            "kinetics_held_out": held_out,
+            "kinetics_seconds": time.perf_counter() - begin,
+        }
 
     def _sampler(self, files: ModelFiles) -> Sampler:
         if self.cuda:

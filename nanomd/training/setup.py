@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 
 from nanomd.base.config import ModelConfig, TrainConfig
 from nanomd.base.errors import BackendUnavailableError, InputError
+from nanomd.data.counts import sparse_transition_counts
 from nanomd.model.network import NanoGPT
 from nanomd.training.distributed import World
 from nanomd.training.step import resolve_compile
@@ -57,6 +59,17 @@ def resolve_burn_in(model: ModelConfig, train: TrainConfig, length: int) -> int:
     if train.burn_in is None:
         return min(model.context_length - 1, length // 2) if model.position == "rope" else 0
     return train.burn_in  # the sampler of windows checks it
+
+
+def untrained_model(model: ModelConfig, config: TrainConfig, trajectories: Sequence[NDArray[Any]]) -> NanoGPT:
+    """Return a model with initial weights: at the Markov model of the data where it has a markov head."""
+    network = NanoGPT(model, backend=config.backend, seed=config.seed)
+    if model.markov_head:
+        counts = sparse_transition_counts(trajectories, model.n_states).toarray()
+        if config.time_reversal:
+            counts = 0.5 * (counts + counts.T)
+        network.start_at_markov(counts, config.markov_pseudocount)
+    return network
 
 
 def learning_rate(step: int, config: TrainConfig) -> float:
