@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import math
 import tomllib
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nanomd.base.checks import check_memory, check_range, check_whole
 from nanomd.base.codec import dump_toml, load_toml
 from nanomd.base.config import PRESETS, ModelConfig, RolloutConfig, TrainConfig, model_preset
 from nanomd.base.errors import InputError
@@ -96,3 +100,45 @@ def test_both_letters_mu_are_micro():
         assert FrameInterval.parse(f"1 {unit}") == FrameInterval(1.0, unit) == FrameInterval(1.0, "us")
         assert str(FrameInterval(0.5, unit)) == "0.5 us"
     assert FrameInterval(2.0, "ns").ps == 2000 and FrameInterval(2.0).ps is None
+
+
+@pytest.mark.parametrize("cls", [ModelConfig, TrainConfig, RolloutConfig])
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_nan_and_infinity_are_refused_in_every_float_option(cls, bad):
+    needed = {"n_states": 10} if cls is ModelConfig else {}
+    floats = [field.name for field in dataclasses.fields(cls) if field.type == "float"]
+    assert floats
+    for name in floats:
+        with pytest.raises(InputError, match=f"{name} must be a finite number, got {bad}"):
+            cls(**needed, **{name: bad})
+
+
+def test_numpy_numbers_become_plain_ones():
+    config = RolloutConfig(
+        n_steps=np.int64(5), n_trajs=np.uint8(3), seed=np.int32(2), sampling_temperature=np.float32(1)
+    )
+    assert config == RolloutConfig(n_steps=5, n_trajs=3, seed=2)
+    assert {type(value) for value in (config.n_steps, config.n_trajs, config.seed)} == {int}
+    assert type(config.sampling_temperature) is float
+    assert json.loads(json.dumps(config.to_dict())) == config.to_dict()
+
+
+@pytest.mark.parametrize("bad", [1.5, "3", True, None, [3], np.array([3]), 1e9, np.bool_(True)])
+def test_what_is_no_whole_number_is_refused_also_when_made_directly(bad):
+    with pytest.raises(InputError, match="n_trajs must be int"):
+        RolloutConfig(n_trajs=bad)
+    with pytest.raises(InputError, match="n_trajs must be a whole number"):
+        check_whole("n_trajs", bad)
+
+
+def test_single_checks_say_what_helps():
+    assert check_whole("n", np.int16(7), 1) == 7
+    with pytest.raises(InputError, match=r"n must be a whole number, got 1000000000.0; write 1000000000"):
+        check_whole("n", 1e9)
+    with pytest.raises(InputError, match=r"n must be in \[1, 4\], got 5"):
+        check_whole("n", 5, 1, 4)
+    with pytest.raises(InputError, match="x must be at least 0 and finite, got inf"):
+        check_range("x", math.inf, 0)
+    with pytest.raises(InputError, match=r"the rollout takes 9.*GiB, but this machine has .* of memory; store less"):
+        check_memory(10**21, "the rollout", "store less")
+    check_memory(1, "the rollout", "store less")

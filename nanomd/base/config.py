@@ -1,14 +1,14 @@
-"""What a model, a training and a rollout are made of: frozen dataclasses, checked when made, with TOML round trips."""
+"""What a model, a training and a rollout are made of: frozen dataclasses, checked when made."""
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
-from itertools import pairwise
 from types import MappingProxyType
-from typing import Any, ClassVar, Literal, Self, get_args
+from typing import Any, ClassVar, Literal
 
+from nanomd.base.checks import check_lags, check_range
 from nanomd.base.errors import InputError
+from nanomd.base.options import Options, Ranges
 
 Norm = Literal["pre", "post"]
 Activation = Literal["gelu", "relu"]
@@ -27,79 +27,8 @@ MAX_LAYERS = 12
 MAX_CONTEXT = 1024
 
 
-def check_range(name: str, value: float, low: float, high: float | None = None, why: str = "") -> None:
-    """Raise `InputError` unless low <= value <= high."""
-    if not value >= low or (high is not None and not value <= high):
-        span = f"in [{low}, {high}]" if high is not None else f"at least {low}"
-        raise InputError(f"{name} must be {span}{f' ({why})' if why else ''}, got {value}")
-
-
-def check_choice(name: str, value: object, choices: object) -> None:
-    """Raise `InputError` unless value is one of the choices of a Literal."""
-    allowed = get_args(choices)
-    if value not in allowed:
-        raise InputError(f"{name} must be one of {', '.join(map(str, allowed))}, got {value!r}")
-
-
-def check_lags(name: str, lags: object) -> tuple[int, ...]:
-    """Return lags in frames as a tuple; raise `InputError` unless they are rising whole numbers of at least 2."""
-    values = tuple(lags) if isinstance(lags, (tuple, list)) else (lags,)
-    whole = all(isinstance(lag, int) and not isinstance(lag, bool) for lag in values)
-    if not whole or any(lag < 2 for lag in values) or any(a >= b for a, b in pairwise(values)):
-        raise InputError(f"{name} must be rising whole numbers of frames from 2 on, got {list(values)}")
-    return values
-
-
-class _Config:
-    """Shared by the three configurations: dictionaries in and out, and friendly errors for unknown keys."""
-
-    __dataclass_fields__: ClassVar[dict[str, Any]]
-    __slots__ = ()
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as plain values, ready for JSON or TOML."""
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Self:
-        """Build from a dictionary; unknown keys and wrong types are errors, since a misspelt option must not pass."""
-        fields = {field.name: field for field in dataclasses.fields(cls)}
-        unknown = sorted(set(values) - set(fields))
-        if unknown:
-            raise InputError(f"{cls.__name__} has no option {', '.join(unknown)}; it knows {', '.join(fields)}")
-        for name, value in values.items():
-            kinds = _plain_types(str(fields[name].type))
-            if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
-                raise InputError(f"{cls.__name__}.{name} must be {fields[name].type}, got {value!r}")
-        return cls(**values)
-
-    def replace(self, **changes: Any) -> Self:
-        """Return a copy with some fields changed, checked again."""
-        return dataclasses.replace(self, **changes)
-
-
-def _plain_types(annotation: str) -> tuple[type, ...]:
-    kinds: list[type] = []
-    for part in annotation.split("|"):
-        match part.strip():
-            case "int":
-                kinds.append(int)
-            case "float":
-                kinds += [int, float]
-            case "bool":
-                kinds.append(bool)
-            case "tuple[int, ...]":
-                kinds += [tuple, list]
-            case "None":
-                kinds.append(type(None))
-            case _:
-                kinds.append(str)
-    return tuple(kinds)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ModelConfig(_Config):
+class ModelConfig(Options):
     """The shape of a nano-GPT.
 
     Parameters
@@ -139,25 +68,21 @@ class ModelConfig(_Config):
     final_dropout: float = 0.0
     rope_base: float = 1000.0
 
+    RANGES: ClassVar[Ranges] = {
+        "d_model": (8, MAX_D_MODEL), "n_layer": (1, MAX_LAYERS), "context_length": (2, MAX_CONTEXT),
+        "mlp_ratio": (1, 8), "dropout": (0, 0.9), "final_dropout": (0, 0.9), "rope_base": (1.0, 1e7),
+    }  # fmt: skip
+
     def __post_init__(self) -> None:
         """Check every field against what all backends support."""
+        self.check()
         if self.n_states < 2:
             raise InputError(f"n_states must be at least 2, got {self.n_states}: one state has no kinetics to learn")
         check_range("n_states", self.n_states, 2, MAX_STATES, "tokens are stored in 16 bits")
-        check_range("d_model", self.d_model, 8, MAX_D_MODEL)
-        check_range("n_layer", self.n_layer, 1, MAX_LAYERS)
         check_range("n_head", self.n_head, 1, self.d_model)
         if self.n_kv_head is None:
             object.__setattr__(self, "n_kv_head", self.n_head)
         check_range("n_kv_head", self.kv_heads, 1, self.n_head)
-        check_range("context_length", self.context_length, 2, MAX_CONTEXT)
-        check_range("mlp_ratio", self.mlp_ratio, 1, 8)
-        check_range("dropout", self.dropout, 0, 0.9)
-        check_range("final_dropout", self.final_dropout, 0, 0.9)
-        check_range("rope_base", self.rope_base, 1.0, 1e7)
-        check_choice("norm", self.norm, Norm)
-        check_choice("activation", self.activation, Activation)
-        check_choice("position", self.position, Position)
         if self.d_model % self.n_head or self.d_head % 8:
             raise InputError(f"d_model / n_head must be a multiple of 8, got {self.d_model} / {self.n_head}")
         if self.n_head % self.kv_heads:
@@ -213,7 +138,7 @@ class ModelConfig(_Config):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TrainConfig(_Config):
+class TrainConfig(Options):
     """How a model is trained; see `nanomd.training.objectives` for the objectives.
 
     Parameters
@@ -323,50 +248,24 @@ class TrainConfig(_Config):
     precision: Precision = "fp32"
     n_threads: int | None = None
 
+    RANGES: ClassVar[Ranges] = {
+        "train_length": (2, None), "burn_in": (0, None), "window_shift": (1, None), "batch_size": (1, None),
+        "n_steps": (1, None), "learning_rate": (0, None), "beta1": (0, 0.99999), "beta2": (0, 0.99999),
+        "weight_decay": (0, None), "gradient_clip": (1e-6, None), "warmup_steps": (0, None), "mix_max": (0, 1),
+        "hidden_position_base": (0, 1), "hidden_step_base": (0, 1), "average_span": (1e-6, 1),
+        "lookahead_weight": (0, None), "markov_pseudocount": (1e-12, None), "validation_fraction": (0, 0.9),
+        "refit_pseudocount": (1e-3, None), "refit_ridge": (1e-3, None), "validation_interval": (1, None),
+        "checkpoint_interval": (1, None), "seed": (0, 2**63 - 1), "n_threads": (1, None),
+    }  # fmt: skip
+
     def __post_init__(self) -> None:
         """Check every field."""
-        check_choice("objective", self.objective, Objective)
-        check_choice("average", self.average, Average)
-        check_range("average_span", self.average_span, 1e-6, 1)
         object.__setattr__(self, "lookahead_lags", check_lags("lookahead_lags", self.lookahead_lags))
-        check_range("lookahead_weight", self.lookahead_weight, 0)
-        check_choice("select", self.select, Select)
-        check_choice("refit", self.refit, Switch)
-        check_range("refit_pseudocount", self.refit_pseudocount, 1e-3)
-        check_range("refit_ridge", self.refit_ridge, 1e-3)
-        check_choice("lr_schedule", self.lr_schedule, Literal["cosine", "constant"])
-        check_choice("device", self.device, Literal["auto", "cpu", "cuda"])
-        check_choice("backend", self.backend, Literal["auto", "reference", "triton"])
-        check_choice("compile", self.compile, Compile)
-        check_choice("precision", self.precision, Precision)
-        if self.train_length is not None:
-            check_range("train_length", self.train_length, 2)
-        if self.burn_in is not None:
-            check_range("burn_in", self.burn_in, 0)
-        if self.window_shift is not None:
-            check_range("window_shift", self.window_shift, 1)
-        check_range("batch_size", self.batch_size, 1)
-        check_range("n_steps", self.n_steps, 1)
-        check_range("learning_rate", self.learning_rate, 0)
-        check_range("beta1", self.beta1, 0, 0.99999)
-        check_range("beta2", self.beta2, 0, 0.99999)
-        check_range("weight_decay", self.weight_decay, 0)
-        check_range("gradient_clip", self.gradient_clip, 1e-6)
-        check_range("warmup_steps", self.warmup_steps, 0)
-        check_range("mix_max", self.mix_max, 0, 1)
-        check_range("hidden_position_base", self.hidden_position_base, 0, 1)
-        check_range("hidden_step_base", self.hidden_step_base, 0, 1)
-        check_range("markov_pseudocount", self.markov_pseudocount, 1e-12)
-        check_range("validation_fraction", self.validation_fraction, 0, 0.9)
-        check_range("validation_interval", self.validation_interval, 1)
-        check_range("checkpoint_interval", self.checkpoint_interval, 1)
-        check_range("seed", self.seed, 0, 2**63 - 1)
-        if self.n_threads is not None:
-            check_range("n_threads", self.n_threads, 1)
+        self.check()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RolloutConfig(_Config):
+class RolloutConfig(Options):
     """How trajectories are generated.
 
     Parameters
@@ -396,7 +295,7 @@ class RolloutConfig(_Config):
 
     n_steps: int = 1_000_000
     n_trajs: int = 16
-    start: str = "stationary"
+    start: Literal["uniform", "stationary", "data", "prompts"] = "stationary"
     mode: Mode = "auto"
     hop_keep: int | None = None
     seed: int = 0
@@ -406,21 +305,15 @@ class RolloutConfig(_Config):
     n_threads: int | None = None
     precision: Literal["fp32", "fp16-cache", "fp16"] = "fp32"
 
+    RANGES: ClassVar[Ranges] = {
+        "n_steps": (1, None), "n_trajs": (1, None), "hop_keep": (1, None), "seed": (0, 2**63 - 1),
+        "sampling_temperature": (1e-3, 1e3), "n_threads": (1, None),
+    }  # fmt: skip
+
     def __post_init__(self) -> None:
         """Check every field."""
-        check_range("n_steps", self.n_steps, 1)
-        check_range("n_trajs", self.n_trajs, 1)
-        check_choice("start", self.start, Literal["uniform", "stationary", "data", "prompts"])
-        check_choice("mode", self.mode, Mode)
-        if self.hop_keep is not None:
-            check_range("hop_keep", self.hop_keep, 1)
-        check_range("seed", self.seed, 0, 2**63 - 1)
+        self.check()
         check_range("stride", self.stride, 1, self.n_steps)
-        check_range("sampling_temperature", self.sampling_temperature, 1e-3, 1e3)
-        check_choice("backend", self.backend, Literal["auto", "reference", "cpu", "cuda"])
-        if self.n_threads is not None:
-            check_range("n_threads", self.n_threads, 1)
-        check_choice("precision", self.precision, Literal["fp32", "fp16-cache", "fp16"])
 
 
 # Preset -> fields of ModelConfig (without n_states). "paper" is the published shape; its size depends on the system.

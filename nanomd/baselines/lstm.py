@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from nanomd._native import rollout_uniform
-from nanomd.base.config import check_range
+from nanomd.base.checks import check_range
 from nanomd.base.errors import InputError, NanomdError
 from nanomd.base.progress import Progress
 from nanomd.data.dtrajs import DtrajsLike, load_dtrajs, split_dtrajs

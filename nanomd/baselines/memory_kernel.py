@@ -13,7 +13,7 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from nanomd.base.config import check_choice, check_range
+from nanomd.base.checks import check_choice, check_range
 from nanomd.base.errors import InputError
 from nanomd.data.counts import stationary_vector
 from nanomd.kinetics import markov

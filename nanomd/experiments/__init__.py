@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from nanomd.base.config import check_choice, check_range
+from nanomd.base.checks import check_choice, check_range
 from nanomd.base.files import write_atomic
 from nanomd.experiments import tables
 from nanomd.experiments.cases import CASES, get_case

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from nanomd.base.config import check_choice
+from nanomd.base.checks import check_choice
 from nanomd.base.errors import InputError
 from nanomd.experiments.cases import Case
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from nanomd.base.config import check_range
+from nanomd.base.checks import check_range
 from nanomd.data.dtrajs import DtrajsLike
 from nanomd.interpret.explicit import MAX_SCORES, encode_windows, explicit_logits, prepare
 from nanomd.interpret.results import AttentionByLag

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from nanomd.base.config import check_choice, check_range
+from nanomd.base.checks import check_choice, check_range
 from nanomd.base.errors import InputError
 from nanomd.data.counts import transition_counts
 from nanomd.data.dtrajs import DtrajsLike

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nanomd.base.config import check_range
+from nanomd.base.checks import check_range
 from nanomd.base.errors import InputError
 from nanomd.kinetics.interval import Interval
 

@@ -27,7 +27,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nanomd.base.config import check_range
+from nanomd.base.checks import check_range
 from nanomd.base.errors import InputError
 from nanomd.data.dtrajs import DtrajsLike
 from nanomd.interpret.explicit import MAX_SCORES, Part, Record, Restore, markov_rows, prepare, read_out, run_blocks

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanomd._native import Blocks
-from nanomd.base.config import check_range
+from nanomd.base.checks import check_range
 from nanomd.kinetics.interval import Interval
 
 FloatArray = NDArray[np.float64]

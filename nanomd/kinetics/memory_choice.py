@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nanomd.base.config import check_range
+from nanomd.base.checks import check_range
 from nanomd.kinetics import markov
 from nanomd.kinetics import transfer_tensors as tt
 from nanomd.kinetics.inputs import check_lagtime, trajectories, usable_length

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanomd import _native
-from nanomd.base.config import check_range
+from nanomd.base.checks import check_range
 from nanomd.base.errors import InputError, StoreError
 from nanomd.data.dtrajs import DtrajsLike, load_dtrajs
 from nanomd.data.states import StateMap

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from nanomd.base.config import ModelConfig, RolloutConfig, check_range
+from nanomd.base.checks import check_range
+from nanomd.base.config import ModelConfig, RolloutConfig
 from nanomd.base.errors import InputError
 from nanomd.base.progress import Progress
 from nanomd.rollout.modes import resolve_hop_keep, resolve_mode
@@ -87,7 +88,7 @@ class RolloutRequest:
         return RolloutConfig(
             n_steps=self.n_steps,
             n_trajs=len(self.trajectories),
-            start=self.start if isinstance(self.start, str) else "prompts",
+            start=self.start if isinstance(self.start, str) else "prompts",  # type: ignore[arg-type]
             mode=mode,  # type: ignore[arg-type]
             hop_keep=resolve_hop_keep(model, mode, self.hop_keep) or None,
             seed=self.seed,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from nanomd.base.config import check_range
+from nanomd.base.checks import check_range
 from nanomd.base.errors import StoreError
 from nanomd.base.files import sha256_of
 from nanomd.base.units import FrameInterval

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nanomd.base.config import check_range
+from nanomd.base.checks import check_range
 from nanomd.base.errors import InputError, StoreError
 from nanomd.study.folder import RunFolder
 from nanomd.study.results import load_generated

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from nanomd.base.config import check_range
+from nanomd.base.checks import check_range
 from nanomd.base.errors import InputError
 from nanomd.base.files import replacing, sha256_of, write_atomic
 from nanomd.base.paths import expand_paths

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nanomd import _native
-from nanomd.base.config import check_range
+from nanomd.base.checks import check_range
 from nanomd.base.errors import InputError
 from nanomd.base.progress import Progress
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from nanomd.base.config import check_choice
+from nanomd.base.checks import check_choice
 from nanomd.base.errors import BackendUnavailableError
 from nanomd.systems.dynamics import import_openmm
 

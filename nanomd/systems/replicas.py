@@ -20,7 +20,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nanomd.base.config import check_range
+from nanomd.base.checks import check_range
 from nanomd.base.environment import environment
 from nanomd.base.files import lock_folder, write_atomic
 from nanomd.base.progress import progress_bar, skip

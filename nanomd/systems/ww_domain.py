@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from nanomd.base.config import check_choice
+from nanomd.base.checks import check_choice
 from nanomd.base.paths import natural_key
 from nanomd.systems import go_model
 from nanomd.systems.data import data_folder
@@ -177,7 +177,7 @@ def _mean_contacts(
     groups: tuple[NDArray[np.bool_], ...], trajectories: Any, stride: int, data_dir: str | Path | None
 ) -> list[NDArray[np.float64]]:
     """Return the means of soft contacts over groups of them, (n_frames, len(groups)), per trajectory."""
-    from nanomd.base.config import check_range
+    from nanomd.base.checks import check_range
     from nanomd.tokenize.features import prepare
     from nanomd.tokenize.sources import group_files, load_topology
     from nanomd.tokenize.stream import FileStream

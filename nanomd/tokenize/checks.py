@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from typing import Any
 
-from nanomd.base.config import check_range
+from nanomd.base.checks import check_range
 from nanomd.base.errors import InputError
 
 

@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from nanomd.base.config import check_choice
+from nanomd.base.checks import check_choice
 from nanomd.base.errors import InputError
 from nanomd.base.progress import Progress, progress_bar
 from nanomd.base.units import FrameInterval

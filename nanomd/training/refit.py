@@ -40,7 +40,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nanomd.base.config import check_range
+from nanomd.base.checks import check_range
 from nanomd.base.errors import InputError
 from nanomd.data.counts import transition_counts
 from nanomd.model.contexts import Contexts, default_burn_in, find_pieces, iterate_contexts
