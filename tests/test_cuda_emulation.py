@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from rollout_models import make_files
 
-from nanomd import _native
+from nanomd import _native, kinetics
 from nanomd.base.config import ModelConfig
 from nanomd.base.errors import BackendUnavailableError, InputError
 from nanomd.model.rope import rope_multipliers
@@ -114,6 +114,10 @@ def test_observables_are_the_cpu_engines(tmp_path, monkeypatch):
     found = sampler.generate(60, 3, seed=3, observables=observables, store_tokens=False)
     assert found.observables == expected.observables
     assert found.tokens.shape == (3, 0)
+    labels = np.array([0 if s in (5, 8) else 1 if s == 20 else -1 for s in files.state_map.symbols])
+    stay, exits, _ = kinetics.residence(list(expected.tokens), labels, n_bootstrap=20)  # states in no set between
+    assert np.array_equal(found.observables.residence.events, exits) and exits.min() > 0
+    assert np.allclose(found.observables.residence.mean, stay.value)
     monkeypatch.setattr(_native.NativeObservables, "add", None)  # it is the session that counts
     stored = sampler.generate(60, 3, seed=3, stride=4, observables=observables, out=tmp_path / "run")
     assert stored.observables == expected.observables

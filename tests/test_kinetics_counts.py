@@ -56,10 +56,10 @@ def passages_by_hand(x, stride):
         frames = list(range(offset, len(x), stride))
         for a in range(N):
             for b in range(N):
-                start, seen, assigned = None, False, [t for t in frames if x[t] >= 0]
+                start, seen = None, False
                 for t in frames if a != b else ():
                     if x[t] == a and start is None:
-                        start = t if seen else assigned[0]
+                        start = t if seen else offset
                     seen = seen or x[t] in (a, b)
                     if x[t] == b and start is not None:
                         yield a, b, range(start, t), t

@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rollout_models import LABELS, make_files
 
-from nanomd import _native
+from nanomd import _native, kinetics
 from nanomd.base.errors import CancelledError, InputError, StoreError
 from nanomd.data.states import StateMap
+from nanomd.kinetics import markov
 from nanomd.rollout.durations import log_bin_edges
 from nanomd.rollout.observables import Observables, ObservablesResult
 from nanomd.rollout.sampler import Rollout, Sampler
@@ -63,12 +64,11 @@ def passage_durations(labels, n):
         for j in range(n):
             completed[i, j], cut[i, j] = [], []
             for row in labels if i != j else []:
-                known = np.flatnonzero(row >= 0)
                 pair = np.flatnonzero((row == i) | (row == j))
                 begin = None
                 for rank, t in enumerate(pair):
                     if row[t] == i and begin is None:
-                        begin = known[0] if rank == 0 else t
+                        begin = 0 if rank == 0 else t
                     elif row[t] == j and begin is not None:
                         completed[i, j].append(int(t - begin))
                         begin = None
@@ -122,6 +122,53 @@ def test_any_split_equals_counting_stored_tokens(
     assert whole == result
     halves = [observables.count(list(rows[k::2].astype(np.int64)), STATES) for k in (0, 1) if len(rows) > 1]
     assert n_steps == 1 or len(halves) < 2 or halves[0] + halves[1] == result
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**32),
+    n_trajs=st.integers(1, 4),
+    hold=st.sampled_from([0.3, 0.9]),
+    set_of=st.lists(st.integers(-1, 2), min_size=V, max_size=V).filter(lambda sets: max(sets) >= 0),
+)
+def test_observables_are_the_kinetics_of_the_same_tokens(seed, n_trajs, hold, set_of):
+    """Sets that leave states out: a stay ends with the first frame outside, be it in another set or in none."""
+    rng = np.random.default_rng(seed)
+    rows = rng.integers(0, V, (n_trajs, 80))
+    for t in range(1, 80):
+        rows[:, t] = np.where(rng.random(n_trajs) < hold, rows[:, t - 1], rows[:, t])
+    rows[0, :V] = np.arange(V)  # every state occurs
+    macrostate = np.unique(set_of, return_inverse=True)[1] - (min(set_of) < 0)  # 0, 1, ... without gaps
+    named = {str(k): np.flatnonzero(macrostate == k).tolist() for k in range(macrostate.max() + 1)}
+    found = Observables([1], named).count(list(rows), STATES)
+    stay, exits, _ = kinetics.residence(list(rows), macrostate, n_bootstrap=20)
+    assert np.array_equal(found.residence.events, exits)
+    assert np.allclose(found.residence.mean, stay.value, equal_nan=True)
+    for i, j in np.argwhere(~np.eye(len(named), dtype=bool)):
+        time, passages = kinetics.mfpt(list(rows), named[str(i)], named[str(j)], n_bootstrap=20)
+        assert found.first_passage.events[i, j] == passages
+        assert np.allclose(found.first_passage.mean[i, j], time.value, equal_nan=True)
+
+
+def test_a_stay_ends_outside_and_a_gap_is_no_exit():
+    """States 0 and 1 are sets, 2 is in none, -1 unassigned: one rule for trajectories and Markov models."""
+    dtraj = [0, 0, 2, 0, 0, 0, 1, 1]
+    stay, exits, _ = kinetics.residence([dtraj], [0, 1, -1], n_bootstrap=20)
+    assert exits.tolist() == [2, 0] and stay.value[0] == 2.5
+    found = Observables([1], {"A": [0], "B": [1]}).count([dtraj], StateMap(np.arange(3)))
+    assert found.residence.events.tolist() == [2, 0] and found.residence.mean[0] == 2.5
+    stay, exits, _ = kinetics.residence([[0, 0, -1, 0, 0, 0, 1, 1, 2]], [0, 1, -1], n_bootstrap=20)
+    assert exits.tolist() == [1, 1] and stay.value[0] == 6
+    chain = np.array([[0.9, 0.0, 0.1], [0.0, 0.8, 0.2], [0.2, 0.3, 0.5]])
+    pi = np.array([6, 4.5, 3]) / 13.5
+    rng = np.random.default_rng(0)
+    rows = np.zeros((50, 4000), np.int64)
+    for t in range(1, 4000):
+        rows[:, t] = (rng.random(50)[:, None] >= np.cumsum(chain[rows[:, t - 1]], axis=1)[:, :2]).sum(axis=1)
+    exact = markov.mean_residence(chain, pi, np.array([0, 1, -1]), 2)[0]
+    stay, exits, _ = kinetics.residence(list(rows), [0, 1, -1], n_bootstrap=50)
+    assert exits.min() > 5000  # the relative error of a mean is below 1.5 %
+    assert np.allclose(stay.value, exact, rtol=0.06)
 
 
 OBSERVABLES = Observables([1, 10, 400], {"A": [5, 8], "B": [20], "C": [35]})

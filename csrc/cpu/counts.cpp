@@ -116,12 +116,11 @@ void count_passages(const Trajectories<Token>& trajectories, std::int64_t n_stat
     for (std::int64_t offset = 0; offset < std::min(stride, x.length); ++offset) {
       std::fill(begin.begin(), begin.end(), -1);
       std::fill(visited.begin(), visited.end(), false);
-      std::int64_t present = -1, first = -1, last = offset;
+      std::int64_t present = -1, last = offset;
       for (std::int64_t t = offset; t < x.length; t += stride) {
         const std::int64_t s = as_index(x.state[t]);
         last = t;
         if (s < 0 || s == present) continue;
-        if (first < 0) first = t;
         present = s;
         const std::int64_t block = block_of(x, t);
         for (std::int64_t other = 0; other < n; ++other) {
@@ -131,7 +130,7 @@ void count_passages(const Trajectories<Token>& trajectories, std::int64_t n_stat
             ++passages[block * cells + other * n + s];
             start = -1;
           }
-          if (std::int64_t& start = begin[s * n + other]; start < 0) start = visited[s] || visited[other] ? t : first;
+          if (std::int64_t& start = begin[s * n + other]; start < 0) start = visited[s] || visited[other] ? t : offset;
         }
         visited[s] = true;
       }

@@ -190,7 +190,7 @@ void ObservablesWriter::restore(const std::vector<std::int64_t>& totals, const s
     const std::int64_t steps = row[kSteps];
     bool good = steps >= 0 && steps < kHuge && row[kInside] >= -1 && row[kInside] < n && row[kPresent] >= -1 &&
                 row[kPresent] < n;
-    good = good && row[kStayBegin] >= 0 && row[kStayBegin] <= steps && row[kFirst] >= -1 && row[kFirst] <= steps;
+    good = good && row[kStayBegin] >= 0 && row[kStayBegin] <= steps;
     for (std::int64_t j = 0; j < n * n; ++j)
       good = good && row[kFirstVisited + n + j] >= -1 && row[kFirstVisited + n + j] <= steps;
     check(good, "the state of the observables makes no sense for trajectory ", i);

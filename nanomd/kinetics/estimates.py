@@ -158,6 +158,20 @@ def passage_samples(macro: Sample, stride: int) -> tuple[Interval, IntArray, Flo
     return interval, number, replicates
 
 
+def residence_in_macrostates(
+    sample: Sample, macrostate: IntArray, n_macrostates: int, stride: int, times: IntArray
+) -> tuple[Interval, IntArray, FloatArray]:
+    """Return the `residence_times` in the macrostates (n,) of states, where states may be in none (-1).
+
+    A stay ends with the first frame outside, whether that lies in another macrostate or in none. An unassigned frame
+    does not say where it is, and belongs to the state before it.
+    """
+    elsewhere = n_macrostates  # one more macrostate, so that it is told from unassigned frames
+    macro = sample.coarse(np.where(macrostate < 0, elsewhere, macrostate), n_macrostates + 1)
+    interval, exits, survival = residence_times(macro, stride, times)
+    return interval[:n_macrostates], exits[:n_macrostates], survival[:n_macrostates]
+
+
 def residence_times(macro: Sample, stride: int, times: IntArray) -> tuple[Interval, IntArray, FloatArray]:
     """Return mean residence times (m,) in frames seen every stride-th frame, exits, and survival (m, t) at `times`.
 

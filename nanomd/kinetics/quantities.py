@@ -112,11 +112,13 @@ def residence(
 ) -> tuple[Interval, IntArray, FloatArray]:
     """Return mean residence times (m,), numbers of exits (m,), and survival (m, t) at `times`, multiples of stride.
 
-    `macrostate` (n,) maps states to macrostates; every state is one without it.
+    `macrostate` (n,) maps states to macrostates, -1 for none; every state is one without it. A stay ends with the first
+    frame in another macrostate or in none; an unassigned frame belongs to the state before it.
     """
-    sample = _macro(_sample(dtrajs, None, stride, timescale, **settings), macrostate)
+    sample = _sample(dtrajs, None, stride, timescale, **settings)
     at = np.asarray([0, stride] if times is None else times, np.int64)
-    return estimates.residence_times(sample, stride, at)
+    labels = np.arange(sample.n_states) if macrostate is None else _labels(sample, macrostate)
+    return estimates.residence_in_macrostates(sample, labels, int(labels.max()) + 1, stride, at)
 
 
 def ck_test(
@@ -153,10 +155,15 @@ def ck_test(
 def _macro(sample: Sample, macrostate: ArrayLike | None) -> Sample:
     if macrostate is None:
         return sample
+    labels = _labels(sample, macrostate)
+    return sample.coarse(labels, int(labels.max()) + 1)
+
+
+def _labels(sample: Sample, macrostate: ArrayLike) -> IntArray:
     labels = np.asarray(macrostate, np.int64)
     if labels.shape != (sample.n_states,) or labels.max() < 0:
         raise InputError(f"macrostate must give a label for each of {sample.n_states} states, got shape {labels.shape}")
-    return sample.coarse(labels, int(labels.max()) + 1)
+    return labels
 
 
 def pcca(dtrajs: Any, lagtime: int, n_macrostates: int, *, n_states: int | None = None) -> IntArray:

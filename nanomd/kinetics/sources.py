@@ -30,7 +30,9 @@ def trajectory_source(name: str, sample: Sample, yardstick: Yardstick) -> Measur
     macro = sample.coarse(yardstick.macrostate, yardstick.n_macrostates)
     timescales, model = _timescales(sample, yardstick)
     mfpt, mfpt_events, passages = estimates.passage_samples(macro, yardstick.lagtime)
-    residence, exits, survival = estimates.residence_times(macro, yardstick.lagtime, yardstick.residence_times)
+    residence, exits, survival = estimates.residence_in_macrostates(
+        sample, yardstick.macrostate, yardstick.n_macrostates, yardstick.lagtime, yardstick.residence_times
+    )
     path = paths.measure(sample.coarse(yardstick.cores, yardstick.n_macrostates), yardstick.path_times)
     if model is None:
         predicted = np.full((len(yardstick.ck_lagtimes), yardstick.n_macrostates), np.nan)

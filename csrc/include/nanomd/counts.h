@@ -38,9 +38,9 @@ void project_transitions(const Trajectories<Token>& trajectories, std::int64_t n
 
 // First passages between all pairs of states (macrostates, usually), as seen at every stride-th frame; all offsets of
 // the stride are followed. A passage i -> j begins at the first visit to i since the last visit to j (or since the
-// start) and ends at the next visit to j. What lies between belongs to its exposure, whether it was completed or cut by
+// start of the trajectory) and ends at the next visit to j. What lies between belongs to its exposure, whether it was completed or cut by
 // the end: exposure / passages estimates the mean first passage time, unbiased by the end of the data where passages
-// are rare events. Unassigned frames change nothing.
+// are rare events. Frames in neither, unassigned or not, change nothing.
 // Frames before the first visit to either came from an unknown one of the two. They are given to the one that is
 // visited first: in equilibrium that is, by time reversal, right on average, while leaving them out would shorten the
 // passage times of trajectories that are not much longer than these.
@@ -50,7 +50,8 @@ template <class Token>
 void count_passages(const Trajectories<Token>& trajectories, std::int64_t n_states, std::int64_t stride,
                     std::int64_t* exposure, std::int64_t* passages);
 
-// Stays in every state at every stride-th frame, all offsets. An unassigned frame belongs to the state before it.
+// Stays in every state at every stride-th frame, all offsets. An unassigned frame belongs to the state before it: of a
+// state that is in no macrostate, make a macrostate more.
 //   exposure [blocks][n]: frames in the state before the last frame; exits [blocks][n]: exposure / exits is the mean
 //   stay. completed, cut [n][n_bins]: stays whose beginning was seen, by length in strides (the last bin holds all
 //   longer ones), which ended, or were cut by the end of the data.

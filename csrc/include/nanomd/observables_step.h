@@ -19,7 +19,6 @@ enum Counter : std::size_t {
   kStayBegin,     // step of the entry
   kStayEntered,   // was the entry seen?
   kPresent,       // set visited last, or -1
-  kFirst,         // step of the first visit to any set, or -1
   kFirstVisited,  // first of n flags
 };
 
@@ -66,7 +65,6 @@ NANOMD_HOST_DEVICE void enter_set(const SetTables& sets, std::int64_t* counters,
   const std::size_t s = static_cast<std::size_t>(set);
   std::int64_t* visited = counters + kFirstVisited;
   std::int64_t* begin = visited + n;
-  if (counters[kFirst] < 0) counters[kFirst] = time;
   counters[kPresent] = set;
   for (std::size_t other = 0; other < n; ++other) {
     if (other == s) continue;
@@ -80,7 +78,7 @@ NANOMD_HOST_DEVICE void enter_set(const SetTables& sets, std::int64_t* counters,
       begin[arrived] = -1;
     }
     std::int64_t& start = begin[s * n + other];
-    if (start < 0) start = visited[s] || visited[other] ? time : counters[kFirst];
+    if (start < 0) start = visited[s] || visited[other] ? time : 0;
   }
   visited[s] = 1;
 }
