@@ -30,12 +30,12 @@ _PUBLIC = {
     "validate": "nanomd.kinetics",
 }
 
-_MODULES = ("interpret",)
+_MODULES = ("baselines", "experiments", "interpret", "kinetics", "report", "systems")
 
 __all__ = ["__version__", *_MODULES, *_PUBLIC]
 
 if TYPE_CHECKING:
-    from nanomd import interpret
+    from nanomd import baselines, experiments, interpret, kinetics, report, systems
     from nanomd.base.config import ModelConfig, RolloutConfig, TrainConfig
     from nanomd.base.errors import InputError, NanomdError
     from nanomd.base.units import FrameInterval

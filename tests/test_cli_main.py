@@ -181,3 +181,38 @@ def test_a_read_only_folder_is_refused(
     monkeypatch.setattr(os, "open", read_only)
     assert "cannot be written" in refused(capsys, "simulate", "--run", tmp_path, "--n-frames", 10)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1e999"])
+@pytest.mark.parametrize("flag", ["train --learning-rate", "generate --sampling-temperature", "validate --confidence"])
+def test_numbers_that_are_none_are_refused_when_given(
+    flag: str, value: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command, flag = flag.split()
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--run", str(tmp_path), f"{flag}={value}"])
+    assert stop.value.code == 2
+    assert f"must be a finite number, got '{value}'" in capsys.readouterr().err
+    file = tmp_path / "study.toml"
+    file.write_text(f"[{command}]\n{flag.lstrip('-')} = {value.replace('1e999', 'inf')}\n")
+    assert "must be finite" in refused(capsys, command, "--config", file, "--run", tmp_path / "run")
+
+
+@pytest.mark.parametrize("value", ["²", "٣", "1.5", "", "0x10"])
+def test_whole_numbers_have_plain_digits(value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["simulate", f"--n-frames={value}"])
+    assert f"must be a whole number, got {value!r}" in capsys.readouterr().err
+
+
+def test_an_interruption_before_anything_is_parsed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import nanomd.cli.main
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(nanomd.cli.main, "apply_config", interrupt)
+    assert main(["train"]) == 130
+    assert "interrupted" in capsys.readouterr().err

@@ -41,6 +41,15 @@ def test_the_sampler_needs_no_torch() -> None:
     assert not _loaded("from nanomd import Sampler, Rollout") & {"torch", "triton", "deeptime", "matplotlib"}
 
 
+@pytest.mark.parametrize(
+    "name", ["kinetics.mfpt_error", "experiments.CASES", "interpret.MemoryLength", "report.write_report"]
+)
+def test_packages_are_there_without_an_import_of_their_own(name: str) -> None:
+    loaded = _loaded(f"import nanomd; assert nanomd.{name}")
+    assert "nanomd" in loaded
+    assert not loaded & {"torch", "matplotlib", "mdtraj"}
+
+
 def test_the_check_can_fail() -> None:
     assert "json" in _loaded("import json")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 
-from nanomd.cli.common import add_common, progress
+from nanomd.cli.common import add_common, arguments, progress, whole
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -28,23 +28,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--objective", choices=["two_pass_token", "two_pass_hidden", "one_pass"], default="two_pass_token"
     )
-    parser.add_argument("--n-threads", type=int, default=None, help="CPU threads (default: all cores)")
+    parser.add_argument("--n-threads", type=whole, default=None, help="CPU threads (default: all cores)")
 
 
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
     from nanomd.study import demo
 
-    demo.run(
-        options.run,
-        system=options.system,
-        data=options.data,
-        quick=options.quick,
-        objective=options.objective,
-        n_threads=options.n_threads,
-        seed=options.seed,
-        force=options.force,
-        quiet=options.quiet,
-        progress=progress(options),
-    )
+    demo.run(**arguments(options), quiet=options.quiet, progress=progress(options))
     return 0

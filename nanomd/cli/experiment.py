@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from nanomd.cli.common import add_common, progress
+from nanomd.cli.common import add_common, arguments, progress, say, whole
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -21,11 +21,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", metavar="DIR", default=None, help="folder of trajectories (default: NANOMD_DATA)")
     parser.add_argument("--study", choices=["main", "pieces"], default="main", help="(default: %(default)s)")
     parser.add_argument("--methods", nargs="+", metavar="METHOD", default=None, help="(default: those of the study)")
-    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="seeds of each method (default: %(default)s)")
-    parser.add_argument("--datasets", type=int, default=1, metavar="N", help="data sets (default: %(default)s)")
-    parser.add_argument("--n-steps", type=int, default=None, help="optimiser steps in place of the system's")
+    parser.add_argument(
+        "--seeds",
+        dest="n_seeds",
+        type=whole,
+        default=3,
+        metavar="N",
+        help="seeds of each method (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--datasets", dest="n_datasets", type=whole, default=1, metavar="N", help="data sets (default: %(default)s)"
+    )
+    parser.add_argument("--n-steps", type=whole, default=None, help="optimiser steps in place of the system's")
     parser.add_argument("--report", metavar="METHOD", default=None, help="write report/index.html for this method")
-    parser.add_argument("--n-processes", type=int, default=1, help="trainings at a time (default: %(default)s)")
+    parser.add_argument("--n-processes", type=whole, default=1, help="trainings at a time (default: %(default)s)")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -36,19 +45,5 @@ def run(options: argparse.Namespace) -> int:
         for case in experiments.CASES.values():
             print(f"{case.name:20} {case.title}")
         return 0
-    text = experiments.run(
-        options.name,
-        options.out,
-        data=options.data,
-        study=options.study,
-        methods=options.methods,
-        n_seeds=options.seeds,
-        n_datasets=options.datasets,
-        n_steps=options.n_steps,
-        n_processes=options.n_processes,
-        report=options.report,
-        progress=progress(options),
-    )
-    if not options.quiet:
-        print(text)
+    say(options, experiments.run(**arguments(options), progress=progress(options)))
     return 0

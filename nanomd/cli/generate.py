@@ -9,15 +9,15 @@ import argparse
 import re
 
 from nanomd.base.errors import InputError
-from nanomd.cli.common import add_common, add_resume, progress, say
+from nanomd.cli.common import add_common, add_resume, progress, real, say, whole, whole_or_auto
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     add_common(parser)
     add_resume(parser)
-    parser.add_argument("--n-steps", type=int, default=1_000_000, help="steps per trajectory (default: %(default)s)")
-    parser.add_argument("--n-trajs", type=int, default=16, help="trajectories (default: %(default)s)")
+    parser.add_argument("--n-steps", type=whole, default=1_000_000, help="steps per trajectory (default: %(default)s)")
+    parser.add_argument("--n-trajs", type=whole, default=16, help="trajectories (default: %(default)s)")
     parser.add_argument(
         "--start",
         default="stationary",
@@ -27,11 +27,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--mode", choices=["auto", "ring", "hop", "crop"], default="auto", help="(default: %(default)s)"
     )
     parser.add_argument(
-        "--hop-keep", type=int, default=None, help="states kept when a hop refills its window (default: W/2)"
+        "--hop-keep", type=whole, default=None, help="states kept when a hop refills its window (default: W/2)"
     )
-    parser.add_argument("--stride", type=int, default=1, help="keep every stride-th state (default: %(default)s)")
+    parser.add_argument("--stride", type=whole, default=1, help="keep every stride-th state (default: %(default)s)")
     parser.add_argument(
-        "--sampling-temperature", type=float, default=1.0, help="divides the logits (default: %(default)s)"
+        "--sampling-temperature", type=real, default=1.0, help="divides the logits (default: %(default)s)"
     )
     parser.add_argument(
         "--backend", choices=["auto", "reference", "cpu", "cuda"], default="auto", help="(default: %(default)s)"
@@ -44,14 +44,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--lookahead",
-        type=lambda text: text if text == "auto" else int(text),
+        type=whole_or_auto,
         default="auto",
         help="states drafted ahead for few trajectories, 0 to 31: changes speed only (default: %(default)s)",
     )
-    parser.add_argument("--n-threads", type=int, default=None, help="CPU threads (default: all cores)")
+    parser.add_argument("--n-threads", type=whole, default=None, help="CPU threads (default: all cores)")
     group = parser.add_argument_group("observables", "counted exactly over every step while it is drawn")
     group.add_argument(
-        "--observe-lags", type=int, nargs="+", default=[], metavar="LAG", help="count transitions at these lags (steps)"
+        "--observe-lags",
+        type=whole,
+        nargs="+",
+        default=[],
+        metavar="LAG",
+        help="count transitions at these lags (steps)",
     )
     group.add_argument(
         "--set",
@@ -62,7 +67,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=STATES",
         help="named sets of states, such as folded=0,1,7-9: residence and first-passage times",
     )
-    group.add_argument("--bins", type=int, default=None, help="bins of one step each (default: logarithmic bins)")
+    group.add_argument("--bins", type=whole, default=None, help="bins of one step each (default: logarithmic bins)")
     group.add_argument("--no-tokens", action="store_true", help="keep only the observables: generated/observables.npz")
     group = parser.add_argument_group("many processes", "docs/scaling.md has examples for SLURM and Ray")
     group.add_argument(

@@ -27,7 +27,7 @@ from nanomd.cli import (
     train,
     validate,
 )
-from nanomd.cli.common import apply_config
+from nanomd.cli.settings import apply_config
 
 _COMMANDS = (
     simulate,
@@ -106,6 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     parser, commands = build_parser()
     arguments = list(sys.argv[1:] if argv is None else argv)
+    options = argparse.Namespace(command="")
     try:
         apply_config(arguments, commands)
         options = parser.parse_args(arguments)
@@ -134,6 +135,9 @@ def _fail(message: str) -> int:
 
 
 def _interrupted(options: argparse.Namespace) -> int:
+    if not options.command:
+        print("\nnanomd: interrupted", file=sys.stderr)
+        return 130
     command, run, shard = options.command, str(getattr(options, "run", "")), getattr(options, "shard", None)
     molecule = command == "simulate" and options.system != "four-state"
     resume = " --resume" if command in {"train", "generate"} or molecule else ""

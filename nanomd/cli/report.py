@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 
-from nanomd.cli.common import add_common, say
+from nanomd.cli.common import add_common, arguments, say, whole
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     add_common(parser, seed=False)
-    parser.add_argument("--seed", type=int, default=0, help="accepted for uniformity; a report has nothing random")
+    parser.add_argument("--seed", type=whole, default=0, help="accepted for uniformity; a report has nothing random")
     parser.add_argument("--title", default=None, help="title of the report")
 
 
@@ -18,5 +18,5 @@ def run(options: argparse.Namespace) -> int:
     """Run the command."""
     from nanomd.study.report import report
 
-    say(options, report(options.run, title=options.title, force=options.force))
+    say(options, report(**arguments(options, "seed")))
     return 0

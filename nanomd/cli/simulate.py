@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 
 from nanomd.base.errors import InputError
-from nanomd.cli.common import add_common, add_resume, given, progress, say
+from nanomd.cli.common import add_common, add_resume, arguments, given, progress, real, say, whole
 
 _MOLECULE = (
     "ns", "platform", "temperature", "friction", "time_step", "frame_interval", "equilibration", "data", "out",
@@ -33,12 +33,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default="four-state",
         help="what is simulated (default: %(default)s)",
     )
-    parser.add_argument("--n-frames", type=int, default=None, help="frames per trajectory (four-state: 100000)")
+    parser.add_argument("--n-frames", type=whole, default=None, help="frames per trajectory (four-state: 100000)")
     parser.add_argument(
-        "--n-trajs", type=int, default=None, help="independent trajectories (four-state: 8, molecules: 4)"
+        "--n-trajs", type=whole, default=None, help="independent trajectories (four-state: 8, molecules: 4)"
     )
     parser.add_argument(
-        "--n-threads", type=int, default=None, help="threads, or simulating processes (default: all cores)"
+        "--n-threads", type=whole, default=None, help="threads, or simulating processes (default: all cores)"
     )
     parser.add_argument(
         "--preset",
@@ -48,16 +48,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     group = parser.add_argument_group("molecules")
     group.add_argument("--out", metavar="DIR", help="write here instead of into simulation/ of the run folder")
-    group.add_argument("--ns", type=float, default=None, help="length of each trajectory (alanine-dipeptide: 20)")
+    group.add_argument("--ns", type=real, default=None, help="length of each trajectory (alanine-dipeptide: 20)")
     group.add_argument(
         "--platform",
         choices=["auto", "Reference", "CPU", "CUDA", "OpenCL"],
         default=None,
         help="of OpenMM (default: auto, CUDA where there is one, else Reference)",
     )
-    group.add_argument("--temperature", type=float, default=None, help="K (300; ww-domain: 121)")
-    group.add_argument("--friction", type=float, default=None, help="per ps (1; ww-domain: 0.2)")
-    group.add_argument("--time-step", type=float, default=None, help="fs (2; ww-domain: 15)")
+    group.add_argument("--temperature", type=real, default=None, help="K (300; ww-domain: 121)")
+    group.add_argument("--friction", type=real, default=None, help="per ps (1; ww-domain: 0.2)")
+    group.add_argument("--time-step", type=real, default=None, help="fs (2; ww-domain: 15)")
     group.add_argument(
         "--frame-interval",
         metavar="'VALUE UNIT'",
@@ -65,7 +65,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="time between frames ('1 ps'; ww-domain: '0.75 ps')",
     )
     group.add_argument(
-        "--equilibration", type=float, default=None, help="ps thrown away before each trajectory (100; ww-domain: 3000)"
+        "--equilibration", type=real, default=None, help="ps thrown away before each trajectory (100; ww-domain: 3000)"
     )
     group.add_argument(
         "--data",
@@ -83,24 +83,10 @@ def run(options: argparse.Namespace) -> int:
     if options.preset is not None:
         raise InputError(f"--preset is for four-state, not for {options.system}")
     text = simulate_molecule(
-        options.system,
-        out=options.out,
-        run=options.run,
-        force=options.force,
-        resume=options.resume,
-        progress=progress(options),
-        ns=options.ns,
-        n_frames=options.n_frames,
-        n_trajs=options.n_trajs,
+        **arguments(options, "preset", "n_threads", "data"),
         n_workers=options.n_threads,
-        seed=options.seed,
-        platform=options.platform,
-        temperature=options.temperature,
-        friction=options.friction,
-        time_step=options.time_step,
-        frame_interval=options.frame_interval,
-        equilibration=options.equilibration,
         data_dir=options.data,
+        progress=progress(options),
     )
     say(options, text)
     return 0

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from nanomd.cli.common import add_common, progress, say
+from nanomd.cli.common import add_common, arguments, progress, say, whole
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -35,10 +35,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="what is clustered (default: %(default)s)",
     )
     parser.add_argument("--reduction", choices=["none", "tica", "vamp"], default="none", help="(default: %(default)s)")
-    parser.add_argument("--lagtime", type=int, default=None, help="frames; of the reduction")
-    parser.add_argument("--n-components", type=int, default=None, help="dimensions kept by the reduction")
-    parser.add_argument("--states", type=int, default=None, help="number of microstates (k-means)")
-    parser.add_argument("--stride", type=int, default=1, help="use every stride-th frame (default: %(default)s)")
+    parser.add_argument("--lagtime", type=whole, default=None, help="frames; of the reduction")
+    parser.add_argument("--n-components", type=whole, default=None, help="dimensions kept by the reduction")
+    parser.add_argument(
+        "--states", dest="n_states", metavar="N", type=whole, default=None, help="number of microstates (k-means)"
+    )
+    parser.add_argument("--stride", type=whole, default=1, help="use every stride-th frame (default: %(default)s)")
     parser.add_argument(
         "--join-folders",
         action="store_true",
@@ -59,26 +61,9 @@ def run(options: argparse.Namespace) -> int:
     """Run the command."""
     from nanomd.study.tokenize import tokenize
 
+    options.reduction = None if options.reduction == "none" else options.reduction
     with _silent_readers():
-        text = tokenize(
-            options.run,
-            options.files,
-            top=options.top,
-            system=options.system,
-            data=options.data,
-            features=options.features,
-            reduction=None if options.reduction == "none" else options.reduction,
-            lagtime=options.lagtime,
-            n_components=options.n_components,
-            n_states=options.states,
-            stride=options.stride,
-            join_folders=options.join_folders,
-            scheme=options.scheme,
-            frame_interval=options.frame_interval,
-            seed=options.seed,
-            force=options.force,
-            progress=progress(options),
-        )
+        text = tokenize(**arguments(options), progress=progress(options))
     say(options, text)
     return 0
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 
 from nanomd.base.config import PRESETS, ModelConfig, TrainConfig
-from nanomd.cli.common import add_common, add_fields, add_resume, given, progress, say
+from nanomd.cli.common import add_common, add_fields, add_resume, arguments, given, progress, say, whole
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -21,7 +21,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--hold-out",
-        type=int,
+        type=whole,
         default=0,
         metavar="N",
         help="keep the last N trajectories from the training, as reference",
@@ -35,15 +35,9 @@ def run(options: argparse.Namespace) -> int:
     """Run the command."""
     from nanomd.study.train import train
 
+    names = options.override_names
     text = train(
-        options.run,
-        preset=options.preset,
-        hold_out=options.hold_out,
-        overrides=given(options, options.override_names),
-        seed=options.seed,
-        force=options.force,
-        resume=options.resume,
-        progress=progress(options),
+        **arguments(options, "override_names", *names), overrides=given(options, names), progress=progress(options)
     )
     if text:  # of several processes, the first one speaks
         say(options, text)

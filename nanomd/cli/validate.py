@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 
-from nanomd.cli.common import add_common, say
+from nanomd.cli.common import add_common, arguments, real, say, whole
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -18,34 +18,29 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--reference", nargs="+", default=None, metavar="FILE", help="discrete trajectories of other MD"
     )
-    parser.add_argument("--lagtimes", nargs="+", type=int, default=None, metavar="N", help="frames, of the timescales")
-    parser.add_argument("--lagtime", type=int, default=None, help="frames, of macrostates and MSM (default: by data)")
     parser.add_argument(
-        "--macrostates", type=int, default=None, help="number of macrostates (default: from the spectrum)"
+        "--lagtimes", nargs="+", type=whole, default=None, metavar="N", help="frames, of the timescales"
+    )
+    parser.add_argument("--lagtime", type=whole, default=None, help="frames, of macrostates and MSM (default: by data)")
+    parser.add_argument(
+        "--macrostates",
+        dest="n_macrostates",
+        metavar="N",
+        type=whole,
+        default=None,
+        help="number of macrostates (default: from the spectrum)",
     )
     parser.add_argument(
-        "--memory-kernel", nargs="?", type=int, const=True, default=False, metavar="FRAMES",
+        "--memory-kernel", nargs="?", type=whole, const=True, default=False, metavar="FRAMES",
         help="add a Markov model with a memory of so many frames (default: by data), the strongest rival",
     )  # fmt: skip
-    parser.add_argument("--confidence", type=float, default=0.95, help="of the intervals (default: %(default)s)")
-    parser.add_argument("--n-bootstrap", type=int, default=200, help="resamples (default: %(default)s)")
+    parser.add_argument("--confidence", type=real, default=0.95, help="of the intervals (default: %(default)s)")
+    parser.add_argument("--n-bootstrap", type=whole, default=200, help="resamples (default: %(default)s)")
 
 
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
     from nanomd.study.validate import validate
 
-    text = validate(
-        options.run,
-        reference=options.reference,
-        lagtimes=options.lagtimes,
-        lagtime=options.lagtime,
-        n_macrostates=options.macrostates,
-        memory_kernel=options.memory_kernel,
-        confidence=options.confidence,
-        n_bootstrap=options.n_bootstrap,
-        seed=options.seed,
-        force=options.force,
-    )
-    say(options, text)
+    say(options, validate(**arguments(options)))
     return 0

@@ -95,7 +95,7 @@ def plan(
 
 
 def run(
-    folder: str | Path,
+    run: str | Path,
     *,
     system: str = "four-state",
     data: str | Path | None = None,
@@ -111,7 +111,7 @@ def run(
 
     Parameters
     ----------
-    folder : path
+    run : path
         The run folder. Finished steps with the same settings are not repeated.
     system : str
         ``"four-state"`` or ``"alanine-dipeptide"`` (with `data`).
@@ -127,16 +127,16 @@ def run(
             print(text, flush=True)
 
     if steps.simulate:
-        say(simulate_potential(folder, **steps.simulate, n_threads=n_threads, **common))
-    say(tokenize(folder, **steps.tokenize, **common))
+        say(simulate_potential(run, **steps.simulate, n_threads=n_threads, **common))
+    say(tokenize(run, **steps.tokenize, **common))
     resume = not force  # an interrupted demo goes on where it stopped
     threads = {} if n_threads is None else {"n_threads": n_threads}
     training = {**steps.train, "overrides": {**steps.train["overrides"], **threads}}
-    say(train(folder, **training, resume=resume, **common))
+    say(train(run, **training, resume=resume, **common))
     request = RolloutRequest(**steps.generate, seed=seed, n_threads=n_threads, resume=resume)
-    say(generate(folder, request, force=force, progress=progress))
-    verdict = validate(folder, **steps.validate, seed=seed, force=force)
-    say(report(folder, title=steps.title, force=force).splitlines()[0])
-    path = RunFolder(folder).report / "index.html"
+    say(generate(run, request, force=force, progress=progress))
+    verdict = validate(run, **steps.validate, seed=seed, force=force)
+    say(report(run, title=steps.title, force=force).splitlines()[0])
+    path = RunFolder(run).report / "index.html"
     say(f"\n{verdict}\n\n{time.perf_counter() - start:.0f} s in all. The report: {path.resolve()}")
     return path
