@@ -185,6 +185,7 @@ class NanoGPT(nn.Module):
         tokens: Tensor,
         positions: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
+        only_hidden: bool = False,
     ) -> Tensor:
         """Return next-state logits (B, T, V).
 
@@ -196,28 +197,27 @@ class NanoGPT(nn.Module):
             Positions in time of a rotary model, int64; 0..T-1 when None. Only differences matter.
         inputs_embeds : Tensor, optional, shape (B, T, d)
             Takes the place of `embed(tokens)`; the markov head still reads `tokens`.
+        only_hidden : bool
+            Return the output of the last block (B, T, d) instead.
         """
-        return self.logits(self.hidden(tokens, positions, inputs_embeds), tokens)
-
-    def hidden(
-        self,
-        tokens: Tensor,
-        positions: Tensor | None = None,
-        inputs_embeds: Tensor | None = None,
-    ) -> Tensor:
-        """Return the output of the last block (B, T, d), before a final LayerNorm; arguments as in `forward`."""
         x = self.embed(tokens) if inputs_embeds is None else inputs_embeds
         if self.training and self.config.dropout:
             x = F.dropout(x, self.config.dropout)
-        tables = self._rope(tokens.shape[1], positions, x.device) if self.config.position == "rope" else None
+        rope = self._rope(tokens.shape[1], positions, x.device) if self.config.position == "rope" else None
         for block in self.blocks:
-            x = block(x, tables)
-        return x
+            x = block(x, rope)
+        if only_hidden:
+            return x
+        return self.logits(x, tokens)  # LayerNorm, linear head, and the row of the markov head's table
 
-    def normalise(self, hidden: Tensor) -> Tensor:
-        """Return what the head reads: hidden states (..., d) after the final LayerNorm, where there is one."""
-        x: Tensor = self.norm(hidden) if self.config.norm == "pre" else hidden
-        return x
+    def hidden(self, tokens: Tensor, positions: Tensor | None = None, inputs_embeds: Tensor | None = None) -> Tensor:
+        """Return the output of the last block (B, T, d), before a final LayerNorm; arguments as in `forward`."""
+        return self.forward(tokens, positions, inputs_embeds, only_hidden=True)
+
+    def logits(self, hidden: Tensor, tokens: Tensor) -> Tensor:
+        """Map hidden states (..., d) and the current states (...) to logits (..., V)."""
+        scores = self.scores(hidden)
+        return scores + self.markov(tokens) if self.config.markov_head else scores
 
     def scores(self, hidden: Tensor) -> Tensor:
         """Map hidden states (..., d) to logits (..., V) without the markov head's table.
@@ -227,18 +227,14 @@ class NanoGPT(nn.Module):
         x = self.normalise(hidden)
         if self.training and self.config.final_dropout:
             x = F.dropout(x, self.config.final_dropout)
-        out: Tensor
-        if not torch.is_autocast_enabled(x.device.type):
-            out = self.head(x)
-            return out
         with torch.autocast(x.device.type, enabled=False):
-            out = self.head(x.float())
-        return out
+            scores: Tensor = self.head(x.to(self.head.weight.dtype))
+        return scores
 
-    def logits(self, hidden: Tensor, tokens: Tensor) -> Tensor:
-        """Map hidden states (..., d) and the current states (...) to logits (..., V)."""
-        out = self.scores(hidden)
-        return out + self.markov(tokens) if self.config.markov_head else out
+    def normalise(self, hidden: Tensor) -> Tensor:
+        """Return what the head reads: hidden states (..., d) after the final LayerNorm, where there is one."""
+        x: Tensor = self.norm(hidden) if self.config.norm == "pre" else hidden
+        return x
 
     @property
     def table(self) -> Tensor | None:
