@@ -47,11 +47,11 @@ def test_rounds_are_few_and_in_the_last_half() -> None:
 
 def test_lag_processes_and_macrostates_come_from_the_data() -> None:
     reference = KineticsReference.make(TRAINING, HELD_OUT, 4)
-    assert 4 <= reference.lagtime <= 32  # at lag 1 the slowest timescale is a quarter of the truth
-    assert reference.timescale == pytest.approx(CHAIN.implied_timescales(reference.lagtime)[0], rel=0.2)
-    assert reference.timescale > 0.8 * CHAIN.timescales[0]
+    assert 4 <= reference.slow.lagtime <= 32  # at lag 1 the slowest timescale is a quarter of the truth
+    assert reference.slow.timescale == pytest.approx(CHAIN.implied_timescales(reference.slow.lagtime)[0], rel=0.2)
+    assert reference.slow.timescale > 0.8 * CHAIN.timescales[0]
     assert reference.held_out and reference.n_frames == 40000
-    assert reference.macrostate is not None and sorted(reference.macrostate) == [0, 1, 2, 3]
+    assert reference.slow.macrostate is not None and sorted(reference.slow.macrostate) == [0, 1, 2, 3]
     assert reference.describe()["reference"] == "held-out MD"
 
 
@@ -71,18 +71,20 @@ def test_the_score_is_the_formula() -> None:
     assert reference.score(HELD_OUT) == pytest.approx(0.0, abs=1e-6)
     model = CHAIN.sample(30000, 8, seed=7)
     visits = np.bincount(np.concatenate(model), minlength=4) / 240000
-    shares = np.array([visits[reference.macrostate == a].sum() for a in range(4)])
-    lag = reference.lagtime
+    shares = np.array([visits[reference.slow.macrostate == a].sum() for a in range(4)])
+    lag = reference.slow.lagtime
     counts = sum(np.bincount(4 * x[:-lag].astype(int) + x[lag:], minlength=16) for x in model).reshape(4, 4)
     transition = counts / counts.sum(axis=1, keepdims=True)
-    values = np.array([psi @ transition @ phi for psi, phi in zip(reference.left.T, reference.right.T, strict=True)])
+    values = np.array(
+        [psi @ transition @ phi for psi, phi in zip(reference.slow.left.T, reference.slow.right.T, strict=True)]
+    )
     expected = np.concatenate([np.log(shares / (1 - shares)), np.log(-lag / np.log(values))])
-    assert len(values) >= 1 and np.isfinite(reference.error).all()
-    z = (expected - reference.value) / reference.error
+    assert len(values) >= 1 and np.isfinite(reference.md.error).all()
+    z = (expected - reference.md.value) / reference.md.error
     assert reference.score(model) == pytest.approx(np.mean(z**2), rel=1e-4)
     # In the training MD itself the processes have the timescales of its Markov model, nearly: that one is reversible.
     own = KineticsReference.make(TRAINING, [], 4)
-    assert own.value[4] == pytest.approx(np.log(own.timescale), abs=0.02)
+    assert own.md.value[4] == pytest.approx(np.log(own.slow.timescale), abs=0.02)
 
 
 def test_a_model_without_the_process_has_a_finite_and_large_score() -> None:

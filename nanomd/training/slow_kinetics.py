@@ -1,0 +1,192 @@
+r"""Slow kinetics in a few numbers that trajectories of MD and of a model share: populations and timescales.
+
+What is measured is fixed from the training MD: the lag \tau, the first of 1, 2, 4, ... frames at which the slowest
+timescale is within a tenth of what it is at the longest of these lags, about half of it; the macrostates, by PCCA+; and
+the processes, up to four slower than the lag, with right eigenvectors \psi_i of the Markov model at the lag and its
+stationary vector \pi. A timescale is, of the MD and of rollouts alike, with T their matrix of transition probabilities
+at the lag,
+
+.. math:: t_i = - \tau / \ln \sum_{xy} \pi_x \psi_i(x) T_{xy} \psi_i(y)
+
+No eigenvalues are sought, so nothing needs matching, and it costs one pass over the data. A state that was never left
+keeps the row of the training MD.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nanomd import _native
+from nanomd.base.errors import InputError
+from nanomd.data.counts import largest_connected_set, transition_counts
+from nanomd.kinetics.bootstrap import ratio
+from nanomd.kinetics.estimates import Sample, populations
+from nanomd.kinetics.interval import Interval
+from nanomd.kinetics.lags import settled
+from nanomd.kinetics.macrostates import choose_n_macrostates, macrostates
+from nanomd.kinetics.markov import MarkovModel, eigenvalue_timescales, estimate_markov_model
+
+FloatArray = NDArray[np.float64]
+
+MAX_PROCESSES = 4
+MAX_MACROSTATES = 6
+SETTLED = 0.1  # relative change of the slowest timescale up to the longest lag
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Logits of populations, then logarithms of timescales in frames: values (n,), and standard errors (n,).
+
+    NaN where the trajectories do not determine them.
+    """
+
+    value: FloatArray
+    error: FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class SlowKinetics:
+    """What is measured; see the head of this module.
+
+    Parameters
+    ----------
+    n_states : int
+    lagtime : int
+        Frames.
+    macrostate : ndarray (n_states,) or None
+        -1 for states outside; None where PCCA+ found none.
+    right, left, values : ndarray (n_states, k), (n_states, k), (k,)
+        Processes of the training MD's Markov model at the lag: psi, pi psi, and eigenvalues.
+    timescale : float
+        The slowest, in frames.
+    populations : ndarray (n_states,)
+        Of the training MD.
+    """
+
+    n_states: int
+    lagtime: int
+    macrostate: NDArray[np.int64] | None
+    right: FloatArray
+    left: FloatArray
+    values: FloatArray
+    timescale: float
+    populations: FloatArray
+
+    @classmethod
+    def of_data(cls, training: Sequence[NDArray[Any]], n_states: int) -> Self:
+        """Take lag, processes and macrostates from the training MD.
+
+        Raises
+        ------
+        InputError
+            Where it shows no process slower than the lag.
+        """
+        md = [np.asarray(x) for x in training if len(x) >= 2]
+        model, counts = settled_model(md, n_states)
+        times = model.timescales(MAX_MACROSTATES)
+        n_processes = min(MAX_PROCESSES, int((times >= model.lagtime).sum()))
+        if n_processes == 0:
+            raise InputError(
+                f"select must be loss or last for these data: they show no process slower than the lag of "
+                f"{model.lagtime} frames; give longer trajectories to select by kinetics"
+            )
+        visits = np.bincount(np.concatenate(md).astype(np.int64), minlength=n_states)
+        values, right, left = model.eigen(n_processes)
+        return cls(
+            n_states=n_states,
+            lagtime=model.lagtime,
+            macrostate=_macrostates(model, counts, visits, times),
+            right=right,
+            left=left,
+            values=values,
+            timescale=float(times[0]),
+            populations=visits / visits.sum(),
+        )
+
+    def of_md(self, dtrajs: Sequence[NDArray[Any]], seed: int = 0) -> Measured:
+        """Measure MD, with standard errors by bootstrap over blocks."""
+        return self._measure(list(dtrajs), 200, seed, least=0.0)
+
+    def of_model(self, dtrajs: Sequence[NDArray[Any]]) -> FloatArray:
+        """Measure rollouts: values (n,) alone, in which no population is zero or one."""
+        return self._measure(list(dtrajs), 20, 0, least=0.5).value
+
+    def _measure(self, dtrajs: list[NDArray[Any]], n_bootstrap: int, seed: int, least: float) -> Measured:
+        sample = Sample.make(dtrajs, self.n_states, timescale=self.timescale, n_bootstrap=n_bootstrap, seed=seed)
+        slow = self._timescales(sample)
+        value, error = [np.log(slow.value)], [slow.error]
+        if self.macrostate is not None:
+            shares = populations(sample.coarse(self.macrostate, int(self.macrostate.max()) + 1))
+            edge = least / sample.n_frames
+            value.insert(0, _logit(np.clip(shares.value, edge, 1.0 - edge)))
+            error.insert(0, shares.error)
+        values, errors = np.concatenate(value), np.concatenate(error)
+        return Measured(values, np.where(np.isfinite(values) & (errors > 0), errors, np.nan))
+
+    def _timescales(self, sample: Sample) -> Interval:
+        product, rows = _native.project_transitions(
+            sample.dtrajs, self.n_states, self.lagtime, self.right, blocks=sample.blocks
+        )
+
+        def times(product: FloatArray, rows: FloatArray) -> FloatArray:
+            stepped = ratio(product, rows[..., None])  # T psi
+            stepped = np.where(np.isfinite(stepped), stepped, self.right * self.values)
+            return eigenvalue_timescales(np.einsum("nk,...nk->...k", self.left, stepped), self.lagtime)
+
+        replicates = times(sample.bootstrap.sums(product), sample.bootstrap.sums(rows))
+        return sample.bootstrap.interval(times(product.sum(axis=0), rows.sum(axis=0)), replicates, "log")
+
+
+def settled_model(dtrajs: list[NDArray[Any]], n_states: int) -> tuple[MarkovModel, NDArray[np.int64]]:
+    """Return the Markov model at the lag where the slowest timescale has settled, and its counts."""
+    longest = max(len(x) for x in dtrajs)
+    ladder = [(1, _slowest(transition_counts(dtrajs, n_states, 1), 1))]
+    while 8 * ladder[-1][0] <= longest and 4 * ladder[-1][0] <= ladder[-1][1]:
+        lagtime = 2 * ladder[-1][0]
+        slowest = _slowest(transition_counts(dtrajs, n_states, lagtime), lagtime)
+        if not np.isfinite(slowest):
+            break
+        ladder.append((lagtime, slowest))
+    lags, slowest_ones = (np.array(column) for column in zip(*ladder, strict=True))
+    lagtime = int(lags[settled(lags, slowest_ones[:, None], SETTLED) or 0])
+    counts = transition_counts(dtrajs, n_states, lagtime)
+    return estimate_markov_model(counts, lagtime), counts
+
+
+def _slowest(counts: NDArray[np.int64], lagtime: int) -> float:
+    """Return the slowest timescale of symmetrised counts: near that of the reversible model, without iterations."""
+    from scipy.sparse.linalg import eigsh
+
+    active = largest_connected_set(counts)
+    if len(active) < 2:
+        return math.nan
+    inner = counts[np.ix_(active, active)].astype(np.float64)
+    inner += inner.T
+    root = np.sqrt(inner.sum(axis=1))
+    inner /= root[:, None] * root[None, :]
+    small = len(active) < 100
+    values = np.linalg.eigvalsh(inner) if small else eigsh(inner, 2, which="LA", return_eigenvectors=False, v0=root)
+    return float(eigenvalue_timescales(np.sort(values)[-2:-1], lagtime)[0])
+
+
+def _macrostates(
+    model: MarkovModel, counts: NDArray[np.int64], visits: NDArray[np.int64], times: FloatArray
+) -> NDArray[np.int64] | None:
+    wanted = min(choose_n_macrostates(times, len(model.active)), MAX_MACROSTATES)
+    for number in range(wanted, 1, -1):
+        try:
+            return macrostates(model, counts, visits, number)
+        except InputError:  # PCCA+ left one empty
+            continue
+    return None
+
+
+def _logit(p: FloatArray) -> FloatArray:
+    with np.errstate(divide="ignore"):
+        return np.asarray(np.log(p) - np.log1p(-p), np.float64)
