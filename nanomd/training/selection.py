@@ -11,8 +11,8 @@ once has a large \sigma, and so a small say. The errors are the MD's alone: thos
 that scatter. A right model has S near 1 + r, r = frames of the MD over frames of the rollouts: what is left is the
 scatter of both. (The quantities are correlated, so that n S is no exact chi square.)
 
-What is measured, and how, is `nanomd.training.slow_kinetics`. The MD that judges is the held-out part, or, where that is
-shorter than 20 slowest timescales, the training MD itself.
+What is measured, and how, is `nanomd.training.slow_kinetics`. The MD that judges is the held-out part, or, where that
+is shorter than 20 slowest timescales, the training MD itself.
 
 All rounds draw the same random numbers, which takes some of the scatter out of their differences. Chosen are the latest
 weights whose score is within r of the lowest.
