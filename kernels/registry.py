@@ -17,10 +17,8 @@ from typing import Any
 
 import torch
 
+from nanomd.base.backends import BACKENDS, choose_backend
 from nanomd.base.errors import BackendUnavailableError, InputError
-
-BACKENDS = ("auto", "reference", "triton")
-ENVIRONMENT_VARIABLE = "NANOMD_BACKEND"
 
 _log = logging.getLogger("nanomd.kernels")
 
@@ -85,8 +83,9 @@ def register(
     refuse: Callable[[Request], str | None] = lambda request: None,  # noqa: ARG005
 ) -> None:
     """Add an implementation after those that `op` has already: the first registered is the first that auto tries."""
-    if name not in BACKENDS[1:]:
-        raise InputError(f"an implementation's name must be one of {', '.join(BACKENDS[1:])}, got {name!r}")
+    names = BACKENDS["training"][1:]
+    if name not in names:
+        raise InputError(f"an implementation's name must be one of {', '.join(names)}, got {name!r}")
     known = _operations.setdefault(op, [])
     if any(one.name == name for one in known):
         raise InputError(f"{op} has an implementation named {name} already; every name is registered once")
@@ -115,10 +114,8 @@ def resolve(op: str, backend: str, request: Request) -> Implementation:
     BackendUnavailableError
         If a backend asked for by name cannot run the request; the message lists what is available and why.
     """
-    backend = _overridden(backend)
     candidates = implementations(op)
-    if backend not in BACKENDS:
-        raise InputError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
+    backend = choose_backend("training", backend)
     refusals = {one.name: one.refuse(request) for one in candidates}
     if backend == "auto":
         for one in candidates:
@@ -139,11 +136,6 @@ def resolve(op: str, backend: str, request: Request) -> Implementation:
 def describe(request: Request) -> dict[str, dict[str, str | None]]:
     """Say for every operation and implementation why it cannot run the request (None: it can)."""
     return {op: {one.name: one.refuse(request) for one in known} for op, known in _operations.items()}
-
-
-def _overridden(backend: str) -> str:
-    named = os.environ.get(ENVIRONMENT_VARIABLE, "")
-    return named if named in BACKENDS else backend  # other values ("cpu", "cuda") name rollout engines
 
 
 def _not_by_itself(name: str) -> str | None:

@@ -9,6 +9,8 @@ from importlib import metadata, util
 from pathlib import Path
 from typing import Any
 
+from nanomd.base.backends import BACKENDS, VARIABLE
+
 _REQUIRED = ("numpy", "scipy", "scikit-learn", "torch", "safetensors", "mdtraj", "deeptime", "matplotlib")
 _OPTIONAL = {
     "triton": "fused training kernels",
@@ -60,8 +62,9 @@ def examine(run: str | Path | None = None) -> dict[str, Any]:
 
 def backends(facts: dict[str, Any]) -> dict[str, dict[str, str]]:
     """Return which backends `auto` resolves to, and why."""
-    override = os.environ.get("NANOMD_BACKEND")
-    forced = f"NANOMD_BACKEND={override}" if override else ""
+    override = os.environ.get(VARIABLE, "")
+    override = override if override in BACKENDS["rollouts"] else ""
+    forced = f"{VARIABLE}={override}" if override else ""
     cuda, torch = facts["cuda"], facts["torch"]
     isa = facts["cpu"]["instruction_set"]
     no_cuda = cuda["reason"] or "on request, backend='cuda'"

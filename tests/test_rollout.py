@@ -287,7 +287,7 @@ def test_gil_is_released(files):
     assert np.array_equal(results[1], Sampler(files).generate(20_000, 16, seed=1).tokens)
 
 
-def test_backends(files, monkeypatch):
+def test_backends(files, monkeypatch, caplog):
     with pytest.raises(BackendUnavailableError, match=r"'cuda' is not available: .*available are cpu and reference"):
         Sampler(files, backend="cuda")
     with pytest.raises(InputError, match="one of auto, reference, cpu, cuda, got 'tpu'"):
@@ -297,6 +297,16 @@ def test_backends(files, monkeypatch):
         Sampler(files, backend="cpu")
     monkeypatch.setenv("NANOMD_BACKEND", "cpu")
     assert Sampler(files, backend="reference").backend == "cpu"
+    monkeypatch.setenv("NANOMD_BACKEND", "triton")  # of training: rollouts go on as asked, and say so once
+    monkeypatch.setattr("nanomd.base.backends._said", set())
+    for asked, used in (("auto", "cpu"), ("reference", "reference")):
+        assert Sampler(files, backend=asked).backend == used
+    assert [record.getMessage() for record in caplog.records] == [
+        "NANOMD_BACKEND=triton does not concern rollouts, whose backend is auto"
+    ]
+    monkeypatch.setenv("NANOMD_BACKEND", "tpu")
+    with pytest.raises(InputError, match="NANOMD_BACKEND must be one of auto, cpu, cuda, reference, triton, got 'tpu'"):
+        Sampler(files)
 
 
 def test_one_state_for_all_trajectories(files):

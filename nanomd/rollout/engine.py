@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanomd import _native
-from nanomd.base.errors import BackendUnavailableError, InputError
+from nanomd.base.backends import choose_backend
+from nanomd.base.errors import BackendUnavailableError
 from nanomd.model.files import ModelFiles
 from nanomd.model.rope import rope_multipliers
 
@@ -77,7 +78,7 @@ def available_threads() -> int:
 
 
 def resolve_backend(backend: str) -> str:
-    """Return the backend to use; the environment's NANOMD_BACKEND overrides the argument.
+    """Return the backend to use; the environment's NANOMD_BACKEND overrides the argument if it names one of rollouts.
 
     Raises
     ------
@@ -86,11 +87,7 @@ def resolve_backend(backend: str) -> str:
     BackendUnavailableError
         For one that cannot run here, with the reason and what can.
     """
-    forced = os.environ.get("NANOMD_BACKEND", "")
-    name = forced or backend
-    if name not in ("auto", "cpu", "cuda", "reference"):
-        origin = " (from NANOMD_BACKEND)" if forced else ""
-        raise InputError(f"backend must be one of auto, reference, cpu, cuda, got {name!r}{origin}")
+    name = choose_backend("rollouts", backend)
     if name == "cuda":
         reason = _native.cuda_info()["reason"]
         if reason:

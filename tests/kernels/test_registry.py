@@ -46,11 +46,19 @@ def test_a_named_backend_runs_or_raises_with_the_reasons(two):
         registry.resolve("double", "triton", two(3))
 
 
-def test_the_environment_overrides_and_ignores_rollout_backends(two, monkeypatch):
+def test_the_environment_overrides_and_ignores_rollout_backends(two, monkeypatch, caplog):
     monkeypatch.setenv("NANOMD_BACKEND", "reference")
     assert registry.resolve("double", "auto", two(2)).name == "reference"
     monkeypatch.setenv("NANOMD_BACKEND", "cpu")
-    assert registry.resolve("double", "auto", two(2)).name == "triton"
+    monkeypatch.setattr("nanomd.base.backends._said", set())
+    for _ in range(3):
+        assert registry.resolve("double", "auto", two(2)).name == "triton"
+    assert [record.getMessage() for record in caplog.records] == [
+        "NANOMD_BACKEND=cpu does not concern training, whose backend is auto"
+    ]
+    monkeypatch.setenv("NANOMD_BACKEND", "gpu")
+    with pytest.raises(InputError, match="NANOMD_BACKEND must be one of auto, cpu, cuda, reference, triton, got 'gpu'"):
+        registry.resolve("double", "auto", two(2))
 
 
 def test_auto_never_interprets(two, monkeypatch):

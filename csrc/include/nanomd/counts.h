@@ -38,12 +38,12 @@ void project_transitions(const Trajectories<Token>& trajectories, std::int64_t n
 
 // First passages between all pairs of states (macrostates, usually), as seen at every stride-th frame; all offsets of
 // the stride are followed. A passage i -> j begins at the first visit to i since the last visit to j (or since the
-// start of the trajectory) and ends at the next visit to j. What lies between belongs to its exposure, whether it was completed or cut by
-// the end: exposure / passages estimates the mean first passage time, unbiased by the end of the data where passages
-// are rare events. Frames in neither, unassigned or not, change nothing.
-// Frames before the first visit to either came from an unknown one of the two. They are given to the one that is
-// visited first: in equilibrium that is, by time reversal, right on average, while leaving them out would shorten the
-// passage times of trajectories that are not much longer than these.
+// start of the trajectory) and ends at the next visit to j. What lies between belongs to its exposure, whether it was
+// completed or cut by the end: exposure / passages estimates the mean first passage time, unbiased by the end of the
+// data where passages are rare events. Frames in neither, unassigned or not, change nothing. Frames before the first
+// visit to either came from an unknown one of the two. They are given to the one that is visited first: in equilibrium
+// that is, by time reversal, right on average, while leaving them out would shorten the passage times of trajectories
+// that are not much longer than these.
 //   exposure [blocks][n][n], frames spent on the way from i to j (divide by nothing: strides are multiplied out)
 //   passages [blocks][n][n], passages completed in the block
 template <class Token>
