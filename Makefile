@@ -18,7 +18,7 @@ BIN := $(VENV)/bin
 PY := $(BIN)/python
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-CPP_SOURCES := $(wildcard csrc/*/*.cpp examples/cpp/*.cpp csrc/*/*.h csrc/*/*.cu csrc/*/*.cuh csrc/include/nanomd/*.h)
+CPP_SOURCES := $(foreach kind,cpp h cu cuh,$(wildcard csrc/*/*.$(kind) csrc/*/*/*.$(kind))) $(wildcard examples/cpp/*.cpp)
 # A new sub-package has to be made known to the editable install; an edited module does not.
 PACKAGES := $(wildcard nanomd/__init__.py nanomd/*/__init__.py kernels/__init__.py kernels/*/__init__.py)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from importlib import metadata, resources
 from pathlib import Path
@@ -39,6 +40,15 @@ def test_the_installed_package_is_typed_and_compiled() -> None:
 def test_the_templates_of_the_report_are_installed() -> None:
     templates = resources.files("nanomd.report").joinpath("templates")
     assert {"page.html.j2", "style.css"} <= {file.name for file in templates.iterdir()}
+
+
+def test_emulated_cuda_threads_are_in_editable_builds_alone() -> None:
+    """They are for tests: a wheel has no use for them."""
+    from nanomd import _core
+
+    origin = json.loads(metadata.distribution("nanomd").read_text("direct_url.json") or "{}")
+    editable = origin.get("dir_info", {}).get("editable", False)
+    assert hasattr(_core, "emulated_cuda_engine") == editable
 
 
 def test_kernels_are_installed_under_nanomd() -> None:

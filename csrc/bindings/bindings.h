@@ -7,6 +7,7 @@
 
 #include <string>
 
+#include "nanomd/cuda_engine.h"
 #include "nanomd/kv_cache.h"
 #include "nanomd/model.h"
 #include "nanomd/observables.h"
@@ -19,6 +20,7 @@ void register_langevin(pybind11::module_& module);
 void register_counts(pybind11::module_& module);
 void register_engine(pybind11::module_& module);
 void register_observables(pybind11::module_& module);
+void register_emulation(pybind11::module_& module);  // with NANOMD_EMULATE_CUDA: csrc/tests/emulation
 
 // A C-contiguous array of exactly this type: no silent conversion, so that writes reach the caller's memory.
 template <class T>
@@ -28,6 +30,7 @@ using Array = pybind11::array_t<T, pybind11::array::c_style>;
 ModelShape parse_shape(const pybind11::dict& values);
 TensorMap parse_tensors(const pybind11::dict& tensors);
 Mode parse_mode(const std::string& mode);
+CudaOptions parse_cuda_options(const pybind11::dict& values);  // register_cuda.cpp
 
 // (n_states, lags, n_sets, set_of, edges), see nanomd._native.ObservablesSpec.
 ObservablesSpec parse_spec(const pybind11::tuple& values);

@@ -7,11 +7,7 @@
 namespace nanomd::bindings {
 namespace py = pybind11;
 
-namespace {
-
-std::unique_ptr<CudaEngine> make(const py::dict& shape, const py::dict& tensors,
-                                 const std::vector<std::uint32_t>& multipliers, const py::dict& values, bool emulate,
-                                 std::uint64_t order_seed) {
+CudaOptions parse_cuda_options(const py::dict& values) {
   CudaOptions options;
   options.precision = precision_named(values["precision"].cast<std::string>());
   options.regime = values["regime"].cast<std::string>();
@@ -19,13 +15,8 @@ std::unique_ptr<CudaEngine> make(const py::dict& shape, const py::dict& tensors,
   options.tile = values["tile"].cast<int>();
   options.ranks = values["ranks"].cast<int>();
   options.device = values["device"].cast<int>();
-  if (!emulate) return make_cuda_engine(parse_shape(shape), parse_tensors(tensors), multipliers, options);
-  EmulationOptions emulation;
-  emulation.order_seed = order_seed;
-  return make_emulated_cuda_engine(parse_shape(shape), parse_tensors(tensors), multipliers, options, emulation);
+  return options;
 }
-
-}  // namespace
 
 void register_cuda(py::module_& module) {
   module.def("cuda_info", [] {
@@ -46,8 +37,12 @@ void register_cuda(py::module_& module) {
     return result;
   });
   py::class_<CudaEngine, RolloutEngine, std::unique_ptr<CudaEngine>>(module, "CudaEngine")
-      .def(py::init(&make), py::arg("shape"), py::arg("tensors"), py::arg("rope_multipliers"), py::arg("options"),
-           py::arg("emulate"), py::arg("order_seed"))
+      .def(py::init([](const py::dict& shape, const py::dict& tensors, const std::vector<std::uint32_t>& multipliers,
+                       const py::dict& options) {
+             return make_cuda_engine(parse_shape(shape), parse_tensors(tensors), multipliers,
+                                     parse_cuda_options(options));
+           }),
+           py::arg("shape"), py::arg("tensors"), py::arg("rope_multipliers"), py::arg("options"))
       .def("describe", &CudaEngine::describe)
       .def("memory_plan",
            [](const CudaEngine& engine, const std::string& mode, int n_trajs, const std::optional<py::tuple>& spec) {

@@ -2,8 +2,8 @@
 // the calling thread about twenty times a second.
 #include <exception>
 
-#include "../cpu/kernels.h"
 #include "bindings.h"
+#include "cpu/kernels.h"
 #include "nanomd/check.h"
 #include "nanomd/engine.h"
 #include "nanomd/philox.h"

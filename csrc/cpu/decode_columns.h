@@ -14,7 +14,7 @@
 #include "attention_columns.h"
 #include "kernels.h"
 #include "nanomd/sampling.h"
-#include "simd_math.h"
+#include "simd/math.h"
 
 namespace nanomd {
 

@@ -7,7 +7,7 @@
 #include <limits>
 
 #include "kernels.h"
-#include "simd_math.h"
+#include "simd/math.h"
 
 namespace nanomd {
 

@@ -7,11 +7,11 @@
 #include <mutex>
 #include <optional>
 
+#include "core/parallel.h"
 #include "group.h"
 #include "lookahead.h"
 #include "nanomd/check.h"
 #include "nanomd/engine_checks.h"
-#include "parallel.h"
 
 namespace nanomd {
 

@@ -15,7 +15,7 @@
 //   logits            linear map, then + markov[token][k]
 //   probabilities     exp((logit - max) * (1 / temperature)); cumulative sums in double, in state order
 //   fold(p[16])       p[i] += p[i + 8] (i < 8); p[i] += p[i + 4] (i < 4); p[i] += p[i + 2] (i < 2); p[0] + p[1]
-// exp is one polynomial (simd_math.h) for softmax, GELU and sampling. Slots that hold nothing count as e = 0 with v =
+// exp is one polynomial (simd/math.h) for softmax, GELU and sampling. Slots that hold nothing count as e = 0 with v =
 // 0. Weights, keys and values kept in 16 bits are rounded once and widened exactly; all arithmetic is fp32. AVX2 and
 // AVX-512 agree bit for bit; SSE2 has no fused operations and differs in the last bits.
 #pragma once

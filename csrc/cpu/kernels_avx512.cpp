@@ -1,7 +1,7 @@
 // The kernels compiled for avx512. Only templates over this instruction set's own Vec may be instantiated here: an
 // inline function shared with other files could be the copy that the linker keeps, and then run where avx512 is
 // missing.
-#include "simd_avx512.h"
+#include "simd/avx512.h"
 // The wrapper comes first: the templates find its functions by argument.
 #include "decode_columns.h"
 #include "decode_many.h"

@@ -1,6 +1,6 @@
 // The kernels compiled for sse2. Only templates over this instruction set's own Vec may be instantiated here: an inline
 // function shared with other files could be the copy that the linker keeps, and then run where sse2 is missing.
-#include "simd_sse2.h"
+#include "simd/sse2.h"
 // The wrapper comes first: the templates find its functions by argument.
 #include "decode_columns.h"
 #include "decode_many.h"

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "emulation/emulated_engine.h"
 #include "nanomd/cuda_engine.h"
 
 namespace test_models {

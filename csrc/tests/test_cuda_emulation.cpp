@@ -3,10 +3,10 @@
 #include <random>
 
 #include "cuda/draw.h"
-#include "cuda/emulator.h"
 #include "cuda/layout.h"
 #include "cuda/pack.h"
 #include "cuda_emulation.h"
+#include "emulation/emulator.h"
 #include "nanomd/cuda_half.h"
 
 namespace {

@@ -3,7 +3,7 @@
 #include <fstream>
 #include <string>
 
-#include "cpu/json.h"
+#include "core/json.h"
 #include "nanomd/check.h"
 #include "nanomd/model_file.h"
 #include "unit_test.h"

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from nanomd._native.core import CORE, core_errors
 from nanomd._native.observables import NativeObservables, ObservablesSpec
+from nanomd.base.errors import BackendUnavailableError
 
 _LOG = logging.getLogger(__name__)
 
@@ -166,9 +167,7 @@ class NativeCudaEngine(NativeEngine):
     device : int
         Index of the CUDA device.
     emulate : bool
-        Run the kernels on emulated threads on the host: very slow, for tests.
-    order_seed : int
-        Emulation only: shuffles the order of threads between barriers; 0 for none.
+        Run the kernels on emulated threads on the host: very slow, for tests, and in builds for developers alone.
 
     Raises
     ------
@@ -191,7 +190,6 @@ class NativeCudaEngine(NativeEngine):
         ranks: int = 0,
         device: int = 0,
         emulate: bool = False,
-        order_seed: int = 0,
     ) -> None:
         arrays = {name: np.ascontiguousarray(value, dtype=np.float32) for name, value in tensors.items()}
         options = {
@@ -199,10 +197,14 @@ class NativeCudaEngine(NativeEngine):
             "tile": tile, "ranks": ranks, "device": device,
         }  # fmt: skip
         self.n_states = config.n_states
-        with core_errors():
-            self._engine = CORE.CudaEngine(
-                _model_shape(config), arrays, [int(m) for m in rope_multipliers], options, emulate, order_seed
+        make = getattr(CORE, "emulated_cuda_engine", None) if emulate else CORE.CudaEngine
+        if make is None:
+            raise BackendUnavailableError(
+                "emulate must be False in this build, which has no emulated CUDA threads; "
+                "install with cmake.define.NANOMD_EMULATE_CUDA=ON"
             )
+        with core_errors():
+            self._engine = make(_model_shape(config), arrays, [int(m) for m in rope_multipliers], options)
         self.name = self._engine.name
         self.bytes_per_trajectory = self._engine.bytes_per_trajectory
 

@@ -18,9 +18,9 @@
 #include <string>
 #include <vector>
 
-#include "layout.h"
+#include "cuda/layout.h"
+#include "cuda/words.h"
 #include "nanomd/cuda_half.h"
-#include "words.h"
 
 namespace nanomd::cuda {
 

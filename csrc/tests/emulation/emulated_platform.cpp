@@ -6,10 +6,11 @@
 #include <functional>
 #include <new>
 
+#include "cuda/engine_common.h"
+#include "cuda/kernels.h"
+#include "cuda/tile.h"
+#include "emulated_engine.h"
 #include "emulator.h"
-#include "engine_common.h"
-#include "kernels.h"
-#include "tile.h"
 
 #if defined(__SANITIZE_ADDRESS__)
 #  include <sanitizer/asan_interface.h>
