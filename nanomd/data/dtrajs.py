@@ -7,7 +7,6 @@ samplers work with tokens 0..V-1 instead (`nanomd.data.states`).
 from __future__ import annotations
 
 import re
-import zipfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -15,6 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from nanomd.base.arrays import map_npy, read_npz
 from nanomd.base.errors import InputError
 from nanomd.base.files import replacing
 from nanomd.base.paths import expand_paths, natural_key
@@ -73,7 +73,11 @@ def check_dtraj(values: ArrayLike, name: str) -> Dtraj:
     if array.dtype.kind not in "biuf":
         raise InputError(f"{name} must hold integers, got {array.dtype}; save labels as an integer array")
     if array.ndim != 1:
-        hint = "; if each row is a trajectory, pass list(array)" if array.ndim == 2 else ""
+        hint = ""
+        if array.ndim == 2:
+            hint = "; if each row is a trajectory, pass list(array)"
+            if 1 in array.shape:  # one trajectory with an axis too many
+                hint = f"; pass array{'[0]' if array.shape[0] == 1 else '[:, 0]'}"
         raise InputError(f"{name} must be 1-D, one label per frame, got shape {array.shape}{hint}")
     if array.size == 0:
         raise InputError(f"{name} is empty; remove it or give at least one frame")
@@ -100,33 +104,20 @@ def _load_files(sources: Sequence[str | Path]) -> list[Dtraj]:
         arrays: dict[str, NDArray[Any]]
         try:
             if suffix == ".npy":
-                # Memory mapping checks the size that the header promises against the file's, before allocating.
-                arrays = {"": np.lib.format.open_memmap(path, mode="r")}
+                arrays = {"": map_npy(path)}
             elif suffix == ".npz":
-                with zipfile.ZipFile(path) as archive:
-                    names = sorted(archive.namelist(), key=natural_key)
-                    arrays = {f"[{name.removesuffix('.npy')}]": _read_member(archive, name) for name in names}
+                found = read_npz(path, compressed=True)
+                arrays = {f"[{name}]": found[name] for name in sorted(found, key=natural_key)}
             else:
                 arrays = {"": _read_text(path)}
-        except InputError:
-            raise
-        except (ValueError, OSError, EOFError, MemoryError, zipfile.BadZipFile, OverflowError) as error:
-            reason = (
-                "it holds Python objects" if "Object arrays" in str(error) or "pickle" in str(error) else str(error)
-            )
-            raise InputError(
-                f"{path} cannot be read as a dtraj: {reason}; save it with numpy.save as integers"
-            ) from None
+        except InputError as error:
+            raise InputError(f"{error}; save dtrajs with numpy.save as integers") from None
+        except (ValueError, OSError, OverflowError) as error:
+            raise InputError(f"{path} cannot be read as a dtraj: {error}; write one label per line") from None
         if not arrays:
             raise InputError(f"{path} holds no array; save each trajectory as one 1-D integer array")
         dtrajs.extend(check_dtraj(array, f"{path}{name}") for name, array in arrays.items())
     return dtrajs
-
-
-def _read_member(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
-    with archive.open(name) as file:
-        array: NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
-    return array
 
 
 def _read_text(path: Path) -> NDArray[Any]:

@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanomd import _native
+from nanomd.base.arrays import read_npz
 from nanomd.base.errors import InputError, StoreError
 from nanomd.base.files import lock_folder
-from nanomd.rollout.observables import ObservablesResult, read_npz
+from nanomd.rollout.observables import ObservablesResult
 from nanomd.rollout.parts import prompts_digest, refuse_parts
 from nanomd.rollout.result import Rollout
 from nanomd.rollout.run import Run
@@ -96,8 +97,8 @@ def _restore(run: Run, store: TokenStore) -> dict[str, Any]:
     if run.spec is None or store.observables is None:
         return {}
     file = store.path / store.observables
-    arrays = read_npz(file)
     try:
+        arrays = read_npz(file)
         result = ObservablesResult.from_arrays(arrays)
         if result.observables != run.request.observables:
             raise InputError("it holds other observables than asked for")

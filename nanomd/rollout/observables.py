@@ -7,7 +7,6 @@ batch, the threads, the shards or the interruptions.
 from __future__ import annotations
 
 import re
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanomd import _native
+from nanomd.base.arrays import read_npz
 from nanomd.base.checks import check_range
 from nanomd.base.errors import InputError, StoreError
 from nanomd.data.dtrajs import DtrajsLike, load_dtrajs
@@ -313,29 +313,3 @@ class ObservablesResult:
         counts = [self._table(name, shape) for name in names[:3]]
         histograms = [self._table(name, (*shape, edges.size)) for name in names[3:]]
         return Durations(counts[0], counts[1], counts[2], histograms[0], histograms[1], edges)
-
-
-def read_npz(path: str | Path) -> dict[str, NDArray[Any]]:
-    """Read the arrays of a .npz file; never unpickles.
-
-    Raises
-    ------
-    StoreError
-        If the file is missing or damaged.
-    """
-    try:
-        with Path(path).open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-            return {name: np.asarray(file[name]) for name in file.files}
-    except FileNotFoundError:
-        raise StoreError(f"{path} is missing") from None
-    except (
-        OSError,
-        ValueError,
-        TypeError,
-        EOFError,
-        KeyError,
-        AttributeError,
-        zipfile.BadZipFile,
-        MemoryError,
-    ) as error:
-        raise StoreError(f"{path} is damaged: {error}") from None

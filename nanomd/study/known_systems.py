@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from nanomd.base.arrays import map_npy
 from nanomd.base.errors import InputError
 from nanomd.study.token_sources import Choices, TokenSource
 
@@ -43,7 +44,7 @@ class FourState(TokenSource):
         """See `TokenSource`."""
         from nanomd.systems import four_state
 
-        xy = np.stack([_load_array(path) for path in self.files])[:, :: self.choices.stride]
+        xy = _load_plane(self.files)[:, :: self.choices.stride]
         dtrajs = four_state.tokenize(xy, scheme=self.scheme, **self.choices.number)
         return dtrajs, self.choices.between_frames()
 
@@ -120,8 +121,13 @@ def known_system(name: str, choices: Choices, data: PathLike | None) -> TokenSou
     return SYSTEMS[name](choices, data)
 
 
-def _load_array(path: Path) -> NDArray[np.float64]:
-    try:
-        return np.asarray(np.load(path, allow_pickle=False), np.float64)
-    except ValueError as error:
-        raise InputError(f"{path} is not a readable .npy file: {error}") from None
+def _load_plane(files: list[Path]) -> NDArray[np.float64]:
+    """Return trajectories (n_trajs, n_frames, 2) of equal length."""
+    arrays = [map_npy(path) for path in files]
+    for path, array in zip(files, arrays, strict=True):
+        if array.dtype != np.float64 or array.ndim != 2 or array.shape != (len(arrays[0]), 2):
+            raise InputError(
+                f"{path} must hold float64 of shape ({len(arrays[0])}, 2), got {array.dtype} of shape {array.shape}; "
+                "simulate again"
+            )
+    return np.stack(arrays)

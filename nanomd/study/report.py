@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nanomd.base.arrays import map_npy
 from nanomd.base.files import sha256_of
 from nanomd.study.folder import RunFolder
 from nanomd.study.results import load_interpretation, load_tokens, load_validation, split_held_out
@@ -93,7 +94,7 @@ def _landscape(folder: RunFolder, result: ValidationResult) -> dict[str, Any] | 
     dtrajs, _ = load_tokens(folder)
     training, held_out = split_held_out(dtrajs, int(folder.config("train").get("hold_out", 0)))
     states = held_out or training
-    xy = [np.load(file, allow_pickle=False)[::stride] for file in files[len(dtrajs) - len(states) :]]
+    xy = [map_npy(file)[::stride] for file in files[len(dtrajs) - len(states) :]]
     if len(xy) != len(states) or any(len(a) != len(b) for a, b in zip(xy, states, strict=True)):
         return None
     step = max(1, sum(map(len, states)) // 400_000)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from nanomd.base.arrays import map_npy
 from nanomd.base.errors import InputError
 from nanomd.base.paths import natural_key
 from nanomd.base.units import FrameInterval
@@ -110,9 +111,9 @@ def load(data_dir: str | Path | None = None) -> list[NDArray[np.float32]]:
         return [_torsions(found[0], path) for path in found[1:]]
     for path in found:
         try:
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (ValueError, OSError, EOFError) as error:
-            raise InputError(f"{path} cannot be read: {error}. {_SOURCE}") from None
+            array = map_npy(path)
+        except InputError as error:
+            raise InputError(f"{error}. {_SOURCE}") from None
         trajectories.append(_check(array, str(path)))
     return trajectories
 

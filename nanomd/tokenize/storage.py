@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nanomd.base.arrays import read_npz
 from nanomd.base.errors import InputError
 from nanomd.base.files import lock_folder, replacing, sha256_of
 
@@ -78,21 +78,11 @@ def load_folder(folder: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]], 
             raise InputError(f"{file} is missing; tokenize again")
         if not isinstance(checksums, dict) or checksums.get(name) != sha256_of(file):
             raise InputError(f"{file} does not belong to {path} or is damaged (its checksum differs); tokenize again")
-        loaded.append(_read_npz(file))
+        try:
+            loaded.append(read_npz(file))
+        except InputError as error:
+            raise InputError(f"{error}; tokenize again") from None
     return settings, loaded[0], loaded[1]
-
-
-def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
-                raise InputError(f"{path} is compressed, which tokenizers never are; tokenize again")
-        with np.load(path, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
-    except InputError:
-        raise
-    except (ValueError, OSError, EOFError, KeyError, MemoryError, OverflowError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} cannot be read: {error}; tokenize again") from None
 
 
 def take_array(
