@@ -13,7 +13,7 @@ from nanomd.base.errors import InputError
 from nanomd.base.units import FrameInterval
 from nanomd.cli.main import main
 from nanomd.experiments import cases, methods, report, runner, tables
-from nanomd.experiments.cases import Case, Data, cut_into_pieces
+from nanomd.experiments.case import Case, Data, cut_into_pieces
 from nanomd.experiments.scoring import errors
 from nanomd.kinetics.processes import processes_between
 from nanomd.kinetics.results import ValidationResult

@@ -2,98 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nanomd.base.checks import check_range
 from nanomd.base.errors import InputError
 from nanomd.base.units import FrameInterval
-
-IntArray = NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Data:
-    """Trajectories of states 0..n-1 that train and that judge, and macrostates where the system names them itself.
-
-    Parameters
-    ----------
-    training, held_out : list of arrays
-    macrostates : ndarray (n,), optional
-        PCCA+ finds them when None.
-    names : tuple of str
-        Of the macrostates.
-    """
-
-    training: list[IntArray]
-    held_out: list[IntArray]
-    macrostates: IntArray | None = None
-    names: tuple[str, ...] = ()
-
-
-Loader = Callable[[int, "str | Path | None"], Data]
-
-
-@dataclass(frozen=True)
-class Case:
-    """One discretisation of one system.
-
-    Parameters
-    ----------
-    name, title : str
-    load : callable
-        Maps (data set, folder) to training and held-out trajectories of states 0..n-1. Data set 0 is the one that the
-        tables show; others have independent training data.
-    n_datasets : int
-        How many data sets there are.
-    n_macrostates : int
-        Where the system does not name them: of PCCA+ on all MD together. They are a way to look, shared by all sources.
-    lagtime : int
-        Frames; of the macrostates, and the stride at which passages and stays are seen.
-    lagtimes : tuple of int
-        Lags of implied timescales. Those that divide `lagtime` are also the lags of the Markov models.
-    frame_interval : FrameInterval
-    gpt : dict
-        Options of `GPTEstimator` that all variants share.
-    lstm : dict
-        Options of `LSTMEstimator`.
-    paper : str
-        The preset with the published shape.
-    rollout : tuple of int
-        Trajectories and steps of a rollout that is judged, without the steps that are dropped at its start.
-    lstm_steps : int
-        Steps of the LSTM's rollouts, without those dropped: it is slow, and so its chains are shorter.
-    burn_in : int
-        Frames dropped at the start of each generated trajectory: several slowest timescales.
-    pieces : tuple of int
-        Lengths in frames of the study of short trajectories; empty for none.
-    """
-
-    name: str
-    title: str
-    load: Loader
-    n_datasets: int
-    n_macrostates: int
-    lagtime: int
-    lagtimes: tuple[int, ...]
-    frame_interval: FrameInterval
-    gpt: dict[str, Any]
-    lstm: dict[str, Any]
-    paper: str
-    rollout: tuple[int, int]
-    lstm_steps: int
-    burn_in: int
-    pieces: tuple[int, ...] = field(default=())
-
-    @property
-    def markov_lags(self) -> tuple[int, ...]:
-        """Lags of the Markov models."""
-        return tuple(lag for lag in self.lagtimes if self.lagtime % lag == 0)
+from nanomd.experiments.case import Case, Data, IntArray, Loader
 
 
 def _four_state(scheme: str, n_states: int | None) -> Loader:
@@ -160,114 +78,97 @@ _SMALL: dict[str, Any] = {
     "batch_size": 16,
     "average": "tail",
     "average_span": 0.2,
+    "learning_rate": 4e-3,
 }
 _PAPER_LSTM: dict[str, Any] = {"embedding_dim": 128, "hidden_dim": 512, "n_steps": 400, "batch_size": 32}
-_FRAME = FrameInterval(1.0, "frame")
+_PIECES = (50, 100, 200, 400)
 
-CASES: dict[str, Case] = {
-    case.name: case
-    for case in (
-        Case(
-            "four-state",
-            "Four-state potential, four milestoned states",
-            _four_state("cores", None),
-            n_datasets=4,
-            n_macrostates=4,
-            lagtime=20,
-            lagtimes=(1, 2, 5, 10, 20, 50, 100, 200, 500, 1000),
-            frame_interval=_FRAME,
-            gpt={**_SMALL, "learning_rate": 4e-3, "n_steps": 800},
-            lstm={"embedding_dim": 8, "hidden_dim": 64, "n_steps": 800},
-            paper="paper-four-state",
-            rollout=(64, 200_000),
-            lstm_steps=150_000,
-            burn_in=25_000,
-            pieces=(50, 100, 200, 400),
-        ),
-        Case(
-            "four-state-bins",
-            "Four-state potential seen through x, 32 bins",
-            _four_state("x-bins", 32),
-            n_datasets=4,
-            n_macrostates=4,
-            lagtime=200,
-            lagtimes=(1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000),
-            frame_interval=_FRAME,
-            gpt={**_SMALL, "learning_rate": 4e-3, "n_steps": 2000},
-            lstm={"embedding_dim": 8, "hidden_dim": 64, "n_steps": 1500},
-            paper="paper-four-state",
-            rollout=(64, 200_000),
-            lstm_steps=150_000,
-            burn_in=25_000,
-        ),
-        Case(
-            "four-state-kmeans",
-            "Four-state potential, 100 k-means states",
-            _four_state("kmeans", 100),
-            n_datasets=4,
-            n_macrostates=4,
-            lagtime=20,
-            lagtimes=(1, 2, 5, 10, 20, 50, 100, 200, 500, 1000),
-            frame_interval=_FRAME,
-            gpt={**_SMALL, "learning_rate": 4e-3, "n_steps": 1200},
-            lstm={"embedding_dim": 8, "hidden_dim": 64, "n_steps": 1200},
-            paper="paper-four-state",
-            rollout=(64, 200_000),
-            lstm_steps=150_000,
-            burn_in=25_000,
-        ),
-        Case(
-            "alanine-dipeptide",
-            "Alanine dipeptide, (phi, psi) in 100 states",
-            _alanine,
-            n_datasets=2,
-            n_macrostates=4,
-            lagtime=20,
-            lagtimes=(1, 2, 5, 10, 20, 50, 100, 200, 500),
-            frame_interval=FrameInterval(1.0, "ps"),
-            gpt={**_SMALL, "learning_rate": 4e-3, "n_steps": 1500},
-            lstm=_PAPER_LSTM,
-            paper="paper-alanine-dipeptide",
-            rollout=(64, 150_000),
-            lstm_steps=30_000,
-            burn_in=8_000,
-            pieces=(50, 100, 200, 400),
-        ),
-        Case(
-            "ww-domain",
-            "WW domain (structure-based), 100 states",
-            _ww(100),
-            n_datasets=2,
-            n_macrostates=4,
-            lagtime=40,
-            lagtimes=(1, 2, 5, 10, 20, 40, 80, 160, 320),
-            frame_interval=_FRAME,
-            gpt={**_SMALL, "learning_rate": 4e-3, "n_steps": 1600},
-            lstm=_PAPER_LSTM,
-            paper="paper-ww-domain",
-            rollout=(64, 100_000),
-            lstm_steps=15_000,
-            burn_in=3_000,
-            pieces=(50, 100, 200, 400),
-        ),
-        Case(
-            "ww-domain-1000",
-            "WW domain (structure-based), 1000 states",
-            _ww(1000),
-            n_datasets=2,
-            n_macrostates=4,
-            lagtime=40,
-            lagtimes=(1, 5, 20, 40, 80, 160),
-            frame_interval=_FRAME,
-            gpt={**_SMALL, "learning_rate": 4e-3, "n_steps": 1600},
-            lstm=_PAPER_LSTM,
-            paper="paper-ww-domain",
-            rollout=(64, 60_000),
-            lstm_steps=15_000,
-            burn_in=3_000,
-        ),
-    )
-}
+_FOUR_STATE = Case(
+    "four-state",
+    "Four-state potential, four milestoned states",
+    _four_state("cores", None),
+    n_datasets=4,
+    n_macrostates=4,
+    lagtime=20,
+    lagtimes=(1, 2, 5, 10, 20, 50, 100, 200, 500, 1000),
+    frame_interval=FrameInterval(),
+    gpt={**_SMALL, "n_steps": 800},
+    lstm={"embedding_dim": 8, "hidden_dim": 64, "n_steps": 800},
+    paper="paper-four-state",
+    rollout=(64, 200_000),
+    lstm_steps=150_000,
+    burn_in=25_000,
+    pieces=_PIECES,
+)
+_ALANINE_DIPEPTIDE = Case(
+    "alanine-dipeptide",
+    "Alanine dipeptide, (phi, psi) in 100 states",
+    _alanine,
+    n_datasets=2,
+    n_macrostates=4,
+    lagtime=20,
+    lagtimes=(1, 2, 5, 10, 20, 50, 100, 200, 500),
+    frame_interval=FrameInterval(1.0, "ps"),
+    gpt={**_SMALL, "n_steps": 1500},
+    lstm=_PAPER_LSTM,
+    paper="paper-alanine-dipeptide",
+    rollout=(64, 150_000),
+    lstm_steps=30_000,
+    burn_in=8_000,
+    pieces=_PIECES,
+)
+_WW_DOMAIN = Case(
+    "ww-domain",
+    "WW domain (structure-based), 100 states",
+    _ww(100),
+    n_datasets=2,
+    n_macrostates=4,
+    lagtime=40,
+    lagtimes=(1, 2, 5, 10, 20, 40, 80, 160, 320),
+    frame_interval=FrameInterval(),
+    gpt={**_SMALL, "n_steps": 1600},
+    lstm=_PAPER_LSTM,
+    paper="paper-ww-domain",
+    rollout=(64, 100_000),
+    lstm_steps=15_000,
+    burn_in=3_000,
+    pieces=_PIECES,
+)
+_ALL = (
+    _FOUR_STATE,
+    replace(
+        _FOUR_STATE,
+        name="four-state-bins",
+        title="Four-state potential seen through x, 32 bins",
+        load=_four_state("x-bins", 32),
+        lagtime=200,
+        lagtimes=(*_FOUR_STATE.lagtimes, 2000),
+        gpt={**_SMALL, "n_steps": 2000},
+        lstm={**_FOUR_STATE.lstm, "n_steps": 1500},
+        pieces=(),
+    ),
+    replace(
+        _FOUR_STATE,
+        name="four-state-kmeans",
+        title="Four-state potential, 100 k-means states",
+        load=_four_state("kmeans", 100),
+        gpt={**_SMALL, "n_steps": 1200},
+        lstm={**_FOUR_STATE.lstm, "n_steps": 1200},
+        pieces=(),
+    ),
+    _ALANINE_DIPEPTIDE,
+    _WW_DOMAIN,
+    replace(
+        _WW_DOMAIN,
+        name="ww-domain-1000",
+        title="WW domain (structure-based), 1000 states",
+        load=_ww(1000),
+        lagtimes=(1, 5, 20, 40, 80, 160),
+        rollout=(64, 60_000),
+        pieces=(),
+    ),
+)
+CASES: dict[str, Case] = {case.name: case for case in _ALL}
 
 
 def get_case(name: str) -> Case:
@@ -275,22 +176,3 @@ def get_case(name: str) -> Case:
     if name not in CASES:
         raise InputError(f"experiment must be one of {', '.join(CASES)}, got {name!r}")
     return CASES[name]
-
-
-def cut_into_pieces(dtrajs: list[IntArray], length: int, seed: int = 0) -> list[IntArray]:
-    """Cut trajectories into pieces of `length` frames, in shuffled order; what is left over at their ends is dropped.
-
-    Parameters
-    ----------
-    dtrajs : list of arrays
-    length : int
-        At least 2 frames.
-    seed : int
-        Of the order.
-    """
-    check_range("length", length, 2)
-    pieces = [d[i : i + length] for d in dtrajs for i in range(0, len(d) - length + 1, length)]
-    if not pieces:
-        raise InputError(f"no trajectory has {length} frames; use shorter pieces")
-    order = np.random.default_rng(seed).permutation(len(pieces))
-    return [pieces[i] for i in order]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from nanomd.base.checks import check_choice
 from nanomd.base.errors import InputError
-from nanomd.experiments.cases import Case
+from nanomd.experiments.case import Case
 
 if TYPE_CHECKING:
     from nanomd.estimator import GPTModel

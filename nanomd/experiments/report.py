@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from nanomd.base.errors import InputError
-from nanomd.experiments.cases import Case
+from nanomd.experiments.case import Case
 from nanomd.experiments.methods import known_states
 from nanomd.experiments.runner import ROLLOUT_SEED, Job, prepare, scored_frames
 

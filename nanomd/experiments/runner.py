@@ -21,7 +21,8 @@ from nanomd.base.files import write_atomic
 from nanomd.base.progress import progress_bar
 from nanomd.data.counts import transition_counts
 from nanomd.experiments import methods
-from nanomd.experiments.cases import Case, Data, cut_into_pieces, get_case
+from nanomd.experiments.case import Case, Data, cut_into_pieces
+from nanomd.experiments.cases import get_case
 from nanomd.experiments.scoring import Judge, memory_kernel, record
 
 IntArray = NDArray[np.int64]

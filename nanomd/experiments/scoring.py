@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from nanomd import _native
 from nanomd.data.counts import transition_counts
-from nanomd.experiments.cases import Case, Data
+from nanomd.experiments.case import Case, Data
 from nanomd.kinetics import macrostates, markov
 from nanomd.kinetics.estimates import Sample
 from nanomd.kinetics.interval import Interval
