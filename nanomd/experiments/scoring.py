@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanomd import _native
+from nanomd.base.plain import to_plain
 from nanomd.data.counts import transition_counts
 from nanomd.experiments.case import Case, Data
 from nanomd.kinetics import macrostates, markov
@@ -134,24 +135,20 @@ def record(source: SourceKinetics, lagtime: int) -> dict[str, Any]:
         "populations": _interval(source.macro_populations),
         "timescales": None if chosen is None else _interval(chosen),
         "lagtimes": source.lagtimes.tolist(),
-        "timescales_by_lag": _plain(spread.value),
+        "timescales_by_lag": to_plain(spread.value),
         "mfpt": _interval(source.mfpt),
         "mfpt_events": source.mfpt_events.tolist(),
         "residence": _interval(source.residence),
         "ck_lagtimes": source.ck_lagtimes.tolist(),
-        "ck_estimated": _plain(source.ck_estimated.value),
-        "microstate_populations": _plain(source.populations.value),
+        "ck_estimated": to_plain(source.ck_estimated.value),
+        "microstate_populations": to_plain(source.populations.value),
         "leakage": None if math.isnan(source.unseen_fraction) else source.unseen_fraction,
         "states_never_visited": len(source.unseen_states),
     }
 
 
-def _plain(value: FloatArray) -> Any:
-    return np.where(np.isfinite(value), value, None).tolist()  # type: ignore[call-overload]
-
-
 def _interval(interval: Interval) -> dict[str, Any]:
-    return {key: _plain(getattr(interval, key)) for key in ("value", "low", "high")}
+    return {key: to_plain(getattr(interval, key)) for key in ("value", "low", "high")}
 
 
 def array(value: Any) -> FloatArray:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -12,7 +11,10 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from nanomd.base.codec import read_json
 from nanomd.base.errors import InputError
+from nanomd.base.files import write_atomic
+from nanomd.base.plain import from_plain, to_plain
 from nanomd.kinetics.interval import Interval
 
 FloatArray = NDArray[np.float64]
@@ -26,10 +28,9 @@ class _Saved:
     """JSON in and out; NaN is null."""
 
     def save(self, path: str | Path) -> None:
-        """Write a JSON file."""
+        """Write a JSON file, whole or not at all."""
         head = {"format": FORMAT, "format_version": FORMAT_VERSION, "kind": type(self).__name__}
-        value = {**head, **{f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}}
-        Path(path).write_text(json.dumps(value, allow_nan=False) + "\n", encoding="utf-8")
+        write_atomic(path, json.dumps(head | to_plain(self, digits=8), allow_nan=False) + "\n")
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -41,14 +42,13 @@ class _Saved:
             If the file is no such result.
         """
         try:
-            value = json.loads(Path(path).read_text(encoding="utf-8"))
-            head = (value["format"], value["format_version"], value["kind"])
+            value = read_json(path, dict[str, Any])
+            head = (value.pop("format"), value.pop("format_version"), value.pop("kind"))
             if head != (FORMAT, FORMAT_VERSION, cls.__name__):
                 raise ValueError(f"it is {head}")
-            read = {f.name: _read(str(f.type), value[f.name]) for f in dataclasses.fields(cls)}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            return from_plain(value, cls)
+        except (OSError, ValueError, KeyError) as error:
             raise InputError(f"{path} is not a {cls.__name__} of nanomd ({error}); interpret again") from None
-        return cls(**read)
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,34 +217,3 @@ class Interpretation:
             MemoryLength.load(folder / "memory.json"),
             KineticDistances.load(folder / "distances.json"),
         )
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, Interval):
-        return {name: _plain(getattr(value, name)) for name in ("value", "low", "high")}
-    if isinstance(value, np.ndarray):
-        return _plain(value.tolist())
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    if isinstance(value, np.generic):
-        return _plain(value.item())
-    if isinstance(value, float):
-        return float(f"{value:.8g}") if math.isfinite(value) else None
-    return value
-
-
-def _read(kind: str, value: Any) -> Any:
-    match kind:
-        case "Interval":
-            return Interval(*(np.array(value[name], np.float64) for name in ("value", "low", "high")))
-        case "FloatArray":
-            return np.array(value, np.float64)
-        case "IntArray":
-            return np.array(value, np.int64)
-        case "float":
-            return math.nan if value is None else float(value)
-        case "int":
-            return int(value)
-        case "bool":
-            return bool(value)
-    return str(value)

@@ -215,9 +215,10 @@ class ValidationResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain lists and numbers; NaN and infinity become None."""
-        from nanomd.kinetics.results_file import to_plain
+        from nanomd.base.plain import to_plain
 
-        return to_plain(self)
+        plain: dict[str, Any] = to_plain(self)
+        return plain
 
     def save(self, path: str | Path) -> None:
         """Write validation.json."""
