@@ -7,7 +7,7 @@ batch, the threads, the shards or the interruptions.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from nanomd import _native
 from nanomd.base.arrays import read_npz
-from nanomd.base.checks import check_range
+from nanomd.base.checks import check_whole
 from nanomd.base.errors import InputError, StoreError
 from nanomd.data.dtrajs import DtrajsLike, load_dtrajs
 from nanomd.data.states import StateMap
@@ -42,6 +42,12 @@ def parse_set(text: str) -> tuple[str, list[int]]:
             raise InputError(f"a set must look like NAME=0,1,7-9, got {text!r}")
         labels += range(low, high + 1)
     return name.strip(), labels
+
+
+def _whole_numbers(name: str, values: Any, low: int | None = None, high: int | None = None) -> tuple[int, ...]:
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise InputError(f"{name} must be a sequence of whole numbers, got {values!r}")
+    return tuple(check_whole(name, value, low, high) for value in values)
 
 
 @dataclass(frozen=True)
@@ -71,14 +77,10 @@ class Observables:
 
     def __post_init__(self) -> None:
         """Check everything that does not need the model."""
-        lagtimes = tuple(int(lag) for lag in self.lagtimes)
-        if any(lag != given for lag, given in zip(lagtimes, self.lagtimes, strict=True)):
-            raise InputError(f"lagtimes must be whole numbers of steps, got {list(self.lagtimes)}")
-        for lag in lagtimes:
-            check_range("lagtimes", lag, 1, 1 << 24)
+        lagtimes = _whole_numbers("lagtimes", self.lagtimes, 1, 1 << 24)
         if len(set(lagtimes)) != len(lagtimes):
             raise InputError(f"lagtimes must differ from each other, got {list(lagtimes)}")
-        sets = {str(name): tuple(int(label) for label in labels) for name, labels in self.sets.items()}
+        sets = {str(name): _whole_numbers(f"set {str(name)!r}", labels) for name, labels in self.sets.items()}
         owner: dict[int, str] = {}
         for name, labels in sets.items():
             if not name or not name.isprintable():
@@ -90,10 +92,10 @@ class Observables:
                     raise InputError(f"sets must be disjoint, but state {label} is in {owner[label]!r} and {name!r}")
         object.__setattr__(self, "lagtimes", lagtimes)
         object.__setattr__(self, "sets", sets)
-        if isinstance(self.bins, int):
-            check_range("bins", self.bins, 2, 1 << 20)
-        elif not isinstance(self.bins, str):
-            object.__setattr__(self, "bins", tuple(int(edge) for edge in self.bins))
+        if not isinstance(self.bins, str):
+            one = np.ndim(self.bins) == 0
+            bins = check_whole("bins", self.bins, 2, 1 << 20) if one else _whole_numbers("bins", self.bins)
+            object.__setattr__(self, "bins", bins)
         edges = self.bin_edges
         if edges[:1] != (0,) or any(a >= b for a, b in pairwise(edges)):
             raise InputError(f"bins must be increasing edges, the first 0, got {list(edges)[:8]}")

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nanomd.base.checks import check_whole
 from nanomd.base.errors import InputError, StoreError
 from nanomd.base.files import lock_folder, write_atomic
 from nanomd.rollout.observables import ObservablesResult
@@ -36,9 +37,11 @@ class Part:
     count: int
 
     @classmethod
-    def of(cls, shard: tuple[int, int]) -> Part:
+    def of(cls, shard: Any) -> Part:
         """Return the part (i, n) if 0 <= i < n."""
-        index, count = int(shard[0]), int(shard[1])
+        if isinstance(shard, str) or len(tuple(shard)) != 2:
+            raise InputError(f"shard must be two numbers (i, n), got {shard!r}")
+        index, count = (check_whole("shard", number) for number in shard)
         if not 0 <= index < count:
             raise InputError(f"shard i/n must have 0 <= i < n, counted from 0, got {index}/{count}")
         return cls(index, count)

@@ -10,15 +10,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from nanomd.base.checks import check_range
+from nanomd.base.checks import check_memory, check_range, check_whole
 from nanomd.base.config import ModelConfig, RolloutConfig
 from nanomd.base.errors import InputError
 from nanomd.base.progress import Progress
+from nanomd.data.states import token_dtype
+from nanomd.model.starts import start_labels
 from nanomd.rollout.modes import resolve_hop_keep, resolve_mode
 from nanomd.rollout.observables import Observables
 from nanomd.rollout.parts import Part
 
 MAX_DRAFTS = 31
+_WHOLE = {  # fields that are whole numbers, and the least they may be
+    "n_steps": 1, "n_trajs": 1, "hop_keep": 1, "seed": 0, "stride": 1, "n_threads": 1, "first_trajectory": 0,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,8 +61,13 @@ class RolloutRequest:
 
     def __post_init__(self) -> None:
         """Check what needs no model."""
-        check_range("n_trajs", self.n_trajs, 1)
+        for name, low in _WHOLE.items():
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, check_whole(name, value, low, 2**63 - 1))
         check_range("first_trajectory", self.first_trajectory, 0, 2**62)
+        if not isinstance(self.start, str):
+            object.__setattr__(self, "start", start_labels(self.start))
         if not self.store_tokens and self.observables is None:
             raise InputError("store_tokens=False needs observables=, or nothing would be left of the rollout")
         if self.part is not None:
@@ -74,13 +84,22 @@ class RolloutRequest:
         """Where the trajectories to generate start: the kind, or their rows of what was given."""
         if isinstance(self.start, str):
             return self.start
-        labels = np.asarray(self.start)
+        labels: NDArray[Any] = np.asarray(self.start)
         if labels.ndim == 0:  # one state for all
             return np.full(len(self.trajectories), labels)
         if self.part is not None and len(labels) == self.n_trajs:
             own = self.part.trajectories(self.n_trajs)
             return labels[own.start : own.stop]
         return labels
+
+    def check_memory(self, model: ModelConfig) -> None:
+        """Raise `InputError` if this machine's memory cannot hold the result of this request."""
+        n, kept = len(self.trajectories), 0
+        if self.out is None and self.store_tokens:
+            kept = -(-self.n_steps // self.stride) * token_dtype(model.n_states).itemsize
+        prompt = 2 * (model.context_length if self.start == "data" else 1) if isinstance(self.start, str) else 0
+        remedy = "give out=, a larger stride, or store_tokens=False; or make fewer trajectories at a time (shard=)"
+        check_memory(n * (kept + prompt + 16), f"a rollout of {n:,} x {self.n_steps:,} steps", remedy)
 
     def config(self, model: ModelConfig, backend: str, precision: str) -> RolloutConfig:
         """Return how the trajectories of this request are made with a model, everything resolved and checked."""
@@ -102,9 +121,8 @@ class RolloutRequest:
 
 def parse_drafts(lookahead: str | int) -> int:
     """Return the number of states to guess ahead, -1 for ``"auto"``."""
-    if lookahead == "auto":
+    if isinstance(lookahead, str):
+        if lookahead != "auto":
+            raise InputError(f'lookahead must be "auto" or a number of states, got {lookahead!r}')
         return -1
-    if isinstance(lookahead, bool) or not isinstance(lookahead, int):
-        raise InputError(f'lookahead must be "auto" or a number of states, got {lookahead!r}')
-    check_range("lookahead", lookahead, 0, MAX_DRAFTS)
-    return lookahead
+    return check_whole("lookahead", lookahead, 0, MAX_DRAFTS)

@@ -210,6 +210,7 @@ class Sampler:
         if request.resume and request.out is None:
             raise InputError("resume=True needs out=, the folder with the interrupted rollout")
         config = request.config(self.config, self.backend, self.precision)
+        request.check_memory(self.config)
         own = request.trajectories
         prompts = start_prompts(self.files, request.own_start, len(own), own.start, config.seed)
         run = Run(self.engine, self.files, request, config, prompts)

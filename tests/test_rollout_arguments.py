@@ -1,0 +1,114 @@
+"""What a rollout is asked for: NumPy's numbers are numbers, and what cannot be is refused at once, in one line."""
+
+import numpy as np
+import pytest
+from rollout_models import make_files
+
+from nanomd.base.errors import InputError
+from nanomd.model.starts import _DOMAIN, start_prompts, uniforms
+from nanomd.rollout.observables import Observables
+from nanomd.rollout.parts import Part
+from nanomd.rollout.sampler import Rollout, Sampler
+
+
+@pytest.fixture(scope="module")
+def sampler():
+    return Sampler(make_files())
+
+
+@pytest.mark.parametrize("kind", [np.int32, np.uint64, np.array])
+def test_numpy_integers_are_numbers(sampler, tmp_path, kind):
+    """Everywhere, and as what is stored: a rollout made with them resumes one that was made without."""
+    plain = {"n_steps": 40, "n_trajs": 6, "seed": 3, "stride": 2, "n_threads": 1, "first_trajectory": 5, "lookahead": 2}
+    numpy = {name: kind(value) for name, value in plain.items()}
+    expected = sampler.generate(**plain, shard=(1, 2), observables=Observables([1, 5], {"A": [5]}, 20), start=8)
+    observables = Observables(np.array([1, 5]), {"A": np.array([5])}, kind(20))
+    assert observables == Observables([1, 5], {"A": [5]}, 20)
+    more = {"shard": (kind(1), kind(2)), "observables": observables, "start": kind(8)}
+    found = sampler.generate(**numpy, **more)
+    assert np.array_equal(found.tokens, expected.tokens) and found.observables == expected.observables
+    stored = sampler.generate(**numpy, **more, out=tmp_path / "a")
+    again = sampler.generate(**plain, shard=(1, 2), observables=observables, start=8, out=tmp_path / "a", resume=True)
+    assert np.array_equal(np.asarray(stored.tokens), np.asarray(again.tokens))
+    assert Rollout.load(tmp_path / "a/part_0001_of_0002").config == expected.config
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"n_trajs": 1e9}, "n_trajs must be a whole number, got 1000000000.0; write 1000000000"),
+        ({"n_steps": 5.5}, "n_steps must be a whole number, got 5.5"),
+        ({"n_steps": "5"}, "n_steps must be a whole number, got '5'"),
+        ({"seed": True}, "seed must be a whole number, got True"),
+        ({"seed": -1}, r"seed must be in \[0, "),
+        ({"stride": 0}, r"stride must be in \[1, "),
+        ({"stride": 41}, r"stride must be in \[1, 40\], got 41"),
+        ({"n_threads": 0}, r"n_threads must be in \[1, "),
+        ({"first_trajectory": 2**62 + 1}, "first_trajectory must be in"),
+        ({"sampling_temperature": float("nan")}, "sampling_temperature"),
+        ({"sampling_temperature": float("inf")}, "sampling_temperature"),
+        ({"lookahead": "two"}, 'lookahead must be "auto" or a number of states'),
+        ({"lookahead": 2.0}, "lookahead must be a whole number, got 2.0; write 2"),
+        ({"lookahead": 32}, r"lookahead must be in \[0, 31\], got 32"),
+        ({"shard": "1/2"}, r"shard must be two numbers \(i, n\), got '1/2'"),
+        ({"shard": (0, 1, 2)}, "shard must be two numbers"),
+        ({"shard": (0.5, 2)}, "shard must be a whole number, got 0.5"),
+        ({"start": [[5, 8], [5]]}, "rows of different lengths"),
+        ({"start": 5.0}, "start must hold integer state labels, got float64"),
+        ({"start": []}, "start must hold integer"),
+        ({"start": np.zeros((3, 0), int)}, "start must have shape"),
+    ],
+)
+def test_what_cannot_be_is_refused(sampler, options, message):
+    with pytest.raises(InputError, match=message):
+        sampler.generate(**{"n_steps": 40, "n_trajs": 3, **options})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"lagtimes": 5}, "lagtimes must be a sequence of whole numbers, got 5"),
+        ({"lagtimes": [1.5]}, "lagtimes must be a whole number, got 1.5"),
+        ({"lagtimes": "15"}, "lagtimes must be a sequence"),
+        ({"sets": {"A": [1.5]}}, "set 'A' must be a whole number, got 1.5"),
+        ({"sets": {"A": "12"}}, "set 'A' must be a sequence of whole numbers, got '12'"),
+        ({"sets": {"A": 5}}, "set 'A' must be a sequence of whole numbers, got 5"),
+        ({"bins": 2.5}, "bins must be a whole number, got 2.5"),
+        ({"bins": [0, 1.5]}, "bins must be a whole number, got 1.5"),
+        ({"bins": True}, "bins must be a whole number, got True"),
+        ({"bins": []}, "bins must be increasing edges"),
+    ],
+)
+def test_observables_that_cannot_be_are_refused(arguments, message):
+    with pytest.raises(InputError, match=message):
+        Observables(**arguments)
+
+
+@pytest.mark.parametrize("more", [{}, {"out": "folder"}, {"shard": (0, 2)}, {"start": "uniform"}])
+def test_more_than_memory_holds_is_refused_before_anything_is_begun(sampler, tmp_path, monkeypatch, more):
+    monkeypatch.setattr("nanomd.rollout.sampler.start_prompts", None)  # nothing is drawn
+    options = {**more, "out": tmp_path / "run"} if "out" in more else more
+    with pytest.raises(InputError, match=r"a rollout of .* steps takes [0-9.,]+ GiB, but this machine has .*shard="):
+        sampler.generate(10, 10**12, **options)
+    assert not list(tmp_path.iterdir())
+    if "out" not in more:
+        with pytest.raises(InputError, match=r"1,000,000,000,000,000 steps takes .* GiB"):
+            sampler.generate(10**15, 4, **more)
+
+
+def test_starts_are_those_of_numpys_generator(sampler):
+    """All at once what NumPy's Philox gives one by one, at every edge of the counters."""
+    for seed in (0, 7, 2**63 - 1):
+        for first in (0, 2**32 - 3, 2**62):
+            key = np.array([seed, _DOMAIN], np.uint64)
+            one_by_one = [
+                np.random.Generator(np.random.Philox(key=key, counter=np.array([0, 0, i, 0], np.uint64))).random()
+                for i in range(first, first + 6)
+            ]
+            assert uniforms(seed, first, 6).tolist() == one_by_one
+    many = start_prompts(sampler.files, "stationary", (1 << 18) + 50, 0, 1)  # more than are drawn at a time
+    assert np.array_equal(many[-100:], start_prompts(sampler.files, "stationary", 100, (1 << 18) - 50, 1))
+
+
+def test_parts_are_compared_and_shown_as_they_are_written():
+    assert str(Part.parse(" 3/16 ")) == "3/16" and sorted([Part(2, 3), Part(0, 3)])[0] == Part(0, 3)
