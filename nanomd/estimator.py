@@ -1,45 +1,75 @@
-"""The public face of training: `GPTEstimator` learns, `GPTModel` generates, scores and saves."""
+"""The public face of training: `GPTEstimator` learns; `GPTModel` generates, scores and saves."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nanomd import __version__
-from nanomd.base.config import ModelConfig, TrainConfig, model_preset
+from nanomd.base.config import ModelConfig, Objective, Select, Switch, TrainConfig, model_preset
 from nanomd.base.errors import InputError
 from nanomd.base.progress import Progress
 from nanomd.base.units import FrameInterval
-from nanomd.data.counts import sparse_transition_counts
 from nanomd.data.dtrajs import DtrajsLike, load_dtrajs, split_dtrajs
 from nanomd.data.states import StateMap
-from nanomd.model.files import ModelFiles, Starts, load_model_files, save_model
+from nanomd.model.files import ModelFiles, Starts
 from nanomd.model.starts import start_windows, stationary_distribution
+from nanomd.training.gpt_model import GPTModel, load_model
 
 if TYPE_CHECKING:
-    from nanomd.model.network import NanoGPT
-    from nanomd.rollout.sampler import Rollout
+    from nanomd.training.options import FurtherOptions
+
+__all__ = ["GPTEstimator", "GPTModel", "load_model"]
 
 _MODEL_FIELDS = frozenset(field.name for field in dataclasses.fields(ModelConfig)) - {"n_states"}
 _TRAIN_FIELDS = frozenset(field.name for field in dataclasses.fields(TrainConfig))
 Tokens = NDArray[Any]
-_MASKED = -1e4  # as a logit: no probability in any precision, and finite also in 16 bits
 
 
 class GPTEstimator:
     """Learn the next-state distribution of discrete trajectories with a nano-GPT.
 
+    Options that are None are those of `preset` (the model's) and of `train`.
+
     Parameters
     ----------
     preset : str
-        Shape of the model, see `nanomd.base.config.PRESETS`.
+        Shape of the model: ``"small"`` (width 64, 2 layers, 4 heads, window 64), ``"base"`` (128, 4, 4, 128),
+        ``"tiny"`` (32, 2, 2, 32), ``"xs"``, or one of the published shapes; see `nanomd.base.config.PRESETS`.
+    d_model, n_layer, n_head : int, optional
+        Width, layers, and attention heads.
+    context_length : int, optional
+        The window, in frames: how far back a layer looks.
+    markov_head : bool, optional
+        Start from the Markov model of the data, of which the transformer learns the rest; False.
+    dropout : float, optional
+        On residual branches and embeddings while training; 0. Few data want 0.1 to 0.3.
+    objective : str, optional
+        ``"one_pass"`` (the default), ``"two_pass_token"`` or ``"two_pass_hidden"``; see `nanomd.training.objectives`.
+    n_steps, batch_size, learning_rate : optional
+        Optimiser steps (2000), windows a step (32), and the highest learning rate (2e-3).
+    time_reversal : bool, optional
+        Read the data backwards too, as equilibrium MD may be; False.
+    validation_fraction : float, optional
+        Part of the frames that is held out; 0.1.
+    select : str, optional
+        Which weights are kept: ``"loss"`` (the default; the latest within 0.2 % of the lowest on held-out data),
+        ``"kinetics"`` or ``"last"``.
+    refit : str, optional
+        Whether the output layer is fitted to all the data at the end: ``"auto"`` (the default; up to 4096 states),
+        ``"on"`` or ``"off"``. See `nanomd.training.refit`.
+    seed : int, optional
+        Of weights, windows, dropout and replacement; 0.
+    device : str, optional
+        ``"auto"`` (the default), ``"cpu"`` or ``"cuda"``.
+    n_threads : int, optional
+        CPU threads; PyTorch's own choice when None.
     train : TrainConfig, optional
-        How to train; the defaults when None.
+        How to train where the options above and below say nothing; ``TrainConfig()`` when None.
     frame_interval : str or FrameInterval, optional
         Time between frames, such as ``"0.2 ns"``; kept with the model.
     run_dir : path, optional
@@ -48,8 +78,8 @@ class GPTEstimator:
         Continue an interrupted training in `run_dir`.
     progress : Progress, optional
         Advanced by one a step; see `nanomd.base.progress.progress_bar`.
-    **overrides
-        Fields of `ModelConfig` and `TrainConfig`, such as ``objective=``, ``context_length=``, ``seed=``.
+    **options
+        The other fields of `ModelConfig` and `TrainConfig`: `nanomd.training.options.FurtherOptions`.
 
     Raises
     ------
@@ -59,40 +89,88 @@ class GPTEstimator:
     Examples
     --------
     >>> import numpy as np
-    >>> dtraj = np.tile([3, 3, 7], 200)
-    >>> model = GPTEstimator("tiny", n_steps=5, seed=1).fit(dtraj).fetch_model()
-    >>> model.state_map.symbols
-    array([3, 7])
+    >>> estimator = GPTEstimator("tiny", n_steps=5, seed=1)
+    >>> estimator
+    GPTEstimator('tiny', n_steps=5, seed=1)
+    >>> estimator.fit(np.tile([3, 3, 7], 200)).has_model
+    True
+    >>> print(estimator.fetch_model().state_map.symbols)
+    [3 7]
     """
 
     def __init__(
         self,
         preset: str = "small",
         *,
+        d_model: int | None = None,
+        n_layer: int | None = None,
+        n_head: int | None = None,
+        context_length: int | None = None,
+        markov_head: bool | None = None,
+        dropout: float | None = None,
+        objective: Objective | None = None,
+        n_steps: int | None = None,
+        batch_size: int | None = None,
+        learning_rate: float | None = None,
+        time_reversal: bool | None = None,
+        validation_fraction: float | None = None,
+        select: Select | None = None,
+        refit: Switch | None = None,
+        seed: int | None = None,
+        device: Literal["auto", "cpu", "cuda"] | None = None,
+        n_threads: int | None = None,
         train: TrainConfig | None = None,
         frame_interval: str | FrameInterval | None = None,
         run_dir: str | Path | None = None,
         resume: bool = False,
         progress: Progress | None = None,
-        **overrides: Any,
+        **options: Unpack[FurtherOptions],
     ) -> None:
-        unknown = sorted(set(overrides) - _MODEL_FIELDS - _TRAIN_FIELDS)
+        arguments = {name: value for name, value in locals().items() if name not in ("self", "options")}
+        self._spelt_out = frozenset(arguments)
+        self._set(arguments | dict(options))
+        self._model: GPTModel | None = None
+        self._last: GPTModel | None = None
+
+    def _set(self, parameters: dict[str, Any]) -> None:
+        """Take arguments by name; refuse what no training could be made of."""
+        unknown = sorted(set(parameters) - self._spelt_out - _MODEL_FIELDS - _TRAIN_FIELDS)
         if unknown:
             reason = ": the number of states comes from the data" if unknown == ["n_states"] else ""
             raise InputError(
                 f"GPTEstimator has no option {', '.join(unknown)}{reason}; "
                 f"it knows {', '.join(sorted(_MODEL_FIELDS | _TRAIN_FIELDS))}"
             )
-        self.preset = preset
-        self.model_overrides = {name: value for name, value in overrides.items() if name in _MODEL_FIELDS}
-        model_preset(preset, 2, **self.model_overrides)  # refuse bad shapes now rather than after loading the data
-        base = (train or TrainConfig()).to_dict()
-        self.train_config = TrainConfig.from_dict(base | {k: v for k, v in overrides.items() if k in _TRAIN_FIELDS})
-        self.frame_interval = FrameInterval.parse(frame_interval)
-        self.run_dir = None if run_dir is None else Path(run_dir)
-        self.resume, self.progress = resume, progress
-        self._model: GPTModel | None = None
-        self._last: GPTModel | None = None
+        given = {name: value for name, value in parameters.items() if value is not None or name not in self._spelt_out}
+        self.model_overrides = {name: value for name, value in given.items() if name in _MODEL_FIELDS}
+        model_preset(parameters["preset"], 2, **self.model_overrides)  # refuse bad shapes before loading the data
+        own = {name: value for name, value in given.items() if name in _TRAIN_FIELDS}
+        self.train_config = TrainConfig.from_dict((given.get("train") or TrainConfig()).to_dict() | own)
+        self.preset, self.resume, self.progress = parameters["preset"], parameters["resume"], parameters["progress"]
+        self.frame_interval = FrameInterval.parse(parameters["frame_interval"])
+        self.run_dir = None if parameters["run_dir"] is None else Path(parameters["run_dir"])
+        self._parameters = parameters
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:  # noqa: ARG002  # scikit-learn's signature
+        """Return the arguments of the constructor by name, as given."""
+        return dict(self._parameters)
+
+    def set_params(self, **params: Any) -> Self:
+        """Change arguments of the constructor; a model that was fitted stays until the next `fit`."""
+        self._set(self._parameters | params)
+        return self
+
+    def __repr__(self) -> str:
+        default = {"preset": self.preset, "resume": False}
+        given = {name: x for name, x in self._parameters.items() if x is not None and x is not default.get(name)}
+        return (
+            f"GPTEstimator({', '.join([repr(self.preset), *(f'{name}={value!r}' for name, value in given.items())])})"
+        )
+
+    @property
+    def has_model(self) -> bool:
+        """Whether `fit` has given a model."""
+        return self._model is not None
 
     def fit(self, dtrajs: DtrajsLike) -> Self:
         """Train on discrete trajectories: arrays of raw labels, or paths and patterns of .npy, .npz or .txt files.
@@ -167,20 +245,21 @@ class GPTEstimator:
     def _finish(self, files: ModelFiles, history: list[dict[str, float]], tokens: list[Tokens]) -> GPTModel:
         """Fit the output layer to all the data, those of the validation too, where that is asked for."""
         from nanomd.training.refit import MAX_STATES
+        from nanomd.training.refit_files import refit_files
 
-        model, chosen = GPTModel(files, history=history), self.train_config
-        if chosen.refit == "off" or (chosen.refit == "auto" and files.config.n_states > MAX_STATES):
-            return model
-        return _refitted(
-            model,
-            tokens,
-            both_ways=chosen.time_reversal,
-            pseudocount=chosen.refit_pseudocount,
-            ridge=chosen.refit_ridge,
-            device=chosen.device,
-            n_threads=chosen.n_threads,
-            progress=self.progress,
-        )
+        chosen = self.train_config
+        if chosen.refit == "on" or (chosen.refit == "auto" and files.config.n_states <= MAX_STATES):
+            files = refit_files(
+                files,
+                tokens,
+                both_ways=chosen.time_reversal,
+                pseudocount=chosen.refit_pseudocount,
+                ridge=chosen.refit_ridge,
+                device=chosen.device,
+                n_threads=chosen.n_threads,
+                note=None if self.progress is None else self.progress.note,
+            )
+        return GPTModel(files, history=history)
 
     def fetch_model(self, which: str = "best") -> GPTModel:
         """Return the trained model.
@@ -197,222 +276,3 @@ class GPTEstimator:
         if which not in ("best", "last"):
             raise InputError(f"which must be best or last, got {which!r}")
         return self._model if which == "best" else self._last
-
-
-class GPTModel:
-    """A trained nano-GPT with what belongs to it: state map, start states, time unit, history.
-
-    Parameters
-    ----------
-    files : ModelFiles
-        What a model folder holds.
-    history : sequence of dict
-        Training metrics; empty for a model that was loaded.
-    """
-
-    def __init__(self, files: ModelFiles, history: Sequence[Mapping[str, float]] = ()) -> None:
-        self._files = files
-        self.history: list[dict[str, float]] = [dict(record) for record in history]
-        self._module: NanoGPT | None = None
-
-    @property
-    def config(self) -> ModelConfig:
-        """The shape of the model."""
-        return self._files.config
-
-    @property
-    def state_map(self) -> StateMap:
-        """The map between raw labels and tokens."""
-        return self._files.state_map
-
-    @property
-    def frame_interval(self) -> FrameInterval:
-        """The time between frames."""
-        return self._files.frame_interval
-
-    @property
-    def provenance(self) -> dict[str, Any]:
-        """How the model came to be."""
-        return dict(self._files.provenance)
-
-    @property
-    def module(self) -> NanoGPT:
-        """The PyTorch module, on the CPU, in evaluation mode."""
-        if self._module is None:
-            from nanomd.model.network import NanoGPT
-
-            self._module = NanoGPT(self.config)
-            self._module.load_tensors(self._files.tensors)
-            self._module.eval()
-        return self._module
-
-    def to_files(self) -> ModelFiles:
-        """Return what `Sampler` and `save_model` take."""
-        return self._files
-
-    def save(self, path: str | Path) -> Path:
-        """Write a model folder: safetensors weights and JSON."""
-        save_model(path, self._files)
-        return Path(path)
-
-    def refit(
-        self,
-        dtrajs: DtrajsLike,
-        *,
-        both_ways: bool = False,
-        pseudocount: float = 10.0,
-        ridge: float = 30.0,
-        device: str = "auto",
-        n_threads: int | None = None,
-        progress: Progress | None = None,
-    ) -> GPTModel:
-        """Return a model whose output layer is fitted to all transitions of the data, the other layers as they are.
-
-        A training does it by itself, unless ``refit="off"``: this is for models that were trained without, or for
-        further data of the same dynamics. See `nanomd.training.refit` for what it does and why. A model without a
-        markov head gets one.
-
-        Parameters
-        ----------
-        dtrajs : arrays or paths
-            Raw labels, usually the training data.
-        both_ways : bool
-            Read trajectories backwards too; for equilibrium data that were learnt with `time_reversal`.
-        pseudocount, ridge : float
-            How strongly few data leave the layer as trained: observations in each state, and a ridge on the weights.
-        device : str
-            ``"auto"``, ``"cpu"`` or ``"cuda"``.
-        n_threads : int, optional
-            CPU threads; PyTorch's own choice when None.
-        progress : Progress, optional
-            Told how far the work is.
-
-        Raises
-        ------
-        InputError
-            For states that the model does not know, no transition at all, or more than 4096 states.
-        """
-        return _refitted(
-            self,
-            self.state_map.encode(load_dtrajs(dtrajs)),
-            both_ways=both_ways,
-            pseudocount=pseudocount,
-            ridge=ridge,
-            device=device,
-            n_threads=n_threads,
-            progress=progress,
-        )
-
-    def mask_unseen(self, dtrajs: DtrajsLike, *, both_ways: bool = False) -> GPTModel:
-        """Return a model that never makes a transition, frame to frame, that the data do not show.
-
-        Next-state training gives every state a little probability from everywhere; over a high barrier that leak can be
-        faster than the real crossings. The mask removes it, and with it every rare transition that the data happen to
-        have missed: rates can only be too slow. So it is never applied unasked. It lives in the markov head, which a
-        model without one gets, empty but for the mask; probabilities of seen transitions keep their ratios. A
-        state that only ends trajectories keeps its row.
-
-        Parameters
-        ----------
-        dtrajs : arrays or paths
-            Raw labels, usually the training data.
-        both_ways : bool
-            A transition counts as seen if its reverse is; for equilibrium data that was learnt with `time_reversal`.
-
-        Raises
-        ------
-        InputError
-            For states that the model does not know.
-        """
-        tokens = self.state_map.encode(load_dtrajs(dtrajs))
-        n = self.config.n_states
-        seen = sparse_transition_counts(tokens, n).toarray() > 0
-        if both_ways:
-            seen |= seen.T
-        seen |= ~seen.any(axis=1, keepdims=True)  # nothing is known of where such a state goes: its row stays
-        tensors = dict(self._files.tensors)
-        table = tensors.get("markov.weight", np.zeros((n, n), np.float32))
-        tensors["markov.weight"] = np.where(seen, table, np.float32(_MASKED))
-        files = dataclasses.replace(
-            self._files,
-            config=self.config.replace(markov_head=True),
-            tensors=tensors,
-            provenance=self.provenance | {"mask_unseen": "both ways" if both_ways else "as seen"},
-        )
-        return GPTModel(files, history=self.history)
-
-    def generate(self, n_steps: int, n_trajs: int = 1, *, backend: str = "auto", **options: Any) -> Rollout:
-        """Roll out trajectories; the options are those of `nanomd.Sampler.generate` (start, mode, seed, stride, ...).
-
-        Parameters
-        ----------
-        n_steps, n_trajs : int
-            States per trajectory, and trajectories.
-        backend : str
-            ``"auto"``, ``"cpu"``, ``"cuda"``, or ``"reference"``: eager PyTorch without a cache, slow and readable.
-        """
-        from nanomd.rollout.sampler import Sampler
-
-        return Sampler(self._files, backend=backend).generate(n_steps, n_trajs, **options)
-
-    def log_likelihood(self, dtrajs: DtrajsLike) -> float:
-        """Return the mean log-likelihood of the next state in nats per frame, by teacher forcing.
-
-        Every frame sees what a rollout would see: L (W - 1) + 1 frames with rotary positions, the hop window with
-        learned ones. The first frames of a trajectory have less, and count.
-
-        Raises
-        ------
-        InputError
-            For states that the model does not know, or no transition at all.
-        """
-        from nanomd.model.scoring import mean_log_likelihood
-
-        tokens = self.state_map.encode(load_dtrajs(dtrajs))
-        if not tokens:
-            raise InputError("dtrajs hold no two successive assigned frames, so there is nothing to score")
-        return mean_log_likelihood(self.module, tokens)
-
-
-def load_model(path: str | Path) -> GPTModel:
-    """Load a model folder written by `GPTModel.save` or ``nanomd train``."""
-    return GPTModel(load_model_files(path))
-
-
-def _refitted(
-    model: GPTModel,
-    tokens: list[Tokens],
-    *,
-    both_ways: bool,
-    pseudocount: float,
-    ridge: float,
-    device: str,
-    n_threads: int | None,
-    progress: Progress | None,
-) -> GPTModel:
-    from nanomd.model.network import NanoGPT
-    from nanomd.training.refit import refit
-    from nanomd.training.setup import resolve_device, torch_settings
-
-    files = model.to_files()
-    place = resolve_device(device)
-    with torch_settings(place, n_threads):
-        module = NanoGPT(files.config)
-        module.load_tensors(files.tensors)
-        found = refit(
-            module.to(place),
-            tokens,
-            both_ways=both_ways,
-            pseudocount=pseudocount,
-            ridge=ridge,
-            note=None if progress is None else progress.note,
-        )
-    layer = {"head.weight": found.head, "head.bias": found.bias, "markov.weight": found.table}
-    options = {"both_ways": both_ways, "pseudocount": pseudocount, "ridge": ridge}
-    refitted = dataclasses.replace(
-        files,
-        config=files.config.replace(markov_head=True),
-        tensors={**files.tensors, **layer},
-        provenance={**files.provenance, "refit": {**options, **found.describe()}},
-    )
-    return GPTModel(refitted, history=model.history)
