@@ -43,3 +43,17 @@ def test_a_result_prints_its_verdict():
     html = result._repr_html_()
     assert html.count("<tr>") == 1 + len(result.rows)
     assert "&lt;i&gt;unfolded&lt;/i&gt;" in html and "<i>" not in html and "FAIL" in html
+
+
+def test_an_error_without_a_passage_stays_infinite_on_disk():
+    from nanomd.base.plain import from_plain, to_plain
+    from nanomd.kinetics import mfpt_error
+    from nanomd.kinetics.results import MfptError
+
+    for error in (
+        mfpt_error([[0, 5.0], [7.0, 0]], [[0, 5.5], [np.nan, 0]]),
+        mfpt_error([[0, 5.0], [7, 0]], [[0, 5], [9, 0]]),
+    ):
+        back = from_plain(to_plain(error), MfptError)
+        assert repr(back) == repr(error)
+    assert np.isfinite(error.factor)

@@ -59,6 +59,14 @@ class MfptError:
     n_pairs: int
     n_missing: int
 
+    def __post_init__(self) -> None:
+        """Put back what JSON does not know: tuples and infinity."""
+        if isinstance(self.worst_pair, list):
+            object.__setattr__(self, "worst_pair", tuple(self.worst_pair))
+        if self.n_missing:
+            for name in ("factor", "low", "high", "worst_factor"):
+                object.__setattr__(self, name, np.inf)
+
 
 @dataclass(frozen=True, slots=True)
 class SourceKinetics:
