@@ -42,17 +42,21 @@ def decode_json(content: bytes | str, kind: type[T], where: str, error: type[Nan
 
 def read_json(path: str | Path, kind: type[T], error: type[NanomdError] = InputError, largest: int = MAX_JSON) -> T:
     """Read a JSON file as a value of a type; see `decode_json`. A file that is absent is a `FileNotFoundError`."""
+    return decode_json(read_text_file(path, error, largest), kind, str(path), error)
+
+
+def read_text_file(path: str | Path, error: type[NanomdError] = InputError, largest: int = MAX_JSON) -> bytes:
+    """Read a file of at most `largest` bytes. One that is absent is a `FileNotFoundError`."""
     path = Path(path)
     try:
         size = path.stat().st_size
         if size > largest:
             raise error(f"{path} has {size} bytes, more than such a file ever takes")
-        content = path.read_bytes()
+        return path.read_bytes()
     except FileNotFoundError:
         raise
     except OSError as problem:
         raise error(f"{path} cannot be read: {problem.strerror or problem}") from None
-    return decode_json(content, kind, str(path), error)
 
 
 def convert(value: object, kind: Any) -> Any:

@@ -12,19 +12,21 @@ import re
 import shutil
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from nanomd.base.checks import check_whole
 from nanomd.base.errors import InputError, StoreError
 from nanomd.base.files import lock_folder, write_atomic
+from nanomd.rollout.manifest import Manifest, Shard
 from nanomd.rollout.observables import ObservablesResult
 from nanomd.rollout.result import Rollout
-from nanomd.rollout.store import Shard, StoreLayout, TokenStore
+from nanomd.rollout.store import TokenStore
 
 _PART_NAME = re.compile(r"part_([0-9]{4,})_of_([0-9]{4,})")
 
@@ -182,9 +184,7 @@ def _join(out: Path, stores: list[TokenStore]) -> TokenStore:
                 _link(store.path / shard.file, out / name)
             shards.append(replace(shard, file=name, first=shard.first + n_trajs, last=shard.last + n_trajs))
         n_trajs += store.layout.n_trajs
-    layout = StoreLayout(
-        **{**asdict(first.layout), "n_trajs": n_trajs, "shard_trajs": max(s.last - s.first for s in shards)}
-    )
+    layout = replace(first.layout, n_trajs=n_trajs, shard_trajs=max(s.last - s.first for s in shards))
     run = {**first.run, "prompts_digest": f"{digest % 2**256:064x}"}
     info: dict[str, Any] = {k: v for k, v in first.info.items() if k != "shard"}
     info |= {
@@ -192,7 +192,7 @@ def _join(out: Path, stores: list[TokenStore]) -> TokenStore:
         "seconds": sum(float(store.info["seconds"]) for store in stores),
         "merged_parts": len(stores),
     }
-    merged = TokenStore(out, layout, run, info, shards)
+    merged = TokenStore(out, Manifest(layout, run, info, shards))
     merged.adopt(None if total is None else total.to_arrays())
     return merged
 

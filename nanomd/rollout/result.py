@@ -15,8 +15,9 @@ from nanomd.base.errors import InputError, StoreError
 from nanomd.base.files import lock_folder
 from nanomd.base.units import FrameInterval
 from nanomd.data.states import StateMap
+from nanomd.rollout.manifest import StoreLayout
 from nanomd.rollout.observables import ObservablesResult
-from nanomd.rollout.store import StoreLayout, TokenStore
+from nanomd.rollout.store import TokenStore
 
 
 class ShardedTokens:

@@ -15,10 +15,10 @@ from nanomd.base.progress import skip
 from nanomd.data.states import token_dtype
 from nanomd.model.files import ModelFiles
 from nanomd.rollout.engine import RolloutEngine, RolloutSession, available_threads
+from nanomd.rollout.manifest import StoreLayout
 from nanomd.rollout.observables import ObservablesResult
 from nanomd.rollout.request import RolloutRequest
 from nanomd.rollout.result import Rollout
-from nanomd.rollout.store import StoreLayout
 
 OBSERVE_TOKENS = 1 << 22  # drawn at a time where they are only looked at
 CACHE_BYTES = 1 << 28  # of all trajectories under way at once

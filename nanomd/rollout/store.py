@@ -5,96 +5,98 @@ as far as the manifest says; the manifest is replaced atomically after the data 
 unfinished shard lies a tail, the latest tokens of its trajectories (unstrided), from which the rollout goes on
 bit-identically. Observables, accumulated over all that is complete, lie in a file that the manifest names; a store may
 also hold them alone, without any token.
+
+What is complete has a digest in the manifest, made of the tokens as they were drawn, not of what the disk gave back.
+Sizes are checked whenever a store is opened, digests by `TokenStore.verify` and before an unfinished shard goes on.
 """
 
 from __future__ import annotations
 
 import errno
-import json
-import re
+import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+import msgspec
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from nanomd.base.arrays import load_array, write_array, write_npz, write_rows
 from nanomd.base.errors import InputError, StoreError
 from nanomd.base.files import sha256_of, sweep_parts, write_atomic
+from nanomd.rollout.manifest import (
+    MANIFEST,
+    OBSERVABLES,
+    OBSERVABLES_NAME,
+    TAIL_NAME,
+    Manifest,
+    Shard,
+    StoreLayout,
+    check_rows,
+    read_manifest,
+)
 
-FORMAT = "nanomd-tokens"
-FORMAT_VERSION = 1
-MANIFEST = "manifest.json"
-_MAX_MANIFEST = 256 << 20  # bytes
-_SHARD_NAME = re.compile(r"shard_[0-9]{4,}\.npy")
-_TAIL_NAME = re.compile(r"tail_[0-9]{4,}_[0-9]+\.npy")
-_OBSERVABLES_NAME = re.compile(r"observables(_[0-9]{4,}_[0-9]+)?\.npz")
-OBSERVABLES = "observables.npz"  # once all is complete
-
-
-@dataclass(frozen=True, slots=True)
-class Shard:
-    """One row of the manifest: trajectories [first, last) of the store, of which `steps_done` steps are complete."""
-
-    file: str
-    first: int
-    last: int
-    steps_done: int
-    size: int  # bytes of the file
-    sha256: str | None = None  # of the file, once complete
-    tail: str | None = None  # file with the latest tokens, until complete
+_CHUNK = 1 << 22  # tokens of a row that are read from the disk at a time
 
 
-@dataclass(frozen=True, slots=True)
-class StoreLayout:
-    """What a store is to hold: fixed when it is created."""
+class RowDigests:
+    """The digest of a shard that grows: the SHA-256 of the SHA-256s of its trajectories, each as far as it goes.
 
-    n_trajs: int
-    n_steps: int
-    stride: int
-    shard_trajs: int
-    dtype: str  # "uint8" or "uint16"
-    keeps_tokens: bool = True
+    A trajectory is hashed as it is drawn, so the digest depends on the tokens alone, not on the steps between two
+    declarations.
+    """
 
-    def __post_init__(self) -> None:
-        """Refuse what no store can hold."""
-        for name in ("n_trajs", "n_steps", "stride", "shard_trajs"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value < 2**62:
-                raise StoreError(f"{name} of a token store must be a positive whole number, got {value!r}")
-        if self.dtype not in ("uint8", "uint16"):
-            raise StoreError(f"dtype of a token store must be uint8 or uint16, got {self.dtype!r}")
-        if not isinstance(self.keeps_tokens, bool):
-            raise StoreError(f"keeps_tokens of a token store must be true or false, got {self.keeps_tokens!r}")
+    def __init__(self, n_rows: int) -> None:
+        self._rows = [hashlib.sha256() for _ in range(n_rows)]
 
-    @property
-    def n_stored(self) -> int:
-        """States kept per trajectory: those of steps 0, stride, 2 stride, ..., or none."""
-        return self.stored_before(self.n_steps)
+    def update(self, tokens: NDArray[Any]) -> Self:
+        """Take up the next tokens (n_rows, n) of each trajectory."""
+        for digest, row in zip(self._rows, tokens, strict=True):
+            for begin in range(0, len(row), _CHUNK):
+                digest.update(np.ascontiguousarray(row[begin : begin + _CHUNK]).data)
+        return self
 
-    def stored_before(self, step: int) -> int:
-        """Return how many states of steps below `step` are kept."""
-        return -(-step // self.stride) if self.keeps_tokens else 0
+    def value(self) -> str:
+        """Return the digest, in hexadecimal."""
+        return hashlib.sha256(b"".join(row.digest() for row in self._rows)).hexdigest()
 
 
 class TokenStore:
     """A folder of shards; open it with `create` or `open`, and write to it inside `nanomd.base.files.lock_folder`."""
 
-    def __init__(
-        self,
-        path: Path,
-        layout: StoreLayout,
-        run: dict[str, Any],
-        info: dict[str, Any],
-        shards: list[Shard],
-        observables: str | None = None,
-    ) -> None:
-        self.path, self.layout, self.run, self.info, self.shards = path, layout, run, info, shards
-        self.observables = observables  # name of the file with those of all complete steps
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        self.path, self.manifest = path, manifest
+        self._digests: dict[int, RowDigests] = {}  # of unfinished shards that this object has written to
 
+    @property
+    def layout(self) -> StoreLayout:
+        """What the store is to hold."""
+        return self.manifest.layout
+
+    @property
+    def shards(self) -> list[Shard]:
+        """What is complete, by shard."""
+        return self.manifest.shards
+
+    @property
+    def run(self) -> dict[str, Any]:
+        """What determines the tokens."""
+        return self.manifest.run
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """What describes them."""
+        return self.manifest.info
+
+    @property
+    def observables(self) -> str | None:
+        """The name of the file with the observables of all complete steps, if there is one."""
+        return self.manifest.observables
+
+    # --- open --------------------------------------------------------------------------------------------------------
     @classmethod
     def exists(cls, path: str | Path) -> bool:
         """Whether `path` holds a store."""
@@ -121,13 +123,13 @@ class TokenStore:
         shards = [
             Shard(f"shard_{i:04d}.npy", first, min(first + rows, n), 0, 0) for i, first in enumerate(range(0, n, rows))
         ]
-        store = cls(path, layout, run, info, shards)
+        store = cls(path, Manifest(layout, run, info, shards))
         store.write_manifest()
         return store
 
     @classmethod
     def open(cls, path: str | Path) -> TokenStore:
-        """Read the manifest of a store and check it against the files.
+        """Read the manifest of a store and check it against the names and sizes of the files.
 
         Raises
         ------
@@ -135,28 +137,8 @@ class TokenStore:
             If there is no store, or it is damaged; the message names the file.
         """
         path = Path(path)
-        file = path / MANIFEST
-        try:
-            if file.stat().st_size > _MAX_MANIFEST:
-                raise StoreError(f"{file} has {file.stat().st_size} bytes; it is no manifest")
-            content = json.loads(file.read_text(encoding="utf-8"))
-            if content["format"] != FORMAT or content["format_version"] != FORMAT_VERSION:
-                raise StoreError(f"{file} is of format {content['format']!r}, version {content['format_version']!r}")
-            layout = StoreLayout(**content["layout"])
-            shards = [Shard(**row) for row in content["shards"]]
-            observables = content.get("observables")
-            if observables is not None and not _OBSERVABLES_NAME.fullmatch(str(observables)):
-                raise StoreError(f"{file} is damaged: it names the observables {observables!r}")
-            store = cls(path, layout, dict(content["run"]), dict(content["info"]), shards, observables)
-        except FileNotFoundError:
-            raise StoreError(f"{path} holds no rollout: {MANIFEST} is missing") from None
-        except OSError as error:
-            raise StoreError(f"{file} cannot be read: {error.strerror}") from None
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            if isinstance(error, StoreError):
-                raise
-            raise StoreError(f"{file} is damaged: {error}") from None
-        store._check_rows()
+        store = cls(path, read_manifest(path))
+        store._check_files()
         return store
 
     @property
@@ -178,8 +160,10 @@ class TokenStore:
         shard = self.shards[index]
         if shard.tail is None:
             return None
+        _check_digest(self.path / shard.tail, shard.tail_sha256)
         return np.array(load_array(self.path / shard.tail, (shard.last - shard.first, None), "uint16"))
 
+    # --- write -------------------------------------------------------------------------------------------------------
     def append(
         self,
         index: int,
@@ -204,47 +188,48 @@ class TokenStore:
         Raises
         ------
         StoreError
-            If the disk is full or fails. What the manifest declares stays complete.
+            If the disk is full or fails, or the part that is complete has changed since it was written. What the
+            manifest declares stays complete.
         """
-        shard, layout = self.shards[index], self.layout
+        shard, layout, before = self.shards[index], self.layout, self.manifest
         done = shard.steps_done + steps
         begin, end = layout.stored_before(shard.steps_done), layout.stored_before(done)
         if done > layout.n_steps or tokens.shape != (shard.last - shard.first, end - begin):
             raise InputError(f"{shard.file} cannot take {steps} steps as tokens of shape {tokens.shape}")
-        file = self.path / shard.file
-        finished = done == layout.n_steps
-        tail_file, old_observables = None, self.observables
+        file, added = self.path / shard.file, replace(shard, steps_done=done, tail=None, tail_sha256=None)
+        digests = self._digests.pop(index, None) or self._checked_digests(index)  # after a failure, from the disk again
         with self._writing(file):
             if layout.keeps_tokens:
-                write_rows(file, (shard.last - shard.first, layout.n_stored), layout.dtype, begin, tokens)
-            if not finished:
-                tail_file = f"tail_{index:04d}_{done}.npy"
-                write_array(self.path / tail_file, np.ascontiguousarray(tail, dtype=np.uint16))
-            size, digest = 0, None
-            if layout.keeps_tokens:
-                size, digest = file.stat().st_size, sha256_of(file) if finished else None
-            self.shards[index] = replace(shard, steps_done=done, size=size, sha256=digest, tail=tail_file)
+                rows = np.ascontiguousarray(tokens, dtype=layout.dtype)
+                write_rows(file, (shard.last - shard.first, layout.n_stored), layout.dtype, begin, rows)
+                added = replace(added, size=file.stat().st_size, rows_sha256=digests.update(rows).value())
+            if done < layout.n_steps:
+                name = f"tail_{index:04d}_{done}.npy"
+                write_array(self.path / name, np.ascontiguousarray(tail, dtype=np.uint16))
+                added = replace(added, tail=name, tail_sha256=sha256_of(self.path / name))
+            shards = [*self.shards[:index], added, *self.shards[index + 1 :]]
+            self.manifest = replace(before, shards=shards)
             try:
                 if observables is not None:
                     name = OBSERVABLES if self.complete else f"observables_{index:04d}_{done}.npz"
-                    write_npz(self.path / name, observables)
-                    self.observables = name
+                    self._write_observables(name, observables)
                 self.write_manifest()
             except (StoreError, OSError):
-                self.shards[index], self.observables = shard, old_observables
+                self.manifest = before
                 raise
-        if shard.tail is not None and shard.tail != tail_file:
-            (self.path / shard.tail).unlink(missing_ok=True)
-        if old_observables is not None and old_observables != self.observables:
-            (self.path / old_observables).unlink(missing_ok=True)
+        if done < layout.n_steps:
+            self._digests[index] = digests
+        for old, new in ((shard.tail, added.tail), (before.observables, self.manifest.observables)):
+            if old is not None and old != new:
+                (self.path / old).unlink(missing_ok=True)
 
     def adopt(self, observables: Mapping[str, NDArray[Any]] | None) -> None:
         """Declare complete what lies in the folder already, and observables of all of it."""
         with self._writing(self.path / OBSERVABLES):
             if observables is not None:
-                write_npz(self.path / OBSERVABLES, observables)
-                self.observables = OBSERVABLES
-        self._check_rows()
+                self._write_observables(OBSERVABLES, observables)
+        check_rows(self.path / MANIFEST, self.manifest)
+        self._check_files()
         self.write_manifest()
 
     def sweep(self) -> None:
@@ -253,69 +238,21 @@ class TokenStore:
         with self._writing(self.path):
             sweep_parts(self.path)
             for file in self.path.iterdir():
-                ours = _TAIL_NAME.fullmatch(file.name) or _OBSERVABLES_NAME.fullmatch(file.name)
+                ours = TAIL_NAME.fullmatch(file.name) or OBSERVABLES_NAME.fullmatch(file.name)
                 if ours and file.name not in named:
                     file.unlink()
 
     def write_manifest(self) -> None:
         """Replace the manifest atomically."""
-        content = {
-            "format": FORMAT,
-            "format_version": FORMAT_VERSION,
-            "layout": asdict(self.layout),
-            "run": self.run,
-            "info": self.info,
-            "shards": [asdict(shard) for shard in self.shards],
-            "observables": self.observables,
-        }
         file = self.path / MANIFEST
         with self._writing(file):
             self.path.mkdir(parents=True, exist_ok=True)
-            write_atomic(file, json.dumps(content, indent=1))
+            write_atomic(file, msgspec.json.format(msgspec.json.encode(self.manifest), indent=1))
 
-    def verify(self) -> None:
-        """Check the content of every complete shard against its checksum.
-
-        Raises
-        ------
-        StoreError
-            Naming the first shard that differs.
-        """
-        for shard in self.shards:
-            if shard.sha256 is not None and sha256_of(self.path / shard.file) != shard.sha256:
-                raise StoreError(f"{self.path / shard.file} has changed since it was written (its checksum differs)")
-
-    def _check_rows(self) -> None:
-        file, layout = self.path / MANIFEST, self.layout
-        expected = 0
-        for shard in self.shards:
-            if not (
-                all(isinstance(v, int) for v in (shard.first, shard.last, shard.steps_done, shard.size))
-                and _SHARD_NAME.fullmatch(str(shard.file))
-                and (shard.tail is None or _TAIL_NAME.fullmatch(str(shard.tail)))
-                and shard.first == expected < shard.last <= layout.n_trajs
-                and 0 <= shard.steps_done <= layout.n_steps
-            ):
-                raise StoreError(f"{file} is damaged: its row for trajectory {expected} makes no sense")
-            if shard.steps_done:
-                self._check_file(shard)
-            expected = shard.last
-        if self.observables is not None and not (self.path / self.observables).is_file():
-            raise StoreError(f"{self.path / self.observables} is missing, though {MANIFEST} declares it complete")
-        if expected != layout.n_trajs:
-            raise StoreError(f"{file} is damaged: it lists {expected} of {layout.n_trajs} trajectories")
-
-    def _check_file(self, shard: Shard) -> None:
-        unfinished = shard.steps_done < self.layout.n_steps
-        kept = [shard.file] if self.layout.keeps_tokens else []
-        for name in kept + ([str(shard.tail)] if unfinished else []):
-            if not (self.path / name).is_file():
-                raise StoreError(f"{self.path / name} is missing, though {MANIFEST} declares it complete")
-        if not self.layout.keeps_tokens:
-            return
-        size = (self.path / shard.file).stat().st_size
-        if size != shard.size:
-            raise StoreError(f"{self.path / shard.file} must have {shard.size} bytes, got {size}; it was truncated")
+    def _write_observables(self, name: str, arrays: Mapping[str, NDArray[Any]]) -> None:
+        write_npz(self.path / name, arrays)
+        digest = sha256_of(self.path / name)
+        self.manifest = replace(self.manifest, observables=name, observables_sha256=digest)
 
     @contextmanager
     def _writing(self, file: Path) -> Iterator[None]:
@@ -329,3 +266,68 @@ class TokenStore:
                     "free some space, then resume"
                 ) from None
             raise StoreError(f"cannot write {file}: {error.strerror or error}") from None
+
+    # --- check -------------------------------------------------------------------------------------------------------
+    def verify(self) -> None:
+        """Check the content of everything that the manifest declares complete against its digest.
+
+        Raises
+        ------
+        StoreError
+            Naming the first file that differs, or has no digest though it is complete.
+        """
+        for index, shard in enumerate(self.shards):
+            if not shard.steps_done:
+                continue
+            if shard.rows_sha256 is not None or not self.layout.keeps_tokens:
+                self._checked_digests(index)
+            elif shard.steps_done == self.layout.n_steps and shard.sha256 is None:
+                raise StoreError(f"{self.path / shard.file} has no checksum in {MANIFEST}; generate it again")
+            else:
+                _check_digest(self.path / shard.file, shard.sha256)
+            self.tail(index)
+        if self.observables is not None:
+            _check_digest(self.path / self.observables, self.manifest.observables_sha256)
+
+    def _checked_digests(self, index: int) -> RowDigests:
+        """Hash the complete part of a shard anew, and compare with the manifest."""
+        shard = self.shards[index]
+        digests = RowDigests(shard.last - shard.first).update(self.tokens(index))
+        if shard.rows_sha256 not in (None, digests.value()):
+            raise StoreError(_changed(self.path / shard.file))
+        return digests
+
+    def _check_files(self) -> None:
+        for shard in self.shards:
+            if not shard.steps_done:
+                continue
+            if self.layout.keeps_tokens:
+                size = self._size(shard.file)
+                if size != shard.size:
+                    what = "truncated" if size < shard.size else "changed"
+                    raise StoreError(
+                        f"{self.path / shard.file} must have {shard.size} bytes, got {size}; it was {what}"
+                    )
+            if shard.steps_done < self.layout.n_steps:
+                self._size(str(shard.tail))
+        if self.observables is not None:
+            self._size(self.observables)
+
+    def _size(self, name: str) -> int:
+        try:
+            return (self.path / name).stat().st_size
+        except OSError:
+            raise StoreError(f"{self.path / name} is missing, though {MANIFEST} declares it complete") from None
+
+
+def _check_digest(file: Path, digest: str | None) -> None:
+    """Raise `StoreError` unless a file has the digest; stores of earlier versions record none for some files."""
+    try:
+        if digest is not None and sha256_of(file) != digest:
+            raise StoreError(_changed(file))
+    except OSError as error:
+        raise StoreError(f"{file} cannot be read: {error.strerror or error}") from None
+
+
+def _changed(file: Path) -> str:
+    return f"{file} has changed since it was written (its checksum differs); restore it, or generate again with --force"

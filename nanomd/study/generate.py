@@ -13,6 +13,7 @@ from nanomd.base.errors import InputError, StoreError
 from nanomd.base.files import sha256_of, write_atomic
 from nanomd.base.progress import progress_bar
 from nanomd.study.folder import RunFolder
+from nanomd.study.results import load_generated
 
 if TYPE_CHECKING:
     from nanomd.rollout.request import RolloutRequest
@@ -54,6 +55,7 @@ def generate(
         sampler = Sampler.load(folder.model, backend=backend, precision=precision)
         if part is None:
             if not folder.begin("generate", settings, inputs, force=force, resume=resume):
+                load_generated(folder)
                 return f"generate: {folder.path} already holds this result; nothing to do"
         else:
             if force:

@@ -21,9 +21,12 @@ if TYPE_CHECKING:
 def report(run: str | Path, *, title: str | None = None, summary: str | None = None, force: bool = False) -> str:
     """Write report/index.html and its pictures from validation.json, and return a line with its path."""
     from nanomd.report import write_report
+    from nanomd.rollout.store import TokenStore
 
     folder = RunFolder(run, create=False)
     result = load_validation(folder)
+    if TokenStore.exists(folder.generated):
+        TokenStore.open(folder.generated).verify()  # what the verdict is about must not have changed since
     interpretation = load_interpretation(folder)
 
     def inputs() -> dict[str, str]:

@@ -51,16 +51,20 @@ def split_held_out(dtrajs: DTrajs, hold_out: int) -> tuple[DTrajs, DTrajs]:
     return dtrajs[: len(dtrajs) - hold_out], dtrajs[len(dtrajs) - hold_out :]
 
 
-def load_generated(folder: RunFolder) -> Rollout:
-    """Return the generated trajectories; those of another model are refused."""
-    from nanomd.rollout.sampler import Rollout
+def load_generated(folder: RunFolder, *, verify: bool = False) -> Rollout:
+    """Return the generated trajectories; those of another model are refused, and with `verify` those that changed."""
+    from nanomd.rollout.result import Rollout
+    from nanomd.rollout.store import TokenStore
 
     folder.require("generate", folder.generated / "manifest.json", f"nanomd generate --run {folder.path}")
     if folder.record("generate")["inputs"].get("model") != sha256_of(folder.model):
         raise StoreError(
             f"{folder.generated} was made by another model; run `nanomd generate --run {folder.path} --force`"
         )
-    return Rollout.load(folder.generated)
+    store = TokenStore.open(folder.generated)
+    if verify:
+        store.verify()
+    return Rollout.from_store(store)
 
 
 def load_validation(folder: RunFolder) -> ValidationResult:

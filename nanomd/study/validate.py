@@ -32,7 +32,7 @@ def validate(
     from nanomd.report import verdict_text
 
     folder = RunFolder(run, create=False)
-    rollout = load_generated(folder)
+    rollout = load_generated(folder, verify=True)
     dtrajs, interval = load_tokens(folder)
     training, held_out = split_held_out(dtrajs, int(folder.config("train").get("hold_out", 0)))
     files = expand_paths([str(path) for path in reference or ()]) if reference else []
