@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,8 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nanomd.base.codec import read_json
+from nanomd.base.errors import InputError
+from nanomd.base.files import write_atomic
+from nanomd.base.plain import from_plain, to_plain
 from nanomd.base.units import FrameInterval
 from nanomd.kinetics.interval import Interval
+from nanomd.kinetics.table import verdict_html, verdict_text
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -208,8 +214,6 @@ class ValidationResult:
     format_version: int = FORMAT_VERSION
 
     def __str__(self) -> str:
-        from nanomd.kinetics.table import verdict_text
-
         return verdict_text(self)
 
     def __repr__(self) -> str:
@@ -217,32 +221,31 @@ class ValidationResult:
         return f"ValidationResult({len(self.rows)} quantities of {len(self.sources)} sources ({shown}))"
 
     def _repr_html_(self) -> str:
-        from nanomd.kinetics.table import verdict_html
-
         return verdict_html(self)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain lists and numbers; NaN and infinity become None."""
-        from nanomd.base.plain import to_plain
-
         plain: dict[str, Any] = to_plain(self)
         return plain
 
     def save(self, path: str | Path) -> None:
-        """Write validation.json."""
-        from nanomd.kinetics.results_file import write
-
-        write(self, Path(path))
+        """Write validation.json, whole or not at all."""
+        write_atomic(path, json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n")
 
     @classmethod
     def load(cls, path: str | Path) -> ValidationResult:
-        """Read what `save` wrote.
+        """Read what `save` wrote, of this version or an older one.
 
         Raises
         ------
         InputError
-            If the file is no validation result.
+            If the file is no validation result, naming what is wrong.
         """
-        from nanomd.kinetics.results_file import read
-
-        return read(Path(path))
+        try:
+            value = read_json(path, dict[str, Any])
+            version = value.pop("format_version", 1)
+            if version not in range(1, FORMAT_VERSION + 1):
+                raise ValueError(f"its format version is {version}, this nanomd reads 1 to {FORMAT_VERSION}")
+            return from_plain(value, cls)
+        except (ValueError, OSError) as error:
+            raise InputError(f"{path} is not a validation result of nanomd ({error}); validate again") from None

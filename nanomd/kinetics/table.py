@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from html import escape
+from typing import TYPE_CHECKING
 
 from nanomd.base.units import FrameInterval
 from nanomd.kinetics.numbers import NO_VALUE, format_count, format_interval, format_number
-from nanomd.kinetics.results import ValidationResult, VerdictRow
+
+if TYPE_CHECKING:
+    from nanomd.kinetics.results import ValidationResult, VerdictRow
 
 WIDTH = 110
 _MAX_QUANTITY = 36

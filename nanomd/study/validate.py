@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nanomd.base.files import sha256_of, write_atomic
+from nanomd.base.files import sha256_of
 from nanomd.study.folder import RunFolder
 from nanomd.study.results import load_generated, load_tokens, load_validation, split_held_out
 from nanomd.study.step import begin_step
@@ -63,8 +62,7 @@ def validate(
             judge, rollout, frame_interval=interval, training=training, others=others, **options
         )
         folder.report.mkdir(exist_ok=True)
-        text = json.dumps(result.to_dict(), indent=1, allow_nan=False)
-        write_atomic(folder.report / "validation.json", text + "\n")
+        result.save(folder.report / "validation.json")
         step.record["judged_by"] = _judged_by(files, judge is training)
     return verdict_text(result)
 
