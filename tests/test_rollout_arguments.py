@@ -112,3 +112,91 @@ def test_starts_are_those_of_numpys_generator(sampler):
 
 def test_parts_are_compared_and_shown_as_they_are_written():
     assert str(Part.parse(" 3/16 ")) == "3/16" and sorted([Part(2, 3), Part(0, 3)])[0] == Part(0, 3)
+
+
+def test_a_sampler_is_made_from_a_model():
+    class Model:
+        def to_files(self):
+            return make_files()
+
+    assert np.array_equal(Sampler(Model()).generate(9, 2).tokens, Sampler(make_files()).generate(9, 2).tokens)
+    with pytest.raises(InputError, match=r"made from a model, got 'run/model'; use Sampler\.load"):
+        Sampler("run/model")
+    with pytest.raises(InputError, match=r"column_limit must be a whole number, got 1\.5"):
+        Sampler(make_files(), column_limit=1.5)
+
+
+def test_what_would_be_ignored_is_refused(sampler):
+    with pytest.raises(InputError, match="hop_keep is for mode hop, but the mode is ring"):
+        sampler.generate(5, hop_keep=3)
+    learned = Sampler(make_files(position="learned"))
+    with pytest.raises(
+        InputError, match=r"first_position must be in \[0, 0\] \(other positions than 0 are for mode ring"
+    ):
+        learned.log_probs([[5, 8]], first_position=5)
+    for bad in (
+        {"n_threads": 1.5},
+        {"first_position": -1},
+        {"first_position": 1.5},
+        {"hop_keep": 2.5},
+        {"n_threads": 0},
+    ):
+        with pytest.raises(InputError, match=next(iter(bad))):
+            (learned if "hop_keep" in bad else sampler).log_probs([[5, 8]], **bad)
+    for bad in ({"observables": [1]}, {"cancel": True}, {"progress": 3}):
+        with pytest.raises(InputError, match=f"{next(iter(bad))} must "):
+            sampler.generate(5, **bad)
+    for sets in (None, [1, 2]):
+        with pytest.raises(InputError, match="sets must map names to states"):
+            Observables([1], sets)
+
+
+def test_progress_true_shows_a_bar(sampler, capsys):
+    sampler.generate(5000, 3, progress=True)
+    assert "generate: 100%" in capsys.readouterr().err
+    sampler.generate(5000, 3, progress=False)
+    assert not capsys.readouterr().err
+
+
+def test_rollouts_are_compared_by_what_they_hold(sampler, tmp_path):
+    options = {"seed": 2, "observables": Observables([1], {"A": [5]})}
+    rollout = sampler.generate(90, 5, **options)
+    assert rollout == sampler.generate(90, 5, **options, out=tmp_path / "a", n_threads=1)
+    rollout.save(tmp_path / "b", shard_trajs=np.int64(2))
+    assert rollout == Rollout.load(tmp_path / "b")
+    for changes in ({"seed": 3}, {"stride": 2}, {"first_trajectory": 1}, {"observables": None}):
+        assert rollout != sampler.generate(90, 5, **{**options, **changes})
+    assert rollout != 5
+    with pytest.raises(InputError, match=r"shard_trajs must be a whole number, got 1\.5"):
+        rollout.save(tmp_path / "c", shard_trajs=1.5)
+    with pytest.raises(TypeError, match="unsupported operand"):
+        rollout.observables + 1
+
+
+@pytest.mark.parametrize(
+    "index",
+    [1, -1, slice(1, 4), slice(9, 20), [], [3, 0, 0], np.array([True, False] * 2 + [True]), ..., (), (1, 2),
+     (1, slice(3, 9)), (slice(1, 3), slice(None, None, 2)), (..., 0), (slice(None), np.arange(50) > 40), ([0, 4], 7)],
+)  # fmt: skip
+def test_sharded_tokens_are_indexed_as_an_array(sampler, tmp_path, index):
+    rollout = sampler.generate(50, 5)
+    rollout.save(tmp_path / "a", shard_trajs=2)
+    tokens = Rollout.load(tmp_path / "a").tokens
+    assert len(tokens.shards) == 3
+    assert np.array_equal(tokens[index], rollout.tokens[index])
+    for bad in (5, -6, None, 1.5, True, ([0, 1], [2, 3]), rollout.tokens > 3, (1, 2, 3)):
+        with pytest.raises(IndexError):
+            tokens[bad]
+
+
+def test_resuming_something_else_says_what_differs(sampler, tmp_path):
+    sampler.generate(50, 5, start=5, out=tmp_path)
+    for changes, text in (
+        ({"n_trajs": 6}, "n_trajs = 5, so it cannot be resumed with 6"),
+        ({"start": 8}, "with other starts, so"),
+        ({"seed": 1}, "seed = 0"),
+    ):
+        with pytest.raises(InputError, match=text):
+            sampler.generate(**{"n_steps": 50, "n_trajs": 5, "start": 5, **changes}, out=tmp_path, resume=True)
+    with pytest.raises(InputError, match="the weights of another model"):
+        Sampler(make_files(seed=1)).generate(50, 5, start=5, out=tmp_path, resume=True)

@@ -20,6 +20,8 @@ from nanomd.rollout.result import Rollout
 from nanomd.rollout.run import Run
 from nanomd.rollout.store import TokenStore
 
+_DIGESTS = {"model_sha256": "the weights of another model", "prompts_digest": "other starts"}
+
 COMMIT_SECONDS = 10.0  # between two declarations of progress on disk
 COMMIT_TOKENS = 1 << 24  # at most, which bounds the memory of a rollout to disk
 
@@ -51,14 +53,19 @@ def _open_store(run: Run, out: Path, resume: bool) -> TokenStore:
         return TokenStore.create(out, layout, identity, info if part is None else {**info, "shard": part.to_list()})
     store = TokenStore.open(out)
     keys = ("n_trajs", "n_steps", "stride", "keeps_tokens")
-    asked = {**identity, **{key: getattr(layout, key) for key in keys}}
-    found = {**store.run, **{key: getattr(store.layout, key) for key in keys}}
+    asked = {**{key: getattr(layout, key) for key in keys}, **identity}
+    found = {**{key: getattr(store.layout, key) for key in keys}, **store.run}
     for key, value in asked.items():
-        if found.get(key) != value:
+        if found.get(key) == value:
+            continue
+        if key in _DIGESTS:
             raise InputError(
-                f"{out} holds a rollout with {key} = {found.get(key)!r}, so it cannot be resumed with {value!r}; "
-                "use the same options or another folder"
+                f"{out} holds a rollout with {_DIGESTS[key]}, so it cannot be resumed; use the same or another folder"
             )
+        raise InputError(
+            f"{out} holds a rollout with {key} = {found.get(key)!r}, so it cannot be resumed with {value!r}; "
+            "use the same options or another folder"
+        )
     return store
 
 

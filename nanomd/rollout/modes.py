@@ -33,9 +33,11 @@ def resolve_hop_keep(config: ModelConfig, mode: str, hop_keep: int | None) -> in
     Raises
     ------
     InputError
-        If a window could not take another frame after the hop.
+        If a window could not take another frame after the hop, or in a mode that never hops.
     """
     if mode != "hop":
+        if hop_keep is not None:
+            raise InputError(f"hop_keep is for mode hop, but the mode is {mode}; leave hop_keep out, got {hop_keep}")
         return 0
     keep = max(1, config.context_length // 2) if hop_keep is None else hop_keep
     if not 1 <= keep < config.context_length:

@@ -80,6 +80,8 @@ class Observables:
         lagtimes = _whole_numbers("lagtimes", self.lagtimes, 1, 1 << 24)
         if len(set(lagtimes)) != len(lagtimes):
             raise InputError(f"lagtimes must differ from each other, got {list(lagtimes)}")
+        if not isinstance(self.sets, Mapping):
+            raise InputError(f"sets must map names to states, as in {{'folded': [0, 1]}}, got {self.sets!r}")
         sets = {str(name): _whole_numbers(f"set {str(name)!r}", labels) for name, labels in self.sets.items()}
         owner: dict[int, str] = {}
         for name, labels in sets.items():
@@ -135,7 +137,10 @@ class Observables:
         return _native.ObservablesSpec(state_map.n_states, tuple(self.lagtimes), len(self.sets), tokens, self.bin_edges)
 
     def count(self, dtrajs: DtrajsLike, state_map: StateMap | None = None, n_threads: int = 1) -> ObservablesResult:
-        """Accumulate over stored trajectories of raw labels; unassigned frames split them.
+        """Accumulate over stored trajectories of raw labels.
+
+        Unassigned frames (negative) are in no state and no transition. They do not say where the molecule is: a stay or
+        passage goes on through them. Those before the first assigned frame of a trajectory are left out.
 
         Parameters
         ----------
@@ -147,12 +152,33 @@ class Observables:
         states = StateMap.fit(raw) if state_map is None else state_map
         spec = self.spec(states)
         totals = np.zeros(_native.observables_layout(spec)["size"], np.int64)
-        for tokens in states.encode(raw):
+        for labels in raw:
+            assigned = labels >= 0
+            begin = int(assigned.argmax())
+            if not assigned[begin]:
+                continue
+            labels, assigned = labels[begin:], assigned[begin:]
+            latest = np.maximum.accumulate(np.where(assigned, np.arange(len(labels)), 0))
+            tokens = states.encode_labels(labels[latest])  # an unassigned frame belongs to the state before it ...
             writer = _native.NativeObservables(spec, 1, totals)
             writer.add(tokens[None, :], n_threads)
             writer.finish()
             totals = writer.totals()
+            if not assigned.all():
+                _leave_out(totals, spec, tokens, assigned)
         return ObservablesResult(self, states, totals)
+
+
+def _leave_out(
+    totals: NDArray[np.int64], spec: _native.ObservablesSpec, tokens: NDArray[Any], assigned: NDArray[np.bool_]
+) -> None:
+    """Take unassigned frames out of the visits and transitions: ... of stays and passages, but is not a visit to it."""
+    layout, n = _native.observables_layout(spec), spec.n_states
+    np.subtract.at(totals, layout["visits"] + tokens[~assigned].astype(np.int64), 1)
+    for index, lag in enumerate(spec.lagtimes):
+        pair = tokens[:-lag].astype(np.int64) * n + tokens[lag:]
+        wrong = ~(assigned[:-lag] & assigned[lag:])
+        np.subtract.at(totals, layout["transitions"] + index * n * n + pair[wrong], 1)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -223,6 +249,8 @@ class ObservablesResult:
 
     def __add__(self, other: ObservablesResult) -> ObservablesResult:
         """Join the counts of different trajectories."""
+        if not isinstance(other, ObservablesResult):
+            return NotImplemented
         if self.observables != other.observables or self.state_map != other.state_map:
             raise InputError("only results of the same observables and the same states can be added")
         return ObservablesResult(self.observables, self.state_map, self.totals + other.totals)

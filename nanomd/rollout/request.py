@@ -68,6 +68,12 @@ class RolloutRequest:
         check_range("first_trajectory", self.first_trajectory, 0, 2**62)
         if not isinstance(self.start, str):
             object.__setattr__(self, "start", start_labels(self.start))
+        if self.observables is not None and not isinstance(self.observables, Observables):
+            raise InputError(f"observables must be a nanomd.Observables, got {self.observables!r}")
+        if self.cancel is not None and not callable(self.cancel):
+            raise InputError(f"cancel must be a function that says whether to stop, got {self.cancel!r}")
+        if self.progress is not None and not (hasattr(self.progress, "update") and hasattr(self.progress, "note")):
+            raise InputError(f"progress must be true, or have update(n) and note(text), got {self.progress!r}")
         if not self.store_tokens and self.observables is None:
             raise InputError("store_tokens=False needs observables=, or nothing would be left of the rollout")
         if self.part is not None:

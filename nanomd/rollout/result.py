@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nanomd.base.checks import check_whole
 from nanomd.base.config import ModelConfig, RolloutConfig
 from nanomd.base.errors import InputError, StoreError
 from nanomd.base.files import lock_folder
@@ -42,16 +43,25 @@ class ShardedTokens:
             yield from shard
 
     def __getitem__(self, index: Any) -> Any:
-        """Rows by number are views; anything else copies what it selects."""
-        row, rest = (index[0], index[1:]) if isinstance(index, tuple) else (index, ())
-        if isinstance(row, int | np.integer):
+        """Select trajectories, then states, as from an array: one trajectory by number is a view, the rest copies.
+
+        What an array also takes, and would mean to copy everything first, is an `IndexError`.
+        """
+        row, *rest = (index or (slice(None),)) if isinstance(index, tuple) else (index,)
+        if isinstance(row, int | np.integer) and not isinstance(row, bool):
             number = int(row) + (len(self) if row < 0 else 0)
             if not 0 <= number < len(self):
                 raise IndexError(f"trajectory {row} is out of range for {len(self)} trajectories")
             shard = int(np.searchsorted(self._first, number, side="right")) - 1
             return self.shards[shard][(number - int(self._first[shard]), *rest)]
-        rows = np.arange(len(self))[row]
-        return np.stack([self[int(r)][rest] if rest else self[int(r)] for r in rows])
+        whole = isinstance(row, slice) or row is Ellipsis
+        if len(rest) > 1 or not (whole or (np.ndim(row) == 1 and all(isinstance(i, int | slice) for i in rest))):
+            raise IndexError(
+                "select trajectories, then states, as in tokens[rows][:, states]; or use np.asarray(tokens)"
+            )
+        rows = np.arange(len(self))[row if whole else np.asarray(row, None if len(row) else np.int64)]
+        copies = [self[int(r)][tuple(rest)] for r in rows]
+        return np.stack(copies) if copies else np.zeros((0, self.shape[1]), self.dtype)[(slice(None), *rest)]
 
     def __dlpack__(self, **options: Any) -> Any:
         """Hand the memory of a single shard over; several have no common memory."""
@@ -66,7 +76,7 @@ class ShardedTokens:
         return np.concatenate(self.shards).astype(dtype or self.dtype, copy=False)
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
 class Rollout:
     """Generated trajectories.
 
@@ -100,6 +110,18 @@ class Rollout:
     model_config: ModelConfig
     first_trajectory: int = 0
     observables: ObservablesResult | None = None
+
+    def __eq__(self, other: object) -> bool:
+        """Whether two rollouts hold the same states of the same trajectories, wherever they lie."""
+        return (
+            isinstance(other, Rollout)
+            and (self.state_map, self.n_steps, self.stride, self.first_trajectory, self.tokens.shape)
+            == (other.state_map, other.n_steps, other.stride, other.first_trajectory, other.tokens.shape)
+            and self.observables == other.observables
+            and all(np.array_equal(a, b) for a, b in zip(self.tokens, other.tokens, strict=True))
+        )
+
+    __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
         text = f"Rollout({self.n_trajs} x {self.n_steps:,} steps of {self.frame_interval.describe(1)}"
@@ -157,6 +179,7 @@ class Rollout:
 
     def save(self, path: str | Path, shard_trajs: int = 64) -> None:
         """Store the rollout in a folder, as `Sampler.generate` with ``out=`` does."""
+        shard_trajs = check_whole("shard_trajs", shard_trajs, 1)
         with lock_folder(path):
             self.write(path, {}, {}, shard_trajs)
 
@@ -200,6 +223,8 @@ class Rollout:
             have = sum((s.last - s.first) * s.steps_done for s in store.shards)
             raise StoreError(f"the rollout in {store.path} is unfinished ({have} of {total} steps); resume it first")
         steps = min(done[index] for index in begun)
+        if steps < store.layout.stride:
+            raise StoreError(f"the rollout in {store.path} has {steps} steps, fewer than its stride; resume it first")
         kept = store.layout.stored_before(steps)
         shards = [store.tokens(index)[:, :kept] for index in begun]
         info = store.info

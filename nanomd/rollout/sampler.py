@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from nanomd.base.checks import check_whole
 from nanomd.base.config import ModelConfig
 from nanomd.base.errors import InputError
 from nanomd.base.nvtx import annotate
-from nanomd.base.progress import Progress
+from nanomd.base.progress import Progress, progress_bar
 from nanomd.model.files import ModelFiles, load_model_files
 from nanomd.model.starts import start_prompts
 from nanomd.rollout.disk import run_to_disk
@@ -32,8 +35,8 @@ class Sampler:
 
     Parameters
     ----------
-    files : ModelFiles
-        See `nanomd.model.files`.
+    files : ModelFiles or GPTModel
+        The weights, and what describes them; `Sampler.load` reads a folder.
     backend : str
         ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"reference"`` (PyTorch, slow); NANOMD_BACKEND overrides.
     isa : str
@@ -62,7 +65,7 @@ class Sampler:
 
     def __init__(
         self,
-        files: ModelFiles,
+        files: ModelFiles | _Model,
         backend: str = "auto",
         *,
         isa: str = "",
@@ -73,10 +76,16 @@ class Sampler:
         if single_lanes is not None:
             warnings.warn("single_lanes is now called column_limit", DeprecationWarning, stacklevel=2)
             column_limit = single_lanes
-        self.files = files
+        self.files = _model_files(files)
         self.precision = precision
         self.backend = resolve_backend(backend)
-        self.engine = open_engine(files, self.backend, isa=isa, column_limit=column_limit, precision=precision)
+        self.engine = open_engine(
+            self.files,
+            self.backend,
+            isa=isa,
+            column_limit=check_whole("column_limit", column_limit),
+            precision=precision,
+        )
 
     def __repr__(self) -> str:
         c = self.config
@@ -118,7 +127,7 @@ class Sampler:
         shard: tuple[int, int] | None = None,
         observables: Observables | None = None,
         store_tokens: bool = True,
-        progress: Progress | None = None,
+        progress: Progress | bool | None = None,
         cancel: Callable[[], bool] | None = None,
         lookahead: str | int = "auto",
     ) -> Rollout:
@@ -161,8 +170,8 @@ class Sampler:
             Accumulate these over every state drawn, whatever the stride; see `Rollout.observables`.
         store_tokens : bool
             False keeps only the observables: memory and disk then do not grow with the trajectories' length.
-        progress : Progress, optional
-            Updated with trajectory-steps, and shows the simulated time.
+        progress : bool or Progress, optional
+            True shows a bar with the simulated time. An object of one's own is updated with trajectory-steps.
         cancel : callable, optional
             Asked about twenty times a second; returning True stops the work with a `CancelledError`.
         lookahead : "auto" or int
@@ -182,28 +191,33 @@ class Sampler:
         CancelledError
             If `cancel` said so.
         """
-        return self.run(
-            RolloutRequest(
-                n_steps=n_steps,
-                n_trajs=n_trajs,
-                start=start,
-                mode=mode,
-                hop_keep=hop_keep,
-                seed=seed,
-                stride=stride,
-                sampling_temperature=sampling_temperature,
-                n_threads=n_threads,
-                out=None if out is None else Path(out),
-                resume=resume,
-                first_trajectory=first_trajectory,
-                part=None if shard is None else Part.of(shard),
-                observables=observables,
-                store_tokens=store_tokens,
-                progress=progress,
-                cancel=cancel,
-                n_drafts=parse_drafts(lookahead),
-            )
+        request = RolloutRequest(
+            n_steps=n_steps,
+            n_trajs=n_trajs,
+            start=start,
+            mode=mode,
+            hop_keep=hop_keep,
+            seed=seed,
+            stride=stride,
+            sampling_temperature=sampling_temperature,
+            n_threads=n_threads,
+            out=None if out is None else Path(out),
+            resume=resume,
+            first_trajectory=first_trajectory,
+            part=None if shard is None else Part.of(shard),
+            observables=observables,
+            store_tokens=store_tokens,
+            progress=None if isinstance(progress, bool) else progress,
+            cancel=cancel,
+            n_drafts=parse_drafts(lookahead),
         )
+        if progress is not True:
+            return self.run(request)
+        bar = progress_bar(request.n_steps * len(request.trajectories), "generate", "step", True)
+        try:
+            return self.run(replace(request, progress=bar))
+        finally:
+            bar.close()
 
     def run(self, request: RolloutRequest) -> Rollout:
         """Do what `generate` does, with its arguments as one object."""
@@ -233,14 +247,17 @@ class Sampler:
         dtrajs : sequence of (T,) raw labels
             Every frame must be a known state.
         first_position : int
-            Position of the first frame; ring only.
+            Position of the first frame; mode ring only.
 
         Returns
         -------
         list of (T, n_states) float32
         """
         mode = resolve_mode(self.config, mode)
-        keep = resolve_hop_keep(self.config, mode, hop_keep)
+        keep = resolve_hop_keep(self.config, mode, None if hop_keep is None else check_whole("hop_keep", hop_keep))
+        last = 2**62 if mode == "ring" else 0
+        check_whole("first_position", first_position, 0, last, "other positions than 0 are for mode ring")
+        threads = available_threads() if n_threads is None else check_whole("n_threads", n_threads, 1)
         results = []
         for dtraj in dtrajs:
             labels = np.asarray(dtraj)
@@ -253,7 +270,21 @@ class Sampler:
                     mode=mode,
                     hop_keep=keep,
                     first_position=first_position,
-                    n_threads=n_threads or available_threads(),
+                    n_threads=threads,
                 )[0]
             )
         return results
+
+
+class _Model(Protocol):
+    """What `nanomd.GPTModel` is to a sampler: a thing that has files."""
+
+    def to_files(self) -> ModelFiles: ...
+
+
+def _model_files(model: ModelFiles | _Model) -> ModelFiles:
+    if isinstance(model, ModelFiles):
+        return model
+    if not hasattr(model, "to_files"):
+        raise InputError(f"a Sampler is made from a model, got {model!r}; use Sampler.load for a folder")
+    return model.to_files()
