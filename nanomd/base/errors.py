@@ -24,3 +24,7 @@ class StoreError(NanomdError, RuntimeError):
 
 class CancelledError(NanomdError, RuntimeError):
     """Work that the caller's own ``cancel`` stopped."""
+
+
+class NanomdWarning(UserWarning):
+    """Something that was done as asked, and may not be what was meant."""

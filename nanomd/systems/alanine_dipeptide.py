@@ -81,13 +81,13 @@ def frame_interval(data_dir: str | Path | None = None) -> FrameInterval:
     found = paths(data_dir)
     if found[0].suffix == ".npy":
         return FRAME_INTERVAL
-    from nanomd.tokenize.sources import TimeStamps, load_topology, read_chunks
+    from nanomd.tokenize.sources import FileSource
+    from nanomd.tokenize.times import common_interval
+    from nanomd.tokenize.topology import load_topology
 
-    stamps, topology = TimeStamps(), load_topology(found[0])
-    for first, chunk in read_chunks(found[1], topology):
-        stamps.add(found[1], first, chunk.time)
-        break
-    return stamps.frame_interval(1)
+    topology, *trajectories = found
+    n_atoms = load_topology(topology).n_atoms
+    return common_interval([FileSource(path, n_atoms).stamps() for path in trajectories], 1)
 
 
 def load(data_dir: str | Path | None = None) -> list[NDArray[np.float32]]:
@@ -122,7 +122,8 @@ def _torsions(topology_file: Path, path: Path) -> NDArray[np.float32]:
     """Measure phi and psi of a trajectory file, chunk by chunk."""
     from mdtraj.geometry import dihedral
 
-    from nanomd.tokenize.sources import load_topology, read_chunks
+    from nanomd.tokenize.sources import read_chunks
+    from nanomd.tokenize.topology import load_topology
 
     topology = load_topology(topology_file)
     quads = np.concatenate([np.asarray(dihedral.indices_phi(topology)), np.asarray(dihedral.indices_psi(topology))])

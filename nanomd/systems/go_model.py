@@ -182,7 +182,7 @@ def load_model(topology: Path, contacts: Path) -> GoModel:
     """
     import mdtraj
 
-    from nanomd.tokenize.sources import load_topology
+    from nanomd.tokenize.topology import load_topology
 
     load_topology(topology)  # with friendly errors
     native = mdtraj.load_pdb(str(topology), frame=0)

@@ -179,15 +179,17 @@ def _mean_contacts(
     """Return the means of soft contacts over groups of them, (n_frames, len(groups)), per trajectory."""
     from nanomd.base.checks import check_range
     from nanomd.tokenize.features import prepare
-    from nanomd.tokenize.sources import group_files, load_topology
-    from nanomd.tokenize.stream import FileStream
+    from nanomd.tokenize.sources import group_files
+    from nanomd.tokenize.stream import FileStream, open_parts
+    from nanomd.tokenize.topology import load_topology
 
     check_range("stride", stride, 1)
     found = files(data_dir)
     topology = load_topology(found.topology)
-    runs = group_files(found.trajectories if trajectories is None else trajectories)
+    md_files = group_files(found.trajectories if trajectories is None else trajectories)
+    runs = open_parts(md_files, topology.n_atoms, regardless=True)
     compute = prepare([_soft_contacts(data_dir)], topology)
-    stream = FileStream(runs, topology, compute, stride, with_times=False, on_frames=lambda _: None)
+    stream = FileStream(runs, topology, compute, stride, on_frames=lambda _: None)
     parts: list[list[NDArray[np.float64]]] = [[] for _ in runs]
     for trajectory, chunk in stream.chunks():
         means = [chunk[:, group].mean(axis=1, dtype=np.float64) for group in groups]

@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanomd.base.errors import InputError
+from nanomd.tokenize.images import ImageCheck
+from nanomd.tokenize.pairs import ALPHA, resolve_pairs, select_atoms
 
 Array: TypeAlias = NDArray[np.float32]
 
@@ -39,10 +41,13 @@ class BackboneTorsions:
         Add the peptide-bond torsion.
     periodic : bool
         Use the minimum image where the files have a unit cell.
+    atoms : str, optional
+        mdtraj selection; torsions of which an atom lies outside are left out. All by default.
     """
 
     omega: bool = False
     periodic: bool = True
+    atoms: str | None = None
 
     def prepare(self, topology: Any) -> Callable[[Any], NDArray[Any]]:
         """Find the torsions."""
@@ -50,8 +55,12 @@ class BackboneTorsions:
 
         kinds = [dihedral.indices_phi, dihedral.indices_psi] + ([dihedral.indices_omega] if self.omega else [])
         quads = [np.asarray(kind(topology)).reshape(-1, 4) for kind in kinds]
+        where = "the topology"
+        if self.atoms is not None:
+            chosen, where = select_atoms(topology, self.atoms), repr(self.atoms)
+            quads = [indices[np.isin(indices, chosen).all(axis=1)] for indices in quads]
         if not sum(map(len, quads)):
-            raise InputError("the topology has no backbone torsions (no N, CA, C atoms of two residues); use distances")
+            raise InputError(f"{where} has no backbone torsions (no N, CA, C atoms of two residues); use distances")
 
         def compute(chunk: Any) -> NDArray[Any]:
             columns = []
@@ -72,15 +81,17 @@ class Distances:
     pairs : sequence of (int, int), optional
         Zero-based atom indices. By default all pairs of `atoms` whose residues are at least `min_separation` apart.
     atoms : str
-        mdtraj selection of the atoms to pair.
+        mdtraj selection of the atoms to pair; by default the C-alpha atoms of proteins. ``"name P"`` pairs the
+        phosphorus atoms of DNA or lipids.
     min_separation : int
-        Least distance along the sequence, in residues; atoms of different chains always qualify.
+        Least distance along the sequence, in residues; atoms of different chains always qualify. With 0 atoms of one
+        residue are paired too, those of a ligand for example.
     periodic : bool
         Use the minimum image where the files have a unit cell.
     """
 
     pairs: tuple[tuple[int, int], ...] | None = None
-    atoms: str = "name CA"
+    atoms: str = ALPHA
     min_separation: int = 3
     periodic: bool = True
 
@@ -90,10 +101,7 @@ class Distances:
 
     def prepare(self, topology: Any) -> Callable[[Any], NDArray[Any]]:
         """Resolve the pairs."""
-        import mdtraj
-
-        pairs = resolve_pairs(topology, self.pairs, self.atoms, self.min_separation)
-        return lambda chunk: np.asarray(mdtraj.compute_distances(chunk, pairs, periodic=self.periodic))
+        return _measure(topology, resolve_pairs(topology, self.pairs, self.atoms, self.min_separation), self.periodic)
 
 
 @dataclass(frozen=True)
@@ -116,7 +124,7 @@ class Contacts:
     pairs: tuple[tuple[int, int], ...] | None = None
     cutoff: float | tuple[float, ...] = 0.8
     width: float = 0.05
-    atoms: str = "name CA"
+    atoms: str = ALPHA
     min_separation: int = 3
     periodic: bool = True
 
@@ -132,21 +140,34 @@ class Contacts:
 
     def prepare(self, topology: Any) -> Callable[[Any], NDArray[Any]]:
         """Resolve the pairs."""
-        import mdtraj
-
         pairs = resolve_pairs(topology, self.pairs, self.atoms, self.min_separation)
+        distances = _measure(topology, pairs, self.periodic)
         cutoff = np.asarray(self.cutoff, dtype=np.float64)
         if cutoff.ndim and len(cutoff) != len(pairs):
             raise InputError(f"contact cutoff must be one number or one per pair ({len(pairs)}), got {len(cutoff)}")
 
         def compute(chunk: Any) -> NDArray[Any]:
-            excess = mdtraj.compute_distances(chunk, pairs, periodic=self.periodic) - cutoff
+            excess = distances(chunk) - cutoff
             if self.width == 0:
                 return np.asarray(excess < 0, dtype=np.float32)
             # The exponent is bounded so that a far pair gives exactly the limit instead of an overflow warning.
             return np.asarray(1.0 / (1.0 + np.exp(np.minimum(excess / self.width, 80.0))))
 
         return compute
+
+
+def _measure(topology: Any, pairs: NDArray[np.int64], periodic: bool) -> Callable[[Any], NDArray[Any]]:
+    """Return the function from a chunk of frames to the distances of pairs in nm."""
+    import mdtraj
+
+    check = ImageCheck(topology, pairs) if periodic else None
+
+    def compute(chunk: Any) -> NDArray[Any]:
+        if check is not None:
+            check.look(chunk)
+        return np.asarray(mdtraj.compute_distances(chunk, pairs, periodic=periodic))
+
+    return compute
 
 
 _BY_NAME: dict[str, type[Any]] = {"backbone_torsions": BackboneTorsions, "distances": Distances, "contacts": Contacts}
@@ -161,33 +182,38 @@ def _as_pairs(pairs: Any) -> tuple[tuple[int, int], ...] | None:
     return tuple((int(i), int(j)) for i, j in array)
 
 
-def resolve_pairs(
-    topology: Any, pairs: tuple[tuple[int, int], ...] | None, atoms: str, min_separation: int
-) -> NDArray[np.int64]:
-    """Return atom pairs, shape (n_pairs, 2), given or chosen by selection and separation along the sequence."""
-    if pairs is not None:
-        chosen = np.array(pairs, dtype=np.int64).reshape(-1, 2)
-        if not len(chosen):
-            raise InputError("pairs is empty; give at least one pair of atoms")
-        if chosen.min() < 0 or chosen.max() >= topology.n_atoms or np.any(chosen[:, 0] == chosen[:, 1]):
-            raise InputError(f"pairs must name two different atoms in [0, {topology.n_atoms - 1}]")
-        return chosen
-    try:
-        selected = topology.select(atoms)
-    except Exception as error:  # the selection parser raises many types
-        raise InputError(
-            f"atoms = {atoms!r} is not an mdtraj selection: {' '.join(str(error).split())[:120]}"
-        ) from None
-    residue = np.array([topology.atom(index).residue.index for index in selected], dtype=np.int64)
-    chain = np.array([topology.atom(index).residue.chain.index for index in selected], dtype=np.int64)
-    first, second = np.triu_indices(len(selected), k=1)
-    far = (np.abs(residue[first] - residue[second]) >= min_separation) | (chain[first] != chain[second])
-    if not far.any():
-        raise InputError(
-            f"no pair of atoms {atoms!r} is at least {min_separation} residues apart ({len(selected)} atoms selected); "
-            "choose other atoms, another min_separation, or pairs"
-        )
-    return np.stack([selected[first[far]], selected[second[far]]], axis=1).astype(np.int64)
+def make_feature(
+    name: str, *, atoms: str | None = None, min_separation: int | None = None, periodic: bool = True
+) -> Any:
+    """Return a feature by name with the options that the command line has.
+
+    Parameters
+    ----------
+    name : str
+        ``"backbone_torsions"``, ``"distances"`` or ``"contacts"``.
+    atoms : str, optional
+        mdtraj selection: of the atoms to pair, or within which torsions lie; by default C-alpha atoms, or all.
+    min_separation : int, optional
+        See `Distances`.
+    periodic : bool
+        Use the minimum image where the files have a unit cell.
+    """
+    kind = _kind(name)
+    if kind is BackboneTorsions:
+        if min_separation is not None:
+            raise InputError("min_separation is for distances and contacts; backbone torsions have none")
+        return BackboneTorsions(atoms=atoms, periodic=periodic)
+    return kind(
+        atoms=ALPHA if atoms is None else atoms,
+        min_separation=3 if min_separation is None else min_separation,
+        periodic=periodic,
+    )
+
+
+def _kind(name: str) -> type[Any]:
+    if name not in _BY_NAME:
+        raise InputError(f"features must be one of {', '.join(_BY_NAME)}, or a function, got {name!r}")
+    return _BY_NAME[name]
 
 
 def parse_features(features: FeaturesLike) -> list[Any]:
@@ -198,9 +224,7 @@ def parse_features(features: FeaturesLike) -> list[Any]:
     result: list[Any] = []
     for item in items:
         if isinstance(item, str):
-            if item not in _BY_NAME:
-                raise InputError(f"features must be one of {', '.join(_BY_NAME)}, or a function, got {item!r}")
-            result.append(_BY_NAME[item]())
+            result.append(_kind(item)())
         elif isinstance(item, tuple(_BY_NAME.values())) or callable(item):
             result.append(item)
         else:

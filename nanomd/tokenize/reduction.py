@@ -7,19 +7,21 @@ Wu and Noe 2020). Time-lagged pairs never join two trajectories. Coordinates are
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nanomd.base.errors import InputError
+from nanomd.base.errors import InputError, NanomdWarning
 
 Method = Literal["tica", "vamp"]
 
 # Frames given to deeptime at once: each call costs a pass over the covariance matrices, however few the frames.
 _BATCH = 4096
 _DEFAULT_COMPONENTS = 5
+_FRAMES_A_FEATURE = 10  # with fewer, white noise shows correlations above 0.44
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +34,7 @@ class Reduction:
     matrix : float64 array, shape (n_features, n_components)
     offset : float64 array, shape (n_components,)
     singular_values : float64 array, shape (n_singular,)
-        Correlations over the lag, largest first.
+        Positive correlations over the lag, largest first; more of them than components.
     lagtime : int
         Frames.
     """
@@ -50,7 +52,7 @@ class Reduction:
 
     @property
     def timescales(self) -> NDArray[np.float64]:
-        """Implied timescales -lagtime / ln(singular value) in frames, slowest first; NaN where it is not positive."""
+        """Implied timescales -lagtime / ln(singular value) in frames, slowest first; NaN where it is not below 1."""
         s = np.where((self.singular_values > 0) & (self.singular_values < 1), self.singular_values, np.nan)
         return np.asarray(-self.lagtime / np.log(s))
 
@@ -131,7 +133,8 @@ class ReductionFit:
         Raises
         ------
         InputError
-            If the lag is longer than every trajectory, all features are constant, or `n_components` exceeds the rank.
+            If the lag is longer than every trajectory, all features are constant, nothing is slow, or `n_components`
+            exceeds the rank.
         """
         from deeptime.numeric import ZeroRankError
 
@@ -156,7 +159,36 @@ class ReductionFit:
         keep = min(_DEFAULT_COMPONENTS, rank) if self._n_components is None else self._n_components
         if keep > rank:
             raise InputError(f"n_components must be in [1, {rank}] (independent features), got {keep}")
-        matrix, offset = np.array(matrix[:, :keep], np.float64), np.array(offset[:keep], np.float64)
+        self._warn_of_noise(rank)
+        # A coordinate that changes its sign over the lag is fast, or noise: it has no timescale.
+        slow = np.flatnonzero(singular[:rank] > 0)
+        if not len(slow):
+            raise InputError(f"no coordinate is slower than the lag of {self._lagtime} frames; use a shorter lagtime")
+        if self._n_components is not None and keep > len(slow):
+            warnings.warn(
+                f"only {len(slow)} coordinates have a positive correlation over the lag, and are kept; n_components is "
+                f"{keep}",
+                NanomdWarning,
+                stacklevel=3,
+            )
+        singular, slow = singular[slow], slow[:keep]
+        matrix, offset = np.array(matrix[:, slow], np.float64), np.array(offset[slow], np.float64)
         # The sign of a coordinate is arbitrary: make its largest weight positive, so that it is the same everywhere.
-        signs = np.sign(matrix[np.abs(matrix).argmax(axis=0), np.arange(keep)])
+        signs = np.sign(matrix[np.abs(matrix).argmax(axis=0), np.arange(len(slow))])
         return Reduction(mean, matrix * signs, offset * signs, np.array(singular), self._lagtime)
+
+    def _warn_of_noise(self, rank: int) -> None:
+        """Warn where correlations over the lag may be of noise, since there are few frames for so many features."""
+        if self._n_pairs >= _FRAMES_A_FEATURE * rank:
+            return
+        ratio = min(rank / self._n_pairs, 1.0)
+        # The edges of the spectra of white noise, of a symmetrised correlation and of two sets whitened apart.
+        half = min(ratio, 0.5)
+        edge = np.sqrt(ratio * (2 - ratio) if self._method == "tica" else 4 * half * (1 - half))
+        warnings.warn(
+            f"{self._n_pairs} pairs of frames are few for {rank} independent features: noise alone would have slow "
+            f"coordinates with correlations up to {edge:.2f}, so do not trust these timescales; use more frames, fewer "
+            "features (another selection), or no reduction",
+            NanomdWarning,
+            stacklevel=4,
+        )

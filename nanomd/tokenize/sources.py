@@ -4,75 +4,65 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from nanomd.base.errors import InputError
+from nanomd.base.files import sha256_of
 from nanomd.base.paths import expand_paths
-from nanomd.base.units import FrameInterval
+from nanomd.tokenize.coordinates import check_coordinates, frame_list
+from nanomd.tokenize.headers import Headers, read_headers
+from nanomd.tokenize.plain_path import plain_path, suffix_of
+from nanomd.tokenize.times import Stamps
 
 FilesLike: TypeAlias = "str | Path | Sequence[str | Path | Sequence[str | Path]]"
 
-# Formats whose frames carry real time stamps; for the others mdtraj counts 0, 1, 2, ... and calls it picoseconds.
-_TIMED = (".xtc", ".trr")
+# Formats that mdtraj reads a few frames at a time, and those that it only loads whole.
+_IN_CHUNKS = {
+    ".xtc", ".trr", ".dcd", ".nc", ".netcdf", ".ncdf", ".h5", ".hdf5", ".lh5", ".gro", ".mdcrd", ".crd", ".xyz",
+    ".xyz.gz", ".lammpstrj", ".gsd",
+}  # fmt: skip
+_WHOLE = {
+    ".pdb", ".pdb.gz", ".pdbx", ".pdbx.gz", ".cif", ".cif.gz", ".mmcif", ".mmcif.gz", ".arc", ".ncrst", ".rst7",
+    ".restrt", ".inpcrd", ".mol2",
+}  # fmt: skip
+_MODULES = {".h5": "tables", ".hdf5": "tables", ".lh5": "tables", ".gsd": "gsd"}
+#: Formats that mdtraj can seek in.
+SEEKABLE = {".xtc", ".trr", ".dcd", ".nc", ".h5"}
+_NETCDF = {".nc", ".netcdf", ".ncdf"}
 _CHUNK_BYTES = 32 * 2**20
 _MAX_CHUNK = 4096
 
 
 @dataclass(frozen=True)
 class SourceFile:
-    """A trajectory file that was read: where it is, its size, and what was in it.
+    """A trajectory file that was read: where it is, and what was in it.
 
     Parameters
     ----------
     path : str
         Absolute path.
     size : int
-        Bytes; a file of another size is refused later, since its frames may have moved.
+        Bytes.
     n_frames : int
         Frames in the file, before any stride.
     trajectory : int
         Index of the trajectory the file belongs to.
+    sha256 : str
+        Of its content; a file of another content is refused later, since its frames are others. Empty where it was
+        not recorded.
     """
 
     path: str
     size: int
     n_frames: int
     trajectory: int
-
-
-def load_topology(topology: Any) -> Any:
-    """Return an `mdtraj.Topology` from a file (PDB, GRO, PSF, prmtop, H5...), a Topology or a Trajectory.
-
-    Raises
-    ------
-    InputError
-        If the file is missing or cannot be read.
-    """
-    import mdtraj
-
-    if isinstance(topology, mdtraj.Topology):
-        return topology
-    if isinstance(topology, mdtraj.Trajectory):
-        return topology.topology
-    if not isinstance(topology, str | Path):
-        raise InputError(f"topology must be a file, an mdtraj Topology or Trajectory, got {type(topology).__name__}")
-    if not Path(topology).expanduser().is_file():
-        raise InputError(f"topology {str(topology)!r} does not exist; give a PDB, GRO, PSF or prmtop file")
-    with warnings.catch_warnings():
-        # mdtraj leaves a PDB file open when it cannot be parsed.
-        warnings.simplefilter("ignore", ResourceWarning)
-        try:
-            loaded = mdtraj.load_topology(str(Path(topology).expanduser()))
-            reason = "" if loaded.n_atoms else "it holds no atoms"
-        except Exception as error:  # mdtraj's parsers raise almost any type for a damaged file
-            reason = _one_line(error)
-    if reason:
-        raise InputError(f"topology {str(topology)!r} cannot be read: {reason}")
-    return loaded
+    sha256: str = ""
 
 
 def group_files(files: FilesLike) -> list[list[Path]]:
@@ -80,17 +70,27 @@ def group_files(files: FilesLike) -> list[list[Path]]:
 
     A sequence inside the sequence holds the consecutive parts of one trajectory; everything else is one trajectory per
     file.
+
+    Raises
+    ------
+    InputError
+        If there is none, or a file is given twice: its frames would count twice.
     """
-    if isinstance(files, str | Path):
-        return [[path] for path in expand_paths(files, "trajectory")]
     groups: list[list[Path]] = []
-    for item in files:
+    for item in [files] if isinstance(files, str | Path) else files:
         if isinstance(item, str | Path):
             groups.extend([path] for path in expand_paths(item, "trajectory"))
         else:
             groups.append(expand_paths(item, "trajectory"))
     if not groups:
         raise InputError("no trajectory given: the list is empty")
+    seen: dict[tuple[int, int], Path] = {}
+    for path in (path for group in groups for path in group):
+        status = path.stat()
+        first = seen.setdefault((status.st_dev, status.st_ino), path)
+        if first is not path:
+            also = f" (as {first})" if str(first) != str(path) else ""
+            raise InputError(f"{path} is given twice{also}, so its frames would count twice; name every file once")
     return groups
 
 
@@ -99,83 +99,150 @@ def chunk_frames(n_atoms: int) -> int:
     return max(1, min(_MAX_CHUNK, _CHUNK_BYTES // (12 * max(n_atoms, 1))))
 
 
-def count_frames(path: Path) -> int:
-    """Frames in a file where the format tells it cheaply, else 0. For progress bars only."""
-    import mdtraj
+class FileSource:
+    """A trajectory file, opened for reading front to back.
 
-    if path.suffix.lower() not in (".xtc", ".trr", ".dcd", ".nc", ".h5"):
-        return 0
-    try:
-        with mdtraj.open(str(path)) as file:
-            return len(file)
-    except Exception:  # the reader names the fault when the file is read
-        return 0
-
-
-def read_chunks(path: Path, topology: Any, chunk: int | None = None) -> Iterator[tuple[int, Any]]:
-    """Read a trajectory file front to back.
-
-    Yields
-    ------
-    first : int
-        Number of the chunk's first frame in the file.
-    trajectory : mdtraj.Trajectory
-        Up to `chunk` frames, every coordinate finite.
+    Parameters
+    ----------
+    path : Path
+    n_atoms : int
+        Of the topology.
 
     Raises
     ------
     InputError
-        If the file is missing, damaged, truncated or empty, has another number of atoms than the topology, or a
-        coordinate is not finite (the frame is named).
+        If the file is of a format that cannot be read here; and as far as headers tell, if it is empty, damaged or
+        truncated, has another number of atoms, or frames without positions.
     """
+
+    def __init__(self, path: Path, n_atoms: int) -> None:
+        self.path, self.n_atoms = path, n_atoms
+        _check_format(path)
+        self._headers = read_headers(path)
+        if self._headers is not None:
+            _check_headers(path, self._headers, n_atoms)
+
+    def count(self) -> int:
+        """Return the number of frames where the format tells it cheaply, else 0."""
+        import mdtraj
+
+        if self._headers is not None:
+            return len(self._headers.times)
+        if suffix_of(self.path) not in SEEKABLE:
+            return 0
+        try:
+            with plain_path(self.path) as name, mdtraj.open(name) as file:
+                return len(file)
+        except Exception:  # the reader names the fault when the file is read
+            return 0
+
+    def stamps(self) -> Stamps | None:
+        """Return the time stamps; None where the format has none: mdtraj then counts and calls it picoseconds."""
+        if self._headers is not None:
+            return Stamps(str(self.path), self._headers.times)
+        times = _netcdf_times(self.path) if suffix_of(self.path) in _NETCDF else None
+        return None if times is None else Stamps(str(self.path), times)
+
+    def chunks(self, topology: Any, chunk: int | None = None) -> Iterator[tuple[int, Any]]:
+        """Read the file front to back.
+
+        Yields
+        ------
+        first : int
+            Number of the chunk's first frame in the file.
+        trajectory : mdtraj.Trajectory
+            Up to `chunk` frames, every coordinate such that it can be one.
+
+        Raises
+        ------
+        InputError
+            If the file is damaged, truncated or empty, has another number of atoms than the topology, or frames that
+            cannot be coordinates (they are named).
+        """
+        first = 0
+        with plain_path(self.path) as name:
+            chunks = _read(name, suffix_of(self.path), topology, chunk or chunk_frames(self.n_atoms))
+            while True:
+                try:
+                    with warnings.catch_warnings():
+                        warnings.filterwarnings("ignore", message="(?s).*netCDF4")  # scipy reads it as well
+                        trajectory = next(chunks)
+                except StopIteration:
+                    break
+                except Exception as error:  # mdtraj's readers raise almost any type for a damaged file
+                    raise InputError(self._explain(name, error)) from None
+                if trajectory.n_atoms != self.n_atoms:
+                    raise InputError(_wrong_atoms(self.path, trajectory.n_atoms, self.n_atoms))
+                check_coordinates(trajectory.xyz, str(self.path), first)
+                yield first, trajectory
+                first += trajectory.n_frames
+        if first == 0:
+            raise InputError(f"{self.path} holds no frames; remove it from the list")
+
+    def record(self, trajectory: int, n_used: int) -> SourceFile:
+        """Return what has to be known to find the frames again; `n_used` of them were read."""
+        resolved = self.path.resolve()
+        total = n_used if self._headers is None else len(self._headers.times)
+        return SourceFile(str(resolved), resolved.stat().st_size, total, trajectory, sha256_of(resolved))
+
+    def _explain(self, name: str, error: Exception) -> str:
+        """Say in one line what is wrong with a file that mdtraj cannot read."""
+        if self.path.stat().st_size == 0:
+            return f"{self.path} is an empty file; copy or simulate it again"
+        found = _intact(name)
+        if found.n_atoms and found.n_atoms != self.n_atoms:
+            return _wrong_atoms(self.path, found.n_atoms, self.n_atoms)
+        return _damaged(self.path, found.n_frames, _one_line(error).replace(name, str(self.path)))
+
+
+def read_chunks(path: Path, topology: Any, chunk: int | None = None) -> Iterator[tuple[int, Any]]:
+    """Read a trajectory file front to back: see `FileSource.chunks`."""
+    return FileSource(path, topology.n_atoms).chunks(topology, chunk)
+
+
+def _read(name: str, suffix: str, topology: Any, chunk: int) -> Iterator[Any]:
     import mdtraj
 
-    n_atoms = topology.n_atoms
-    first = 0
-    chunks = mdtraj.iterload(str(path), top=topology, chunk=chunk or chunk_frames(n_atoms))
-    while True:
-        try:
-            trajectory = next(chunks)
-        except StopIteration:
-            break
-        except Exception as error:
-            raise InputError(_explain(path, first, n_atoms, error)) from None
-        if trajectory.n_atoms != n_atoms:
-            raise InputError(_wrong_atoms(path, trajectory.n_atoms, n_atoms))
-        bad = np.flatnonzero(~np.isfinite(trajectory.xyz).all(axis=(1, 2)))
-        if bad.size:
-            raise InputError(
-                f"{path}: frame {first + int(bad[0])} has coordinates that are not finite (NaN or infinite); "
-                "repair the trajectory or cut it before this frame"
-            )
-        yield first, trajectory
-        first += trajectory.n_frames
-    if first == 0:
-        raise InputError(f"{path} holds no frames; remove it from the list")
+    if suffix in _IN_CHUNKS:
+        yield from mdtraj.iterload(name, top=topology, chunk=chunk)
+        return
+    whole = mdtraj.load(name, top=topology)
+    for first in range(0, whole.n_frames, chunk):
+        yield whole[first : first + chunk]
 
 
-def _explain(path: Path, first: int, n_atoms: int, error: Exception) -> str:
-    atoms = _atoms_in(path)
-    if atoms and atoms != n_atoms:
-        return _wrong_atoms(path, atoms, n_atoms)
-    if path.stat().st_size == 0:
-        return f"{path} is an empty file; copy or simulate it again"
-    if isinstance(error, OSError) and "No loader" in str(error):
-        return f"{path}: {_one_line(error)}"
+def _check_format(path: Path) -> None:
+    suffix = suffix_of(path)
+    module = _MODULES.get(suffix)
+    if module is not None and find_spec(module) is None:
+        raise InputError(f"{path}: {suffix} files need the module {module}; `pip install {module}`, or convert to XTC")
+    if suffix not in _IN_CHUNKS | _WHOLE:
+        how = f"`gmx trjconv -f {path.name} -o {path.stem}.xtc`" if suffix == ".tng" else "to XTC for example"
+        raise InputError(
+            f"{path} cannot be read: {f'{suffix} is' if suffix else 'a name without suffix tells'} no format that is "
+            f"known here; convert it, {how}"
+        )
+
+
+def _check_headers(path: Path, headers: Headers, n_atoms: int) -> None:
+    if len(headers.n_atoms) and headers.n_atoms[0] != n_atoms:
+        raise InputError(_wrong_atoms(path, int(headers.n_atoms[0]), n_atoms))
+    empty = np.flatnonzero(~headers.has_positions)
+    if empty.size:
+        raise InputError(
+            f"{path}: {frame_list(empty)} of {len(headers.times)} {'have' if len(empty) > 1 else 'has'} velocities or "
+            f"forces but no positions; keep those with positions: `gmx trjconv -f {path.name} -o {path.stem}.xtc`"
+        )
+    if headers.fault:
+        raise InputError(_damaged(path, len(headers.times), headers.fault))
+
+
+def _damaged(path: Path, n_intact: int, reason: str) -> str:
+    intact = f"its first {n_intact} frames are intact" if n_intact else "no frame is intact"
     return (
-        f"{path} is damaged or truncated after frame {first} ({_one_line(error)}); "
+        f"{path} is damaged or truncated after frame {n_intact}, counted from 1: {intact} ({reason}); "
         "copy it again, or cut it to its intact frames"
     )
-
-
-def _atoms_in(path: Path) -> int:
-    import mdtraj
-
-    try:
-        with mdtraj.open(str(path)) as file:
-            return int(np.asarray(file.read(n_frames=1)[0]).shape[-2])
-    except Exception:  # only used to explain another error
-        return 0
 
 
 def _wrong_atoms(path: Path, found: int, expected: int) -> str:
@@ -190,45 +257,35 @@ def _one_line(error: Exception) -> str:
     return (text[:197] + "...") if len(text) > 200 else text or type(error).__name__
 
 
-class TimeStamps:
-    """Collects the time stamps of files and derives one frame interval from them."""
+@dataclass(frozen=True)
+class _Intact:
+    """What can be read of a damaged file."""
 
-    def __init__(self) -> None:
-        self._interval = 0.0  # ps
-        self._where = ""
-        self._last: tuple[str, float] | None = None
-        self._known = True
+    n_frames: int
+    n_atoms: int
 
-    def add(self, path: Path, first: int, times: Any) -> None:
-        """Take the time stamps (ps) of consecutive frames of a file."""
-        if path.suffix.lower() not in _TIMED:
-            self._known = False
-        if not self._known:
-            return
-        times = np.asarray(times, dtype=np.float64)
-        if self._last is not None and self._last[0] == str(path):
-            times, first = np.concatenate(([self._last[1]], times)), first - 1
-        self._last = (str(path), float(times[-1]))
-        steps = np.diff(times)
-        if not steps.size:
-            return
-        if not self._interval:
-            self._interval, self._where = float(np.median(steps)), str(path)
-            if not self._interval > 0:
-                self._known = False
-                return
-        # Time stamps are 32-bit: late ones are rounded to about 1e-7 of the time itself.
-        tolerance = 1e-3 * self._interval + 4e-7 * np.abs(times).max()
-        wrong = np.flatnonzero(np.abs(steps - self._interval) > tolerance)
-        if wrong.size:
-            raise InputError(
-                f"{path}: the time stamps advance by {steps[wrong[0]]:g} ps after frame {first + int(wrong[0])}, but "
-                f"by {self._interval:g} ps in {self._where}; use files with one frame interval, or give "
-                "frame_interval= to count frames regardless"
-            )
 
-    def frame_interval(self, stride: int) -> FrameInterval:
-        """Return the interval of every stride-th frame, in frames where the files do not tell the time."""
-        if not self._known or not self._interval > 0:
-            return FrameInterval()
-        return FrameInterval(float(f"{self._interval * stride:.6g}"), "ps")
+def _intact(name: str) -> _Intact:
+    """Count the frames that can be read one by one; only used to explain another error."""
+    import mdtraj
+
+    n_frames = n_atoms = 0
+    with suppress(Exception), mdtraj.open(name) as file:  # any type is raised where the damage begins
+        while len(xyz := np.asarray(file.read(n_frames=1)[0])):
+            n_frames, n_atoms = n_frames + 1, int(xyz.shape[-2])
+    return _Intact(n_frames, n_atoms)
+
+
+def _netcdf_times(path: Path) -> Any:
+    """Return the times of an Amber trajectory in ps, None where it has none."""
+    from scipy.io import netcdf_file
+
+    try:
+        with netcdf_file(path, mmap=False) as file:
+            variable = file.variables.get("time")
+            units = bytes(getattr(variable, "units", b"")).decode("ascii", "replace")
+            if variable is None or not units.startswith("pico"):
+                return None
+            return np.array(variable[:], dtype=np.float64)
+    except (OSError, ValueError, TypeError, KeyError, IndexError):
+        return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -10,7 +11,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nanomd.base.errors import InputError
-from nanomd.tokenize.sources import SourceFile, TimeStamps, chunk_frames, read_chunks
+from nanomd.base.units import FrameInterval
+from nanomd.tokenize.sources import FileSource, SourceFile
+from nanomd.tokenize.times import Stamps, arrange, common_interval
 
 _ARRAY_CHUNK = 4096
 
@@ -26,72 +29,129 @@ class FeatureStream(Protocol):
         """Yield (trajectory, features of shape (n_frames, n_features))."""
 
 
+class Part(NamedTuple):
+    """A file of a trajectory, and how many of its frames are used, from the first; None stands for all."""
+
+    source: FileSource
+    n_frames: int | None
+
+
+def open_parts(groups: Sequence[Sequence[Path]], n_atoms: int, *, regardless: bool) -> list[list[Part]]:
+    """Open the files of each trajectory, in the order of their times where they tell them.
+
+    Parameters
+    ----------
+    groups : sequence of sequences of Path
+        For each trajectory, its files.
+    n_atoms : int
+    regardless : bool
+        See `nanomd.tokenize.times.arrange`.
+    """
+    trajectories = []
+    for paths in groups:
+        sources = [FileSource(path, n_atoms) for path in paths]
+        stamps = [source.stamps() for source in sources] if len(sources) > 1 else []
+        known = [item for item in stamps if item is not None and len(item.times)]
+        if len(known) > 1 and len(known) == len(sources):
+            pieces = arrange(known, regardless=regardless)
+            trajectories.append([Part(sources[piece.place], piece.n_frames) for piece in pieces])
+        else:
+            trajectories.append([Part(source, None) for source in sources])
+    return trajectories
+
+
 class FileStream:
     """Features computed from trajectory files.
 
     Parameters
     ----------
-    groups : list of lists of Path
+    trajectories : list of lists of Part
         For each trajectory, its consecutive files.
     topology : mdtraj.Topology
     compute : function from an mdtraj.Trajectory to (n_frames, n_features)
     stride : int
         Keep every stride-th frame of each trajectory, counted across its files.
-    with_times : bool
-        Derive the frame interval from the files' time stamps.
     on_frames : function
         Told how many frames were read.
     """
 
     def __init__(
         self,
-        groups: list[list[Path]],
+        trajectories: list[list[Part]],
         topology: Any,
         compute: Callable[[Any], NDArray[np.float32]],
         stride: int,
         *,
-        with_times: bool,
         on_frames: Callable[[int], object],
     ) -> None:
-        self._groups, self._topology, self._compute, self._stride = groups, topology, compute, stride
+        self._trajectories, self._topology, self._compute, self._stride = trajectories, topology, compute, stride
         self._on_frames = on_frames
-        self._with_times = with_times
-        self.times = TimeStamps()
-        self.sources: list[SourceFile] = []
+        self._used: list[list[int]] = []  # frames of each file of each trajectory
 
     @property
     def n_trajectories(self) -> int:
         """How many trajectories."""
-        return len(self._groups)
+        return len(self._trajectories)
+
+    @property
+    def parts(self) -> list[list[tuple[int, int]]]:
+        """For each trajectory, its (file index, frames used of it), files counted through; after a reading."""
+        numbers = count()
+        return [[(next(numbers), n_frames) for n_frames in used] for used in self._used]
 
     def chunks(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        """Read the files; the first full reading also collects `sources` and `times`."""
-        sources: list[SourceFile] = []
+        """Read the files."""
+        used: list[list[int]] = []
         n_features = 0
-        for trajectory, paths in enumerate(self._groups):
-            offset = 0
-            for path in paths:
-                n_frames = 0
-                for first, chunk in read_chunks(path, self._topology, chunk_frames(self._topology.n_atoms)):
-                    if self._with_times and not self.sources:
-                        self.times.add(path, first, chunk.time)
+        for trajectory, parts in enumerate(self._trajectories):
+            used.append([])
+            for part in parts:
+                offset, n_frames = sum(used[-1]), 0
+                for first, chunk in _limited(part, self._topology):
                     n_frames = first + chunk.n_frames
                     self._on_frames(chunk.n_frames)
                     # The stride is counted from the trajectory's first frame, not anew in each chunk or file.
-                    kept = chunk[-(offset + first) % self._stride :: self._stride] if self._stride > 1 else chunk
+                    begin = -(offset + first) % self._stride
+                    kept = chunk[begin :: self._stride] if self._stride > 1 else chunk
                     if kept.n_frames:
                         features = self._compute(kept)
-                        numbers = first + (-(offset + first) % self._stride) + self._stride * np.arange(kept.n_frames)
-                        _check(features, n_features, str(path), numbers)
+                        numbers = first + begin + self._stride * np.arange(kept.n_frames)
+                        _check(features, n_features, str(part.source.path), numbers)
                         n_features = features.shape[1]
                         yield trajectory, features
-                sources.append(SourceFile(str(path.resolve()), path.stat().st_size, n_frames, trajectory))
-                offset += n_frames
-        if self.sources and sources != self.sources:
+                used[-1].append(n_frames)
+        if self._used and used != self._used:
             raise InputError(
                 "a trajectory file changed while it was being read; wait until the simulation has finished"
             )
-        self.sources = sources
+        self._used = used
+
+    def sources(self) -> list[SourceFile]:
+        """Return what was read, with digests of the files."""
+        return [
+            part.source.record(trajectory, n_frames)
+            for trajectory, (parts, used) in enumerate(zip(self._trajectories, self._used, strict=True))
+            for part, n_frames in zip(parts, used, strict=True)
+        ]
+
+    def frame_interval(self) -> FrameInterval:
+        """Return the time between the frames of the stream, in frames where the files do not tell it."""
+        stamps = []
+        for part in (part for parts in self._trajectories for part in parts):
+            found = part.source.stamps()
+            stamps.append(None if found is None else Stamps(found.where, found.times[: part.n_frames]))
+        return common_interval(stamps, self._stride)
+
+
+def _limited(part: Part, topology: Any) -> Iterator[tuple[int, Any]]:
+    """Read the frames of a part that are used."""
+    for first, chunk in part.source.chunks(topology):
+        left = chunk.n_frames if part.n_frames is None else part.n_frames - first
+        if left < chunk.n_frames:
+            if left > 0:
+                yield first, chunk[:left]
+            return
+        yield first, chunk
 
 
 class ArrayStream:

@@ -10,12 +10,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nanomd.base.errors import InputError
-from nanomd.base.files import replacing
+from nanomd.base.files import replacing, sha256_of
 from nanomd.base.progress import Progress, progress_bar
 from nanomd.data.dtrajs import load_dtrajs
 from nanomd.tokenize.fitted import Fitted
 from nanomd.tokenize.frame_index import FrameIndex
-from nanomd.tokenize.sources import SourceFile, load_topology, read_chunks
+from nanomd.tokenize.plain_path import plain_path, suffix_of
+from nanomd.tokenize.sources import SEEKABLE, SourceFile, read_chunks
+from nanomd.tokenize.topology import load_topology
 
 _BLOCK_BYTES = 128 * 2**20
 # Reading over a short gap is cheaper than seeking across it.
@@ -24,27 +26,41 @@ _GAP = 4
 _XTC_LIMIT_NM = 2.0e6
 
 
-def locate(sources: Sequence[SourceFile], files: Sequence[str | Path] | None) -> list[Path]:
-    """Find the source files again and check that they are the ones that were tokenised.
+def find_files(files: Sequence[str | Path] | None, fitted: Fitted) -> list[Path]:
+    """Return where the files that the frame index counts are now.
 
     Raises
     ------
     InputError
-        If one is missing or has another size.
+        If one is missing, or `files` names another number of them.
     """
-    paths = [Path(source.path) for source in sources] if files is None else [Path(path) for path in files]
-    if len(paths) != len(sources):
-        raise InputError(f"files must name the {len(sources)} trajectory files that were tokenised, got {len(paths)}")
-    for source, path in zip(sources, paths, strict=True):
+    if not fitted.sources and files is None:
+        raise InputError("the tokenizer was fitted to arrays; pass topology= and files=, one file per array")
+    paths = [Path(path).expanduser() for path in files or [source.path for source in fitted.sources]]
+    expected = len(fitted.sources or fitted.n_frames)
+    if len(paths) != expected:
+        what = "the {} trajectory files that were tokenised" if fitted.sources else "one file per array, {}"
+        raise InputError(f"files must name {what.format(expected)}, got {len(paths)}")
+    for path in paths:
         if not path.is_file():
-            raise InputError(f"source trajectory {path} is gone; pass files= with where it is now")
-        size = path.stat().st_size
-        if size != source.size:
-            raise InputError(
-                f"source trajectory {path} has changed since it was tokenised ({size} bytes, was {source.size}); "
-                "pass files= with the original, or tokenize again"
-            )
+            gone = "is gone; pass files= with where it is now" if fitted.sources else "does not exist; check the path"
+            raise InputError(f"source trajectory {path} {gone}")
     return paths
+
+
+def check_unchanged(path: Path, source: SourceFile) -> None:
+    """Refuse a file whose frames are not those that were tokenised: by its size, then by its digest."""
+    size = path.stat().st_size
+    if size != source.size:
+        what = f"{size} bytes, was {source.size}"
+    elif source.sha256 and sha256_of(path) != source.sha256:
+        what = "the same size, but another SHA-256"
+    else:
+        return
+    raise InputError(
+        f"source trajectory {path} has changed since it was tokenised ({what}); "
+        "pass files= with the original, or tokenize again"
+    )
 
 
 def find_topology(topology: Any, kept: Any, fitted: Fitted) -> Any:
@@ -57,21 +73,6 @@ def find_topology(topology: Any, kept: Any, fitted: Fitted) -> Any:
     if fitted.n_atoms and resolved.n_atoms != fitted.n_atoms:
         raise InputError(f"the topology has {resolved.n_atoms} atoms, the tokenised trajectories {fitted.n_atoms}")
     return resolved
-
-
-def find_files(files: Sequence[str | Path] | None, fitted: Fitted) -> list[Path]:
-    """Return the files that the frame index counts, checked as far as they were recorded."""
-    if fitted.sources:
-        return locate(fitted.sources, files)
-    if files is None:
-        raise InputError("the tokenizer was fitted to arrays; pass topology= and files=, one file per array")
-    paths = [Path(path) for path in files]
-    if len(paths) != len(fitted.n_frames):
-        raise InputError(f"files must name one file per array, {len(fitted.n_frames)}, got {len(paths)}")
-    for path in paths:
-        if not path.is_file():
-            raise InputError(f"trajectory {path} does not exist; check the path")
-    return paths
 
 
 class Frames(NamedTuple):
@@ -106,16 +107,16 @@ def read_frames(path: Path, topology: Any, frames: NDArray[np.int64]) -> Frames:
             boxes.append(None if box is None else box[frames[low:high] - first])
             n_read += int(high - low)
 
-    file = mdtraj.open(str(path)) if path.suffix.lower() in (".xtc", ".trr", ".dcd", ".nc", ".h5") else None
-    if file is None:
+    suffix = suffix_of(path)
+    if suffix not in SEEKABLE:
         for first, chunk in read_chunks(path, topology):
             keep(first, chunk)
     else:
-        with file:
+        with plain_path(path) as name, mdtraj.open(name) as file:
             starts = np.flatnonzero(np.diff(frames) > _GAP + 1) + 1
             for run in np.split(frames, starts):
                 file.seek(int(run[0]))
-                options = {} if path.suffix.lower() == ".h5" else {"topology": topology}
+                options = {} if suffix == ".h5" else {"topology": topology}
                 keep(int(run[0]), file.read_as_traj(n_frames=int(run[-1] - run[0] + 1), **options))
     if n_read != len(frames):
         raise InputError(f"{path} has fewer frames than when it was tokenised; tokenize again")
@@ -125,12 +126,11 @@ def read_frames(path: Path, topology: Any, frames: NDArray[np.int64]) -> Frames:
 def write_structures(
     out: Path,
     labels: ArrayLike,
-    index: FrameIndex,
+    fitted: Fitted,
     paths: Sequence[Path],
     topology: Any,
     *,
     seed: int,
-    interval_ps: float | None,
     write_pdb: bool = False,
     overwrite: bool = False,
     show_progress: bool | None = None,
@@ -150,14 +150,17 @@ def write_structures(
     dtrajs = load_dtrajs(labels)  # type: ignore[arg-type]
     if len(dtrajs) != 1:
         raise InputError(f"labels must be one trajectory, got {len(dtrajs)}; write one file for each")
-    chosen = index.draw(dtrajs[0], seed)
+    chosen = fitted.index.draw(dtrajs[0], seed)
+    for number in np.unique(fitted.index.file[chosen]) if fitted.sources else []:
+        check_unchanged(paths[number], fitted.sources[number])
     bar = progress_bar(len(chosen), "structures", "frame", show_progress)
     try:
-        _write(out, chosen, index, paths, topology, 1.0 if interval_ps is None else interval_ps, bar)
+        _write(out, chosen, fitted.index, paths, topology, fitted.frame_interval.ps or 1.0, bar)
     finally:
         bar.close()
     if write_pdb:
-        first = mdtraj.load_frame(str(out), 0, top=topology)
+        with plain_path(out) as name:
+            first = mdtraj.load_frame(name, 0, top=topology)
         first.save_pdb(str(out.with_suffix(".pdb")))
     return out
 
@@ -176,7 +179,7 @@ def _write(
 
     block = max(1, _BLOCK_BYTES // (12 * topology.n_atoms))
     try:
-        with replacing(out) as new, XTCTrajectoryFile(str(new), "w") as file:
+        with replacing(out) as new, plain_path(new) as name, XTCTrajectoryFile(name, "w") as file:
             for start in range(0, len(chosen), block):
                 part = chosen[start : start + block]
                 frames = _gather(part, index, paths, topology)

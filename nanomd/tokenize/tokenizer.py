@@ -20,9 +20,10 @@ from nanomd.tokenize.clustering import check_n_states
 from nanomd.tokenize.fitted import Fit, Fitted, fit
 from nanomd.tokenize.frame_index import FrameIndex
 from nanomd.tokenize.reduction import Method, Reduction
-from nanomd.tokenize.sources import FilesLike, SourceFile, count_frames, group_files, load_topology
-from nanomd.tokenize.stream import ArrayStream, FeatureStream, FileStream
+from nanomd.tokenize.sources import FilesLike, SourceFile, group_files
+from nanomd.tokenize.stream import ArrayStream, FeatureStream, FileStream, open_parts
 from nanomd.tokenize.structures import find_files, find_topology, write_structures
+from nanomd.tokenize.topology import load_topology
 
 
 class Tokenizer:
@@ -137,24 +138,17 @@ class Tokenizer:
         """
         stride = check_whole("stride", stride, 1, "frames")
         stream, bar = self._open(topology, files, stride, passes=1 if self.reduction is None else 2)
+        interval = self._times_stride(stride) or stream.frame_interval()
         try:
             dtrajs, fitted = self._fit(stream)
         finally:
             bar.close()
-        fitted.sources = stream.sources
+        fitted.sources = stream.sources()
         fitted.stride = stride
         fitted.n_atoms = self._topology.n_atoms
         fitted.topology = _topology_record(topology)
-        fitted.frame_interval = self._times_stride(stride) or stream.times.frame_interval(stride)
-        parts = [
-            [
-                (number, source.n_frames)
-                for number, source in enumerate(stream.sources)
-                if source.trajectory == trajectory
-            ]
-            for trajectory in range(stream.n_trajectories)
-        ]
-        fitted.index = FrameIndex.build(dtrajs, self.n_states, parts, stride)
+        fitted.frame_interval = interval
+        fitted.index = FrameIndex.build(dtrajs, self.n_states, stream.parts, stride)
         self._fitted = fitted
         return dtrajs
 
@@ -210,13 +204,12 @@ class Tokenizer:
                 "pass it again: Tokenizer.load(folder, features=...)"
             )
         resolved = load_topology(topology)
-        groups = group_files(files)
+        trajectories = open_parts(group_files(files), resolved.n_atoms, regardless=self._interval is not None)
         compute = feature_kinds.prepare(self.features, resolved)
-        total = passes * sum(count_frames(path) for group in groups for path in group)
+        total = passes * sum(part.n_frames or part.source.count() for parts in trajectories for part in parts)
         bar = progress_bar(total or None, "tokenize", "frame", self.progress)  # type: ignore[arg-type]
         self._topology = resolved
-        with_times = self._interval is None
-        return FileStream(groups, resolved, compute, stride, with_times=with_times, on_frames=bar.update), bar
+        return FileStream(trajectories, resolved, compute, stride, on_frames=bar.update), bar
 
     def _fit(self, stream: FeatureStream) -> Fit:
         return fit(stream, self.reduction, self.lagtime, self.n_components, self.n_states, self.seed)
@@ -306,11 +299,10 @@ class Tokenizer:
         return write_structures(
             Path(out),
             labels,
-            fitted.index,
+            fitted,
             find_files(files, fitted),
             resolved,
             seed=seed,
-            interval_ps=fitted.frame_interval.ps,
             write_pdb=write_pdb,
             overwrite=overwrite,
             show_progress=self.progress,

@@ -1,0 +1,114 @@
+"""Headers of GROMACS files (XTC and TRR): the time of each frame, its atoms, and what it holds beside them.
+
+mdtraj reads velocity frames of a TRR file as uninitialised memory, and does not say how many frames of a file that was
+cut are intact. Headers tell both before anything is read, at a microsecond a frame.
+"""
+
+from __future__ import annotations
+
+import mmap
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+_XTC_MAGIC, _XTC_LARGE_MAGIC = 1995, 2023
+_TRR_MAGIC = 1993
+_XTC_PLAIN_ATOMS = 9  # frames of so few atoms are stored as plain floats
+
+
+class Headers(NamedTuple):
+    """What the headers of the intact frames say.
+
+    Parameters
+    ----------
+    times : float64 array, shape (n_frames,)
+        ps; of 32-bit precision in most files.
+    n_atoms : int64 array, shape (n_frames,)
+    has_positions : bool array, shape (n_frames,)
+    fault : str
+        Why the rest of the file cannot be read; empty where there is none.
+    """
+
+    times: NDArray[np.float64]
+    n_atoms: NDArray[np.int64]
+    has_positions: NDArray[np.bool_]
+    fault: str
+
+
+class _Frame(NamedTuple):
+    """One frame's header, and where the next one begins."""
+
+    end: int
+    time: float
+    n_atoms: int
+    has_positions: bool
+
+
+class _FaultError(Exception):
+    """Bytes that are no frame."""
+
+
+def read_headers(path: Path) -> Headers | None:
+    """Return the headers of an XTC or TRR file; None for other formats and empty files."""
+    reader = {".xtc": _xtc_frame, ".trr": _trr_frame}.get(path.suffix.lower())
+    if reader is None or not path.stat().st_size:
+        return None
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        return _walk(data, reader)
+
+
+def _walk(data: mmap.mmap, reader: Callable[[mmap.mmap, int], _Frame]) -> Headers:
+    times: list[float] = []
+    atoms: list[int] = []
+    positions: list[bool] = []
+    begin, fault = 0, ""
+    while begin < len(data):
+        try:
+            end, time, n_atoms, has_positions = reader(data, begin)
+        except (_FaultError, struct.error) as error:
+            fault = str(error) if isinstance(error, _FaultError) else "it ends inside a header"
+            break
+        if end > len(data):
+            fault = f"it ends {end - len(data)} bytes before the end of a frame"
+            break
+        times.append(time)
+        atoms.append(n_atoms)
+        positions.append(has_positions)
+        begin = end
+    return Headers(np.array(times), np.array(atoms, np.int64), np.array(positions, bool), fault)
+
+
+def _xtc_frame(data: mmap.mmap, begin: int) -> _Frame:
+    """Read the header of an XTC frame: magic, atoms, step, time, box; then a count of bytes."""
+    magic, n_atoms, _, time = struct.unpack_from(">iiif", data, begin)
+    if magic not in (_XTC_MAGIC, _XTC_LARGE_MAGIC) or n_atoms < 1:
+        raise _FaultError(f"byte {begin} begins no XTC frame")
+    if n_atoms <= _XTC_PLAIN_ATOMS:
+        return _Frame(begin + 56 + 12 * n_atoms, time, n_atoms, True)
+    large = magic == _XTC_LARGE_MAGIC  # more than 298 million atoms, whose bytes are counted in 64 bits
+    (n_bytes,) = struct.unpack_from(">q" if large else ">i", data, begin + 88)
+    if n_bytes < 0:
+        raise _FaultError(f"byte {begin} begins no XTC frame")
+    return _Frame(begin + (96 if large else 92) + (n_bytes + 3) // 4 * 4, time, n_atoms, True)
+
+
+def _trr_frame(data: mmap.mmap, begin: int) -> _Frame:
+    """Read the header of a TRR frame: magic, version, the sizes of ten blocks, atoms, step, time."""
+    magic, _, length = struct.unpack_from(">iii", data, begin)
+    if magic != _TRR_MAGIC or not 0 < length < 256:
+        raise _FaultError(f"byte {begin} begins no TRR frame")
+    at = begin + 12 + (length + 3) // 4 * 4
+    *sizes, n_atoms, _, _ = struct.unpack_from(">13i", data, at)
+    box, (x, v, f) = sizes[2], sizes[7:]
+    if n_atoms < 1 or min(sizes) < 0:
+        raise _FaultError(f"byte {begin} begins no TRR frame")
+    # The header does not say which precision it has; the blocks that are there do.
+    values = next((size // count for size, count in ((box, 9), *((s, 3 * n_atoms) for s in (x, v, f))) if size), 4)
+    if values not in (4, 8):
+        raise _FaultError(f"the frame at byte {begin} has {values} bytes a number")
+    (time,) = struct.unpack_from(">d" if values == 8 else ">f", data, at + 52)
+    return _Frame(at + 52 + 2 * values + sum(sizes), time, n_atoms, x > 0)
