@@ -89,7 +89,7 @@ def test_features_refuse_what_the_topology_lacks(peptide):
         beads.add_atom("CA", mdtraj.element.carbon, beads.add_residue("GLY", part))
     for feature, says in (
         (BackboneTorsions(), "no backbone torsions"),
-        (Distances(), "no pair of atoms 'name CA' is at least 3 residues apart"),
+        (Distances(), "no pair of atoms 'protein and name CA' is at least 3 residues apart"),
         (Distances(atoms="name CB"), "0 atoms selected"),
         (Distances(atoms="what is this"), "not an mdtraj selection"),
         (Distances(pairs=((0, 3),)), r"atoms in \[0, 2\]"),
@@ -152,9 +152,10 @@ def test_streaming_gives_what_deeptime_gives_on_whole_trajectories(method, monke
             whole = features.astype(np.float64)
             estimator.partial_fit((whole[:-7], whole[7:]))
     model = estimator.fetch_model()
-    assert np.allclose(found.singular_values, model.singular_values, rtol=1e-8)
+    positive = model.singular_values > 0  # a coordinate that changes its sign over the lag has no timescale
+    assert np.allclose(found.singular_values, model.singular_values[positive], rtol=1e-8)
     for slow, features in (signals[0], signals[2]):
-        mine, theirs = found.transform(features), model.transform(features.astype(np.float64))[:, :3]
+        mine, theirs = found.transform(features), model.transform(features.astype(np.float64))[:, positive][:, :3]
         assert mine.dtype == np.float32 and np.allclose(np.abs(mine), np.abs(theirs), atol=1e-4)
         assert abs(np.corrcoef(mine[:, 0], slow)[0, 1]) > 0.95
     largest = np.abs(found.matrix).argmax(axis=0)

@@ -8,11 +8,13 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Mapping, Sequence
-from typing import NoReturn
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import NoReturn, TextIO
 
 from nanomd import __version__
-from nanomd.base.errors import NanomdError
+from nanomd.base.errors import NanomdError, NanomdWarning
 from nanomd.cli import (
     bench,
     demo,
@@ -110,7 +112,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         apply_config(arguments, commands)
         options = parser.parse_args(arguments)
-        result: int = options.run_command(options)
+        with _warnings_of_one_line():
+            result: int = options.run_command(options)
         sys.stdout.flush()
         return result
     except KeyboardInterrupt:
@@ -127,6 +130,30 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(explain_os_error(error))
     except MemoryError:
         return _fail("not enough memory: use fewer trajectories, a larger --stride, or a smaller model")
+
+
+@contextmanager
+def _warnings_of_one_line() -> Iterator[None]:
+    """Print what nanomd warns of as one line, without the place in the code."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", NanomdWarning)
+        others = warnings.showwarning
+
+        def show(
+            message: Warning | str,
+            category: type[Warning],
+            filename: str,
+            lineno: int,
+            file: TextIO | None = None,
+            line: str | None = None,
+        ) -> None:
+            if issubclass(category, NanomdWarning):
+                print(f"nanomd: warning: {' '.join(str(message).split())}", file=sys.stderr)
+            else:
+                others(message, category, filename, lineno, file, line)
+
+        warnings.showwarning = show
+        yield
 
 
 def _fail(message: str) -> int:

@@ -1,6 +1,8 @@
 """Turn trajectories into sequences of microstates.
 
 nanomd tokenize --top protein.pdb --states 100 --frame-interval "0.2 ns" traj_*.xtc   molecular dynamics
+nanomd tokenize --top membrane.gro --features distances --select "name P" run.xtc     any molecule, by its atoms
+nanomd tokenize --features arrays --states 100 --reduction tica --lagtime 20 features_*.npy   what you measured yourself
 nanomd tokenize --frame-interval "1 ps" dtrajs_*.npy      discrete trajectories made elsewhere
 nanomd tokenize --system alanine-dipeptide --data DIR     a known system
 nanomd tokenize --top protein.pdb --join-folders run_a/*.dcd run_b/*.dcd    two trajectories in many files each
@@ -23,16 +25,36 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     add_common(parser)
     parser.add_argument(
-        "files", nargs="*", default=[], help="trajectory files, or discrete trajectories (.npy .npz .txt)"
+        "files",
+        nargs="*",
+        default=[],
+        help="trajectory files, feature arrays (.npy), or discrete trajectories (.npy .npz .txt)",
     )
     parser.add_argument("--top", metavar="FILE", help="topology (PDB, ...) of the trajectory files")
     parser.add_argument("--system", choices=["alanine-dipeptide", "ww-domain"], help="a known system, read from --data")
     parser.add_argument("--data", metavar="DIR", help="folder with the files of --system")
     parser.add_argument(
         "--features",
-        choices=["backbone_torsions", "distances", "contacts"],
+        choices=["backbone_torsions", "distances", "contacts", "arrays"],
         default="backbone_torsions",
-        help="what is clustered (default: %(default)s)",
+        help="what is clustered; arrays: the files hold features, (n_frames, n_features) (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--select",
+        metavar="ATOMS",
+        help="mdtraj selection of the atoms that features are of, such as 'name P' (default: C-alpha atoms)",
+    )
+    parser.add_argument(
+        "--min-separation",
+        type=whole,
+        default=None,
+        help="least distance along the sequence of the atoms that are paired, in residues (default: 3; 0: no limit)",
+    )
+    parser.add_argument(
+        "--periodic",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="measure to the nearest periodic image; not for whole molecules longer than half the box (default: yes)",
     )
     parser.add_argument("--reduction", choices=["none", "tica", "vamp"], default="none", help="(default: %(default)s)")
     parser.add_argument("--lagtime", type=whole, default=None, help="frames; of the reduction")

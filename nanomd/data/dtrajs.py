@@ -73,12 +73,7 @@ def check_dtraj(values: ArrayLike, name: str) -> Dtraj:
     if array.dtype.kind not in "biuf":
         raise InputError(f"{name} must hold integers, got {array.dtype}; save labels as an integer array")
     if array.ndim != 1:
-        hint = ""
-        if array.ndim == 2:
-            hint = "; if each row is a trajectory, pass list(array)"
-            if 1 in array.shape:  # one trajectory with an axis too many
-                hint = f"; pass array{'[0]' if array.shape[0] == 1 else '[:, 0]'}"
-        raise InputError(f"{name} must be 1-D, one label per frame, got shape {array.shape}{hint}")
+        raise InputError(f"{name} must be 1-D, one label per frame, got shape {array.shape}{_hint(array)}")
     if array.size == 0:
         raise InputError(f"{name} is empty; remove it or give at least one frame")
     if array.dtype.kind == "f":
@@ -91,6 +86,17 @@ def check_dtraj(values: ArrayLike, name: str) -> Dtraj:
     if array.max() > MAX_LABEL or array.min() < -MAX_LABEL:
         raise InputError(f"{name} has labels outside [-{MAX_LABEL}, {MAX_LABEL}], got {array.min()} to {array.max()}")
     return array.astype(np.int64)
+
+
+def _hint(array: NDArray[Any]) -> str:
+    """Say what to do with an array of two dimensions."""
+    if array.ndim != 2 or not array.size:
+        return ""
+    if 1 in array.shape:
+        return f"; for one trajectory pass {'array[:, 0]' if array.shape[1] == 1 else 'array[0]'}"
+    if array.dtype.kind == "f":
+        return "; features of frames are made into states by Tokenizer (`nanomd tokenize --features arrays`)"
+    return "; if each row is a trajectory, pass list(array); if each column is one, list(array.T)"
 
 
 def _load_files(sources: Sequence[str | Path]) -> list[Dtraj]:

@@ -18,6 +18,8 @@ from nanomd.base.units import FrameInterval
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from nanomd.tokenize import Tokenizer
+
 Reduction = Literal["tica", "vamp"] | None
 
 
@@ -40,6 +42,11 @@ class Choices:
     def number(self) -> dict[str, Any]:
         """The number of states as an argument, absent where it was not chosen."""
         return {} if self.n_states is None else {"n_states": self.n_states}
+
+    @property
+    def microstates(self) -> int:
+        """The number of states of a clustering."""
+        return 100 if self.n_states is None else self.n_states
 
     def between_frames(self, of_files: str | FrameInterval | None = None) -> FrameInterval:
         """Return the time between the frames that are used; the files' own where the user gave none."""
@@ -64,55 +71,114 @@ class TokenSource(ABC):
 
 
 @dataclass(frozen=True)
+class Measured:
+    """What is measured on MD frames: see `nanomd.tokenize.features.make_feature`."""
+
+    features: str
+    select: str | None = None
+    min_separation: int | None = None
+    periodic: bool = True
+
+    def settings(self) -> dict[str, Any]:
+        """Return what the result depends on; what was not chosen is left out."""
+        chosen = {"select": self.select, "min_separation": self.min_separation}
+        given = {name: value for name, value in chosen.items() if value is not None}
+        return {"features": self.features, **given, **({} if self.periodic else {"periodic": False})}
+
+
+@dataclass(frozen=True)
+class Coordinates:
+    """The slow coordinates in which frames are clustered; None stands for the default of `Tokenizer`."""
+
+    reduction: Reduction = None
+    lagtime: int | None = None
+    n_components: int | None = None
+
+    def settings(self) -> dict[str, Any]:
+        """Return what the result depends on."""
+        return {"reduction": self.reduction, "lagtime": self.lagtime, "n_components": self.n_components}
+
+
+def _tokenizer(features: Any, coordinates: Coordinates, choices: Choices) -> Tokenizer:
+    from nanomd.tokenize import Tokenizer
+
+    return Tokenizer(
+        features,
+        n_states=choices.microstates,
+        seed=choices.seed,
+        frame_interval=choices.frame_interval,
+        progress=choices.progress,
+        **{name: value for name, value in coordinates.settings().items() if value is not None},
+    )
+
+
+@dataclass(frozen=True)
 class MDFiles(TokenSource):
     """Trajectory files with a topology, which comes first in `files`."""
 
     files: list[Path]
     choices: Choices
-    features: str
-    reduction: Reduction
-    lagtime: int | None
-    n_components: int | None
+    measured: Measured
+    coordinates: Coordinates
     join_folders: bool
 
     @property
     def settings(self) -> dict[str, Any]:
         """See `TokenSource`."""
         return {
-            "features": self.features,
-            "reduction": self.reduction,
-            "lagtime": self.lagtime,
-            "n_components": self.n_components,
-            "n_states": self._n_states,
+            **self.measured.settings(),
+            **self.coordinates.settings(),
+            "n_states": self.choices.microstates,
             "top": str(self.files[0]),
             **({"join_folders": True} if self.join_folders else {}),
             **self.choices.settings(),
         }
 
-    @property
-    def _n_states(self) -> int:
-        return 100 if self.choices.n_states is None else self.choices.n_states
-
     def make(self, part: Path) -> tuple[list[NDArray[np.int64]], FrameInterval]:
         """See `TokenSource`."""
-        from nanomd.tokenize import Tokenizer
+        from nanomd.tokenize.features import make_feature
 
-        options = {"lagtime": self.lagtime, "n_components": self.n_components}
-        tokenizer = Tokenizer(
-            self.features,
-            reduction=self.reduction,
-            n_states=self._n_states,
-            seed=self.choices.seed,
-            frame_interval=self.choices.frame_interval,
-            progress=self.choices.progress,
-            **{name: value for name, value in options.items() if value is not None},
+        wanted = self.measured
+        feature = make_feature(
+            wanted.features, atoms=wanted.select, min_separation=wanted.min_separation, periodic=wanted.periodic
         )
+        tokenizer = _tokenizer(feature, self.coordinates, self.choices)
         topology, *files = self.files
         dtrajs = tokenizer.fit_transform(
             topology, by_folder(files) if self.join_folders else files, self.choices.stride
         )
         tokenizer.save(part / "tokenizer")
         return dtrajs, tokenizer.frame_interval
+
+
+@dataclass(frozen=True)
+class FeatureArrays(TokenSource):
+    """Features that were measured elsewhere: .npy files of shape (n_frames, n_features), one a trajectory."""
+
+    files: list[Path]
+    choices: Choices
+    coordinates: Coordinates
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """See `TokenSource`."""
+        return {
+            "features": "arrays",
+            **self.coordinates.settings(),
+            "n_states": self.choices.microstates,
+            **self.choices.settings(),
+        }
+
+    def make(self, part: Path) -> tuple[list[NDArray[np.int64]], FrameInterval]:
+        """See `TokenSource`."""
+        from nanomd.tokenize.stream import load_arrays
+
+        tokenizer = _tokenizer("backbone_torsions", self.coordinates, self.choices)
+        arrays = [array[:: self.choices.stride] for array in load_arrays(self.files)]
+        interval = self.choices.between_frames()
+        dtrajs = tokenizer.fit_transform_arrays(arrays, interval)
+        tokenizer.save(part / "tokenizer")
+        return dtrajs, interval
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,16 @@ from nanomd.base.units import FrameInterval
 from nanomd.study.folder import RunFolder
 from nanomd.study.known_systems import FourState, Scheme, known_system
 from nanomd.study.step import begin_step
-from nanomd.study.token_sources import Choices, MDFiles, ReadyMade, Reduction, TokenSource
+from nanomd.study.token_sources import (
+    Choices,
+    Coordinates,
+    FeatureArrays,
+    MDFiles,
+    Measured,
+    ReadyMade,
+    Reduction,
+    TokenSource,
+)  # fmt: skip
 
 IntArray = NDArray[np.int64]
 
@@ -31,6 +40,9 @@ def tokenize(
     system: str | None = None,
     data: str | Path | None = None,
     features: str = "backbone_torsions",
+    select: str | None = None,
+    min_separation: int | None = None,
+    periodic: bool = True,
     reduction: Reduction = None,
     lagtime: int | None = None,
     n_components: int | None = None,
@@ -43,16 +55,20 @@ def tokenize(
     force: bool = False,
     progress: bool | None = None,
 ) -> str:
-    """Write discrete trajectories to tokens/, from MD files, ready-made dtrajs, a known system, or simulation/.
+    """Write discrete trajectories to tokens/, from MD files, arrays, ready-made dtrajs, a known system, or simulation/.
 
-    With `join_folders` the files of one folder, in natural order, are consecutive parts of one trajectory.
+    With `join_folders` the files of one folder are consecutive parts of one trajectory, in the order of their times
+    where they tell them, else in natural order. For `features` and its three options see
+    `nanomd.tokenize.features.make_feature`; with ``"arrays"`` the files hold features, (n_frames, n_features).
     """
     check_range("stride", stride, 1)
     folder = RunFolder(run)
+    measured = Measured(features, select, min_separation, periodic)
+    coordinates = Coordinates(reduction, lagtime, n_components)
     choices = Choices(n_states=n_states, stride=stride, seed=seed, frame_interval=frame_interval, progress=progress)
     source = _find_source(
-        folder, files, choices, top=top, system=system, data=data, scheme=scheme, features=features,
-        reduction=reduction, lagtime=lagtime, n_components=n_components, join_folders=join_folders,
+        folder, files, choices, measured, coordinates,
+        top=top, system=system, data=data, scheme=scheme, join_folders=join_folders,
     )  # fmt: skip
     with begin_step(folder, "tokenize", source.settings, lambda: _hashes(source.files), force=force) as step:
         if step.done:
@@ -71,15 +87,13 @@ def _find_source(
     folder: RunFolder,
     files: Sequence[str | Path],
     choices: Choices,
+    measured: Measured,
+    coordinates: Coordinates,
     *,
     top: str | Path | None,
     system: str | None,
     data: str | Path | None,
     scheme: Scheme,
-    features: str,
-    reduction: Reduction,
-    lagtime: int | None,
-    n_components: int | None,
     join_folders: bool,
 ) -> TokenSource:
     """Return the source that these arguments mean: see `nanomd.study.tokenize.tokenize`.
@@ -97,9 +111,15 @@ def _find_source(
         return known_system(system, choices, data)
     paths = expand_paths([Path(file) for file in files]) if files else []
     if top is not None:
+        if measured.features == "arrays":
+            raise InputError("--features arrays takes features that were measured before: leave out --top")
         if not files:
             raise InputError("--top needs trajectory files: `nanomd tokenize --top protein.pdb traj_*.xtc`")
-        return MDFiles([Path(top), *paths], choices, features, reduction, lagtime, n_components, join_folders)
+        return MDFiles([Path(top), *paths], choices, measured, coordinates, join_folders)
+    if measured.features == "arrays":
+        if not files:
+            raise InputError("--features arrays needs files of features: `nanomd tokenize --features arrays f_*.npy`")
+        return FeatureArrays(paths, choices, coordinates)
     if files:
         return ReadyMade(paths, choices)
     simulated = folder.record("simulate")

@@ -143,12 +143,14 @@ def _append(replica: Replica, dynamics: Dynamics, done: int, xyz: NDArray[np.flo
     """Put a segment behind the earlier ones (XTC files may be joined), then declare it done."""
     from mdtraj.formats import XTCTrajectoryFile
 
+    from nanomd.tokenize.headers import check_written
     from nanomd.tokenize.plain_path import plain_path
 
     numbers = done + 1 + np.arange(len(xyz))  # the start is not a frame
     times = (numbers * (dynamics.frame_steps * dynamics.time_step)).astype(np.float32)
     with plain_path(replica.segment) as name, XTCTrajectoryFile(name, "w", force_overwrite=True) as file:
         file.write(xyz, time=times, step=numbers.astype(np.int32))
+    check_written(replica.segment, len(xyz))
     with replica.part.open("ab") as part:
         part.write(replica.segment.read_bytes())
         part.flush()

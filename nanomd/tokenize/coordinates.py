@@ -1,4 +1,4 @@
-"""Frames that cannot be coordinates: not finite, far outside any simulation, or all atoms on one point."""
+"""Frames that cannot be coordinates: not finite, far outside any simulation, or zero."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from nanomd.base.errors import InputError
 
 #: No simulated molecule is a tenth of a millimetre away from the origin; memory that nobody wrote to is.
 LIMIT_NM = 1.0e5
+_ZERO_NM = 1e-30  # memory that nobody wrote to also holds numbers like 1e-41
 
 
 def check_coordinates(xyz: NDArray[np.float32], where: str, first: int) -> None:
@@ -33,16 +34,14 @@ def check_coordinates(xyz: NDArray[np.float32], where: str, first: int) -> None:
     if not xyz.size:
         return
     with np.errstate(invalid="ignore"):  # NaN and infinity are found below
-        low, high = xyz.min(axis=1), xyz.max(axis=1)  # NaN where a coordinate is NaN
-        extent = (high - low).max(axis=1)
-        largest = np.maximum(np.abs(low), np.abs(high)).max(axis=1)
+        largest = np.maximum(-xyz.min(axis=(1, 2)), xyz.max(axis=(1, 2)))  # NaN where a coordinate is NaN
     not_finite = ~np.isfinite(largest)
     too_far = largest > LIMIT_NM
-    # One atom may lie anywhere. Several on one point, most often zero, are a frame that nobody wrote.
-    empty = (extent == 0) & (xyz.shape[1] > 1)
-    if xyz.shape[1] > 2:
-        empty |= (xyz == 0).all(axis=2).mean(axis=1) > 0.5
-    bad = np.flatnonzero(not_finite | too_far | empty)
+    # Atoms that lie together at the origin are a frame that nobody wrote; only a model may start like that.
+    zero = (np.abs(xyz) < _ZERO_NM).all(axis=2).mean(axis=1) > 0.5 if xyz.shape[1] > 1 else np.zeros(len(xyz), bool)
+    if first == 0:
+        zero[0] = False
+    bad = np.flatnonzero(not_finite | too_far | zero)
     if not bad.size:
         return
     one = bad[0]
@@ -51,7 +50,7 @@ def check_coordinates(xyz: NDArray[np.float32], where: str, first: int) -> None:
     elif too_far[one]:
         what = f"has coordinates of {largest[one]:.3g} nm, which no simulation has"
     else:
-        what = "has its atoms on one point"
+        what = "has its atoms at the origin"
     more = f" (and so {'do' if len(bad) > 2 else 'does'} {frame_list(first + bad[1:])})" if len(bad) > 1 else ""
     raise InputError(
         f"{where}: frame {first + one} {what}{more}; repair the trajectory, or write it anew without such frames"

@@ -38,6 +38,7 @@ class Fitted:
         self.stride = 1
         self.n_atoms = 0
         self.topology: str | None = None
+        self.topology_sha256 = ""
 
     def assign(self, stream: FeatureStream) -> list[NDArray[np.int64]]:
         """Give each frame of a stream its state."""
@@ -58,6 +59,7 @@ class Fitted:
             "stride": self.stride,
             "n_atoms": self.n_atoms,
             "topology": self.topology,
+            "topology_sha256": self.topology_sha256,
             "sources": [vars(source) for source in self.sources],
             "array_frames": self.n_frames,
             "frame_interval": {"value": self.frame_interval.value, "unit": self.frame_interval.unit},
@@ -98,7 +100,7 @@ class Fitted:
         fitted.sources = [SourceFile(**source) for source in settings["sources"]]
         fitted.n_frames = [int(count) for count in settings["array_frames"]]
         fitted.stride, fitted.n_atoms = int(settings["stride"]), int(settings["n_atoms"])
-        fitted.topology = settings["topology"]
+        fitted.topology, fitted.topology_sha256 = settings["topology"], settings.get("topology_sha256", "")
         where = str(folder / storage.INDEX_FILE)
         for name, dtype in (("offsets", np.int64), ("files", np.int32), ("frames", np.int64)):
             storage.take_array(index, name, dtype, (None,), where)

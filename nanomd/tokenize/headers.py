@@ -6,6 +6,7 @@ cut are intact. Headers tell both before anything is read, at a microsecond a fr
 
 from __future__ import annotations
 
+import errno
 import mmap
 import struct
 from collections.abc import Callable
@@ -52,9 +53,9 @@ class _FaultError(Exception):
     """Bytes that are no frame."""
 
 
-def read_headers(path: Path) -> Headers | None:
-    """Return the headers of an XTC or TRR file; None for other formats and empty files."""
-    reader = {".xtc": _xtc_frame, ".trr": _trr_frame}.get(path.suffix.lower())
+def read_headers(path: Path, suffix: str | None = None) -> Headers | None:
+    """Return the headers of an XTC or TRR file (by its suffix, or the one given); None for other or empty files."""
+    reader = {".xtc": _xtc_frame, ".trr": _trr_frame}.get((suffix or path.suffix).lower())
     if reader is None or not path.stat().st_size:
         return None
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
@@ -112,3 +113,10 @@ def _trr_frame(data: mmap.mmap, begin: int) -> _Frame:
         raise _FaultError(f"the frame at byte {begin} has {values} bytes a number")
     (time,) = struct.unpack_from(">d" if values == 8 else ">f", data, at + 52)
     return _Frame(at + 52 + 2 * values + sum(sizes), time, n_atoms, x > 0)
+
+
+def check_written(path: Path, n_frames: int) -> None:
+    """Raise OSError unless an XTC file is whole: its writer in C does not say so when the last bytes find no room."""
+    headers = read_headers(path, ".xtc")
+    if headers is None or headers.fault or len(headers.times) != n_frames:
+        raise OSError(errno.ENOSPC, "the file was not written whole; is the disk full?")

@@ -33,10 +33,16 @@ def select_atoms(topology: Any, atoms: str) -> NDArray[np.int64]:
         ) from None
     chosen = {int(index) for index in selected}
     if atoms == ALPHA:
-        named = [atom for atom in topology.atoms if atom.name == "CA" and atom.residue.name not in _CALCIUM]
+        named = [a for a in topology.atoms if a.name == "CA" and not _is_calcium(a.residue)]
+        chosen &= {a.index for a in named}
         chosen |= {a.index for a in named if {"N", "C"} <= {other.name for other in a.residue.atoms}}
         chosen = chosen or {a.index for a in named if a.residue.n_atoms == 1}
     return np.array(sorted(chosen), dtype=np.int64)
+
+
+def _is_calcium(residue: Any) -> bool:
+    """Whether a residue is an ion; mdtraj takes CAL, CHARMM's name of it, for an amino acid."""
+    return residue.n_atoms == 1 and residue.name in _CALCIUM
 
 
 def resolve_pairs(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -99,6 +99,25 @@ def chunk_frames(n_atoms: int) -> int:
     return max(1, min(_MAX_CHUNK, _CHUNK_BYTES // (12 * max(n_atoms, 1))))
 
 
+@contextmanager
+def open_file(path: Path) -> Iterator[Any]:
+    """Open a trajectory file with mdtraj's reader of its format."""
+    import mdtraj
+
+    with plain_path(path) as name, ExitStack() as stack:
+        with _quiet():
+            file = stack.enter_context(mdtraj.open(name))
+        yield file
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep mdtraj from warning that scipy reads NetCDF files, which it does well."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="(?s).*netCDF4")
+        yield
+
+
 class FileSource:
     """A trajectory file, opened for reading front to back.
 
@@ -124,14 +143,12 @@ class FileSource:
 
     def count(self) -> int:
         """Return the number of frames where the format tells it cheaply, else 0."""
-        import mdtraj
-
         if self._headers is not None:
             return len(self._headers.times)
         if suffix_of(self.path) not in SEEKABLE:
             return 0
         try:
-            with plain_path(self.path) as name, mdtraj.open(name) as file:
+            with open_file(self.path) as file:
                 return len(file)
         except Exception:  # the reader names the fault when the file is read
             return 0
@@ -164,8 +181,7 @@ class FileSource:
             chunks = _read(name, suffix_of(self.path), topology, chunk or chunk_frames(self.n_atoms))
             while True:
                 try:
-                    with warnings.catch_warnings():
-                        warnings.filterwarnings("ignore", message="(?s).*netCDF4")  # scipy reads it as well
+                    with _quiet():
                         trajectory = next(chunks)
                 except StopIteration:
                     break
@@ -189,7 +205,7 @@ class FileSource:
         """Say in one line what is wrong with a file that mdtraj cannot read."""
         if self.path.stat().st_size == 0:
             return f"{self.path} is an empty file; copy or simulate it again"
-        found = _intact(name)
+        found = _intact(self.path)
         if found.n_atoms and found.n_atoms != self.n_atoms:
             return _wrong_atoms(self.path, found.n_atoms, self.n_atoms)
         return _damaged(self.path, found.n_frames, _one_line(error).replace(name, str(self.path)))
@@ -265,12 +281,10 @@ class _Intact:
     n_atoms: int
 
 
-def _intact(name: str) -> _Intact:
+def _intact(path: Path) -> _Intact:
     """Count the frames that can be read one by one; only used to explain another error."""
-    import mdtraj
-
     n_frames = n_atoms = 0
-    with suppress(Exception), mdtraj.open(name) as file:  # any type is raised where the damage begins
+    with suppress(Exception), open_file(path) as file:  # any type is raised where the damage begins
         while len(xyz := np.asarray(file.read(n_frames=1)[0])):
             n_frames, n_atoms = n_frames + 1, int(xyz.shape[-2])
     return _Intact(n_frames, n_atoms)

@@ -192,6 +192,35 @@ class ArrayStream:
                 yield trajectory, part
 
 
+def load_arrays(paths: Sequence[Path]) -> list[NDArray[Any]]:
+    """Map feature arrays of shape (n_frames, n_features) from .npy files, their headers checked first.
+
+    Raises
+    ------
+    InputError
+        If a file is no .npy file of numbers of two dimensions, or is shorter than its header says.
+    """
+    arrays = []
+    for path in paths:
+        try:
+            with path.open("rb") as file:
+                version = np.lib.format.read_magic(file)
+                read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+                shape, _, dtype = read(file)
+                size = path.stat().st_size - file.tell()
+        except (ValueError, OSError, EOFError) as error:
+            raise InputError(f"{path} is not a readable .npy file of features: {error}") from None
+        if dtype.kind not in "biuf" or len(shape) != 2 or min(shape) < 1:
+            raise InputError(
+                f"{path} must hold numbers of shape (n_frames, n_features), got shape {shape} of {dtype}; "
+                "discrete states, one whole number a frame, are given without --features arrays"
+            )
+        if size < shape[0] * shape[1] * dtype.itemsize:
+            raise InputError(f"{path} is truncated: {size} bytes of data for shape {shape} of {dtype}; copy it again")
+        arrays.append(np.load(path, mmap_mode="r", allow_pickle=False))
+    return arrays
+
+
 class Collected(NamedTuple):
     """Coordinates of each trajectory, (n_frames, n_dimensions), and features per frame before the transformation."""
 

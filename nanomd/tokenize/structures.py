@@ -15,8 +15,9 @@ from nanomd.base.progress import Progress, progress_bar
 from nanomd.data.dtrajs import load_dtrajs
 from nanomd.tokenize.fitted import Fitted
 from nanomd.tokenize.frame_index import FrameIndex
+from nanomd.tokenize.headers import check_written
 from nanomd.tokenize.plain_path import plain_path, suffix_of
-from nanomd.tokenize.sources import SEEKABLE, SourceFile, read_chunks
+from nanomd.tokenize.sources import SEEKABLE, SourceFile, open_file, read_chunks
 from nanomd.tokenize.topology import load_topology
 
 _BLOCK_BYTES = 128 * 2**20
@@ -69,6 +70,9 @@ def find_topology(topology: Any, kept: Any, fitted: Fitted) -> Any:
         if fitted.topology is None:
             raise InputError("the tokenizer was not fitted to a topology file; pass topology=")
         topology = fitted.topology
+        path = Path(topology)
+        if fitted.topology_sha256 and path.is_file() and sha256_of(path) != fitted.topology_sha256:
+            raise InputError(f"topology {path} has changed since the fit (another SHA-256); pass topology=")
     resolved = kept if topology is None else load_topology(topology)
     if fitted.n_atoms and resolved.n_atoms != fitted.n_atoms:
         raise InputError(f"the topology has {resolved.n_atoms} atoms, the tokenised trajectories {fitted.n_atoms}")
@@ -92,8 +96,6 @@ def read_frames(path: Path, topology: Any, frames: NDArray[np.int64]) -> Frames:
     frames : int64 array, shape (n,)
         Strictly increasing frame numbers.
     """
-    import mdtraj
-
     xyz = np.empty((len(frames), topology.n_atoms, 3), dtype=np.float32)
     boxes: list[Any] = []
     n_read = 0
@@ -112,7 +114,7 @@ def read_frames(path: Path, topology: Any, frames: NDArray[np.int64]) -> Frames:
         for first, chunk in read_chunks(path, topology):
             keep(first, chunk)
     else:
-        with plain_path(path) as name, mdtraj.open(name) as file:
+        with open_file(path) as file:
             starts = np.flatnonzero(np.diff(frames) > _GAP + 1) + 1
             for run in np.split(frames, starts):
                 file.seek(int(run[0]))
@@ -179,16 +181,20 @@ def _write(
 
     block = max(1, _BLOCK_BYTES // (12 * topology.n_atoms))
     try:
-        with replacing(out) as new, plain_path(new) as name, XTCTrajectoryFile(name, "w") as file:
-            for start in range(0, len(chosen), block):
-                part = chosen[start : start + block]
-                frames = _gather(part, index, paths, topology)
-                step = np.arange(start, start + len(part))
-                time = (step * interval_ps).astype(np.float32)
-                file.write(frames.xyz, time=time, step=step.astype(np.int32), box=frames.box)
-                bar.update(len(part))
+        with replacing(out) as new:
+            with plain_path(new) as name, XTCTrajectoryFile(name, "w") as file:
+                for start in range(0, len(chosen), block):
+                    part = chosen[start : start + block]
+                    frames = _gather(part, index, paths, topology)
+                    step = np.arange(start, start + len(part))
+                    time = (step * interval_ps).astype(np.float32)
+                    file.write(frames.xyz, time=time, step=step.astype(np.int32), box=frames.box)
+                    bar.update(len(part))
+            check_written(new, len(chosen))
     except OSError as error:
         raise InputError(f"cannot write structures to {out}: {error.strerror or error}") from None
+    except RuntimeError as error:  # mdtraj's, where the disk is full
+        raise InputError(f"cannot write structures to {out}: {error}; is the disk full?") from None
 
 
 def _gather(entries: NDArray[np.int64], index: FrameIndex, paths: Sequence[Path], topology: Any) -> Frames:

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from nanomd.base.checks import check_choice
 from nanomd.base.errors import InputError
+from nanomd.base.files import sha256_of
 from nanomd.base.progress import Progress, progress_bar
 from nanomd.base.units import FrameInterval
 from nanomd.tokenize import features as feature_kinds
@@ -146,7 +147,9 @@ class Tokenizer:
         fitted.sources = stream.sources()
         fitted.stride = stride
         fitted.n_atoms = self._topology.n_atoms
-        fitted.topology = _topology_record(topology)
+        if isinstance(topology, str | Path):
+            path = Path(topology).expanduser().resolve()
+            fitted.topology, fitted.topology_sha256 = str(path), sha256_of(path)
         fitted.frame_interval = interval
         fitted.index = FrameIndex.build(dtrajs, self.n_states, stream.parts, stride)
         self._fitted = fitted
@@ -353,7 +356,3 @@ class Tokenizer:
         except (KeyError, TypeError) as error:
             raise InputError(f"{folder / storage.SETTINGS_FILE} is damaged ({error!r}); tokenize again") from None
         return tokenizer
-
-
-def _topology_record(topology: Any) -> str | None:
-    return str(Path(topology).expanduser().resolve()) if isinstance(topology, str | Path) else None

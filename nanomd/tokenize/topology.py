@@ -16,8 +16,10 @@ from nanomd.tokenize.plain_path import plain_path, suffix_of
 # A peptide bond is 0.133 nm long; residues further apart are not bonded.
 _BONDED_NM = 0.2
 _BROKEN_NM = 0.25
-# Formats that carry a structure, so that the distance from C to the next N is known.
-_WITH_STRUCTURE = (".pdb", ".pdb.gz", ".gro", ".cif", ".cif.gz", ".mmcif", ".mmcif.gz", ".h5", ".hdf5")
+# Formats that carry a structure, so that the distance from C to the next N is known, and those that carry bonds; in the
+# others mdtraj derives bonds from the names of standard residues.
+_WITH_STRUCTURE = {".pdb", ".pdb.gz", ".gro", ".cif", ".cif.gz", ".mmcif", ".mmcif.gz", ".h5", ".hdf5"}
+_WITH_BONDS = {".prmtop", ".parm7", ".prm7", ".psf", ".mol2"}
 
 
 def load_topology(topology: Any) -> Any:
@@ -48,55 +50,59 @@ def load_topology(topology: Any) -> Any:
         warnings.simplefilter("ignore", ResourceWarning)
         try:
             if suffix_of(path) in _WITH_STRUCTURE:
-                structure = mdtraj.load_frame(name, 0)
+                structure = mdtraj.load(name)[0] if suffix_of(path) == ".gro" else mdtraj.load_frame(name, 0)
             loaded = mdtraj.load_topology(name) if structure is None else structure.topology
             reason = "" if loaded.n_atoms else "it holds no atoms"
         except Exception as error:  # mdtraj's parsers raise almost any type for a damaged file
             reason = " ".join(str(error).replace(name, str(path)).split())[:200] or type(error).__name__
     if reason:
         raise InputError(f"topology {str(topology)!r} cannot be read: {reason}")
-    return split_chains(loaded, structure)
+    return split_chains(loaded, structure, bonds_known=suffix_of(path) in _WITH_BONDS)
 
 
-def split_chains(topology: Any, structure: Any = None) -> Any:
+def split_chains(topology: Any, structure: Any = None, *, bonds_known: bool = False) -> Any:
     """Return the topology with chains that end where the backbone does.
 
-    Two neighbours in a chain that both have C and N atoms are taken as bonded by the best evidence there is: bonds of
-    the topology, where it has them for some neighbours and not for others; the distance from C to N in `structure`,
-    where most neighbours are as close as bonded ones; else residue numbers that go on.
+    A residue with an atom C and the next one in the chain with an atom N are taken as bonded by the best evidence there
+    is: the bonds of the topology, if they are known; the distance from C to N in `structure`, where most neighbours are
+    as close as bonded ones; else residue numbers that go on. What is no amino acid (a ligand that has an atom N) is
+    never bonded.
 
     Parameters
     ----------
     topology : mdtraj.Topology
     structure : mdtraj.Trajectory, optional
         One frame of it.
+    bonds_known : bool
+        The topology's bonds come from a force field, not from the names of residues.
     """
-    links = [
-        (one, other, _atom(one, "C"), _atom(other, "N"))
-        for chain in topology.chains
-        for one, other in pairwise(chain.residues)
-    ]
-    links = [link for link in links if link[2] is not None and link[3] is not None]
+    neighbours = [pair for chain in topology.chains for pair in pairwise(chain.residues)]
+    atoms = [(_atom(one, "C"), _atom(other, "N")) for one, other in neighbours]
+    links = [k for k, (c, n) in enumerate(atoms) if c is not None and n is not None]
     if not links:
         return topology
-    pairs = np.array([(c.index, n.index) for _, _, c, n in links])
-    bonds = {frozenset((one.index, other.index)) for one, other in topology.bonds}
-    bonded = np.array([frozenset(pair) in bonds for pair in pairs.tolist()])
+    pairs = np.array([(atoms[k][0].index, atoms[k][1].index) for k in links])
     lengths = _lengths(structure, pairs)
-    if bonded.any() and not bonded.all():
-        whole = bonded
+    if bonds_known:
+        bonds = {frozenset((one.index, other.index)) for one, other in topology.bonds}
+        whole = np.array([frozenset(pair) in bonds for pair in pairs.tolist()])
     elif lengths is not None and np.median(lengths) < _BONDED_NM:
         whole = lengths < _BROKEN_NM
     else:
         # Residues with insertion codes share a number.
-        whole = np.array([other.resSeq - one.resSeq in (0, 1) for one, other, _, _ in links])
-    if whole.all():
-        return topology
-    return _cut(topology, {links[k][1].index for k in np.flatnonzero(~whole)})
+        whole = np.array([neighbours[k][1].resSeq - neighbours[k][0].resSeq in (0, 1) for k in links])
+    whole &= np.array([all(map(_has_backbone, neighbours[k])) for k in links])
+    return topology if whole.all() else _cut(topology, {neighbours[links[k]][1].index for k in np.flatnonzero(~whole)})
 
 
 def _atom(residue: Any, name: str) -> Any:
     return next((atom for atom in residue.atoms if atom.name == name), None)
+
+
+def _has_backbone(residue: Any) -> bool:
+    """Whether a residue is an amino acid, by name or by its atoms, or a cap (which has no CA)."""
+    names = {atom.name for atom in residue.atoms}
+    return residue.is_protein or "CA" not in names or {"N", "C"} <= names
 
 
 def _lengths(structure: Any, pairs: NDArray[np.int64]) -> NDArray[np.float64] | None:
