@@ -24,6 +24,14 @@ class FrameInterval:
         Time per frame, in `unit`; positive.
     unit : str
         One of fs, ps, ns, us (also with the letter mu), ms, s, or ``"frame"`` where no physical time is known.
+
+    Examples
+    --------
+    >>> interval = FrameInterval.parse("0.2 ns")
+    >>> interval.describe(12_500)
+    '2.5 us'
+    >>> print(FrameInterval())
+    1 frame
     """
 
     value: float = 1.0

@@ -45,6 +45,12 @@ def load_dtrajs(source: DtrajsLike) -> list[Dtraj]:
     InputError
         For missing files, several dimensions, empty trajectories, labels that are no whole numbers, NaN, labels above
         2^31 - 1, or files that hold Python objects.
+
+    Examples
+    --------
+    >>> load_dtrajs([[0, 0, 1], [2, 1]])
+    [array([0, 0, 1]), array([2, 1])]
+    >>> load_dtrajs("md/run_*.npy")  # doctest: +SKIP
     """
     if isinstance(source, str | Path):
         return _load_files([source])

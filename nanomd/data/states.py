@@ -28,6 +28,17 @@ class StateMap:
     ----------
     symbols : int64 array, shape (n_states,)
         The raw labels that occur, non-negative and strictly increasing.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> states = StateMap.fit([np.array([7, 7, 90000, 0])])
+    >>> states.n_states
+    3
+    >>> states.encode([np.array([0, 90000])])
+    [array([0, 2], dtype=uint8)]
+    >>> states.decode([2, 0])
+    array([90000,     0])
     """
 
     symbols: Dtraj

@@ -88,6 +88,19 @@ def validate(
     ------
     InputError
         For lags that the data are too short for, states without transitions, and arguments out of range.
+
+    Examples
+    --------
+    A two-state process, and a model of it that leaves its states twice as often:
+
+    >>> import numpy as np
+    >>> def walk(rate, seed):
+    ...     return np.cumsum(np.random.default_rng(seed).random((4, 5000)) < rate, axis=1) % 2
+    >>> result = validate(walk(0.02, 1), list(walk(0.04, 2)), lagtime=1, lagtimes=[1, 5, 10], n_bootstrap=50)
+    >>> list(result.sources)
+    ['MD', 'GPT', 'MSM']
+    >>> print(f"passage times are off by a factor of {result.mfpt_errors['GPT'].factor:.0f}")
+    passage times are off by a factor of 2
     """
     Bootstrap.draw(2, n_bootstrap, confidence, seed)  # checks the settings before the work
     inputs = _prepare(dtrajs, rollout, training, others or {}, frame_interval)

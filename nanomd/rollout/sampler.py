@@ -61,6 +61,18 @@ class Sampler:
     ------
     BackendUnavailableError
         If a backend asked for by name cannot run here or cannot run this model.
+
+    Examples
+    --------
+    A model of a few steps' training; a model on disk is loaded with ``Sampler.load("my_run/model")``.
+
+    >>> import numpy as np
+    >>> from nanomd import GPTEstimator
+    >>> estimator = GPTEstimator("tiny", n_steps=5, seed=1, frame_interval="0.2 ns")
+    >>> model = estimator.fit(np.tile([3, 3, 7], 200)).fetch_model()
+    >>> rollout = Sampler(model.to_files()).generate(1000, n_trajs=2, start="stationary", seed=1)
+    >>> [len(labels) for labels in rollout.dtrajs], np.unique(rollout.dtrajs)
+    ([1000, 1000], array([3, 7]))
     """
 
     def __init__(

@@ -68,6 +68,14 @@ class Tokenizer:
     --------
     >>> tokenizer = Tokenizer("distances", reduction="tica", lagtime=20, n_states=100, seed=1)
     >>> dtrajs = tokenizer.fit_transform("protein.pdb", "run_*.xtc", stride=5)  # doctest: +SKIP
+
+    Features that are arrays already:
+
+    >>> import numpy as np
+    >>> tokenizer = Tokenizer(n_states=2, frame_interval="1 ps")
+    >>> dtrajs = tokenizer.fit_transform_arrays([np.array([[0.0], [0.1], [5.0]]), np.array([[5.1], [0.2]])])
+    >>> [len(labels) for labels in dtrajs], bool(dtrajs[0][2] == dtrajs[1][0] != dtrajs[1][1])
+    ([3, 2], True)
     """
 
     def __init__(
