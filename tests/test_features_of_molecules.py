@@ -14,6 +14,7 @@ from nanomd.base.errors import InputError, NanomdWarning
 from nanomd.cli.main import main
 from nanomd.data.dtrajs import load_dtrajs
 from nanomd.tokenize import BackboneTorsions, Contacts, Distances, Tokenizer
+from nanomd.tokenize.clustering import mean_coordinates
 from nanomd.tokenize.features import make_feature, prepare
 from nanomd.tokenize.pairs import ALPHA, resolve_pairs, select_atoms
 from nanomd.tokenize.reduction import ReductionFit
@@ -277,9 +278,9 @@ def test_feature_arrays_from_the_command_line(tmp_path, capsys):
     (tmp_path / "text.npy").write_text("1 2 3")
     for name, says in (
         ("labels.npy", "given without --features arrays"),
-        ("objects.npy", "must hold numbers"),
-        ("cut.npy", "is truncated"),
-        ("text.npy", "not a readable .npy"),
+        ("objects.npy", "Python objects"),
+        ("cut.npy", "promises shape"),
+        ("text.npy", "cannot be read"),
     ):
         assert main([*command, "--run", str(tmp_path / "no"), str(tmp_path / name)]) == 2
         assert says in capsys.readouterr().err
@@ -309,3 +310,30 @@ def test_the_command_line_prints_a_warning_as_one_line(tmp_path, capsys):
     assert main([*command, "--features", "distances", "--quiet", str(tmp_path / "a.xtc")]) == 0
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1 and lines[0].startswith("nanomd: warning: a molecule is whole in these files")
+
+
+# --- where states lie ------------------------------------------------------------------------------------------------
+def test_coordinates_of_states_are_kept_with_the_tokens(tmp_path):
+    xyz = walk(300)
+    top, files = write_top(tmp_path / "a.pdb", xyz), [str(write_xtc(tmp_path / "a.xtc", xyz, range(300)))]
+    command = ["tokenize", "--quiet", "--states", "6", "--run"]
+    md = ["--top", str(top), "--features", "distances", "--select", "resSeq < 7", "--reduction", "tica",
+          "--lagtime", "3", "--n-components", "2"]  # fmt: skip
+    assert main([*command, str(tmp_path / "md"), *md, *files]) == 0
+    kept = np.load(tmp_path / "md/tokens/state_coordinates.npy")
+    tokenizer = Tokenizer.load(tmp_path / "md/tokens/tokenizer")
+    assert kept.shape == (6, 2) and np.array_equal(kept, tokenizer.state_coordinates)
+    # Row k is where the frames of label k are, in coordinates whose spread is their correlation over the lag.
+    (labels,) = load_dtrajs(str(tmp_path / "md/tokens/md_*.npy"))
+    measured = prepare(tokenizer.features, load_topology(top))(mdtraj.load(files[0], top=str(top)))
+    slow = tokenizer.reduction_.transform(measured)
+    assert np.allclose(mean_coordinates([slow], [labels]), kept, atol=1e-3)
+    # (the correlation of pairs of frames, so the spread of all frames is about it)
+    assert np.allclose(slow.std(axis=0), tokenizer.reduction_.singular_values[:2], atol=0.1)
+
+
+def test_mean_coordinates_of_states():
+    found = mean_coordinates(
+        [np.array([[0.0, 1], [2, 3]]), np.array([[4.0, 4], [9, 9]])], [np.array([2, 0]), np.array([2, -1])]
+    )
+    assert np.array_equal(found, [[2, 3], [np.nan, np.nan], [2, 2.5]], equal_nan=True)

@@ -6,7 +6,7 @@
       config.toml        the settings of every step, as they were used
       provenance.json    versions, seeds, input hashes, commit, device, backend of every finished step
       simulation/        xy_0000.npy ... (model systems only)
-      tokens/            md_0000.npy ... manifest.json, tokenizer/
+      tokens/            md_0000.npy ... manifest.json, state_coordinates.npy, tokenizer/
       model/  checkpoints/  generated/  interpret/  logs/  report/
 
 One process writes at a time (an advisory lock that dies with its process), and files appear whole or not at all.

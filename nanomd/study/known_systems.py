@@ -10,12 +10,10 @@ import numpy as np
 
 from nanomd.base.arrays import map_npy
 from nanomd.base.errors import InputError
-from nanomd.study.token_sources import Choices, TokenSource
+from nanomd.study.token_sources import Choices, Tokens, TokenSource
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-    from nanomd.base.units import FrameInterval
 
     PathLike = str | Path
 
@@ -40,13 +38,14 @@ class FourState(TokenSource):
             **self.choices.settings(),
         }
 
-    def make(self, part: Path) -> tuple[list[NDArray[np.int64]], FrameInterval]:  # noqa: ARG002
+    def make(self, part: Path) -> Tokens:  # noqa: ARG002
         """See `TokenSource`."""
         from nanomd.systems import four_state
+        from nanomd.tokenize.clustering import mean_coordinates
 
         xy = _load_plane(self.files)[:, :: self.choices.stride]
         dtrajs = four_state.tokenize(xy, scheme=self.scheme, **self.choices.number)
-        return dtrajs, self.choices.between_frames()
+        return Tokens(dtrajs, self.choices.between_frames(), mean_coordinates(xy, dtrajs))
 
 
 @dataclass(frozen=True)
@@ -67,14 +66,16 @@ class AlanineDipeptide(TokenSource):
         """See `TokenSource`."""
         return {"system": "alanine-dipeptide", "n_states": self.choices.n_states, **self.choices.settings()}
 
-    def make(self, part: Path) -> tuple[list[NDArray[np.int64]], FrameInterval]:  # noqa: ARG002
+    def make(self, part: Path) -> Tokens:  # noqa: ARG002
         """See `TokenSource`."""
         from nanomd.systems import alanine_dipeptide
 
         folder = self.files[0].parent
         torsions = [angles[:: self.choices.stride] for angles in alanine_dipeptide.load(folder)]
-        dtrajs, _ = alanine_dipeptide.tokenize(torsions, seed=self.choices.seed, **self.choices.number)
-        return dtrajs, self.choices.between_frames(alanine_dipeptide.frame_interval(folder))
+        dtrajs, centers = alanine_dipeptide.tokenize(torsions, seed=self.choices.seed, **self.choices.number)
+        interval = self.choices.between_frames(alanine_dipeptide.frame_interval(folder))
+        on_circle = alanine_dipeptide.on_circle(np.radians(centers)).astype(np.float64)
+        return Tokens(dtrajs, interval, on_circle)
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ class WWDomain(TokenSource):
         """See `TokenSource`."""
         return {"system": "ww-domain", "n_states": self.choices.n_states, **self.choices.settings()}
 
-    def make(self, part: Path) -> tuple[list[NDArray[np.int64]], FrameInterval]:
+    def make(self, part: Path) -> Tokens:
         """See `TokenSource`."""
         from nanomd.systems import ww_domain
 
@@ -108,7 +109,7 @@ class WWDomain(TokenSource):
             progress=self.choices.progress,
         )
         tokenizer.save(part / "tokenizer")
-        return dtrajs, tokenizer.frame_interval
+        return Tokens(dtrajs, tokenizer.frame_interval, tokenizer.state_coordinates)
 
 
 SYSTEMS = {"alanine-dipeptide": AlanineDipeptide, "ww-domain": WWDomain}

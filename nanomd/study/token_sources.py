@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -54,6 +54,23 @@ class Choices:
         return FrameInterval(interval.value * self.stride, interval.unit) if self.stride > 1 else interval
 
 
+class Tokens(NamedTuple):
+    """Trajectories as sequences of states.
+
+    Parameters
+    ----------
+    dtrajs : list of int64 arrays, shape (n_frames,)
+    interval : FrameInterval
+        Between frames.
+    coordinates : float64 array, shape (n_labels, n_coordinates), or None
+        Where each state lies, row k that of label k; NaN where there is no frame. None where only labels are known.
+    """
+
+    dtrajs: list[NDArray[np.int64]]
+    interval: FrameInterval
+    coordinates: NDArray[np.float64] | None = None
+
+
 class TokenSource(ABC):
     """Trajectories that can be had as sequences of states."""
 
@@ -66,8 +83,8 @@ class TokenSource(ABC):
         """What the result depends on beside the files, plain values."""
 
     @abstractmethod
-    def make(self, part: Path) -> tuple[list[NDArray[np.int64]], FrameInterval]:
-        """Return discrete trajectories and the time between their frames; a tokenizer is saved in `part`."""
+    def make(self, part: Path) -> Tokens:
+        """Return discrete trajectories and what belongs to them; a tokenizer is saved in `part`."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +95,11 @@ class Measured:
     select: str | None = None
     min_separation: int | None = None
     periodic: bool = True
+
+    @property
+    def chosen(self) -> bool:
+        """Whether something was asked for that only MD files have."""
+        return self.select is not None or self.min_separation is not None or not self.periodic
 
     def settings(self) -> dict[str, Any]:
         """Return what the result depends on; what was not chosen is left out."""
@@ -134,7 +156,7 @@ class MDFiles(TokenSource):
             **self.choices.settings(),
         }
 
-    def make(self, part: Path) -> tuple[list[NDArray[np.int64]], FrameInterval]:
+    def make(self, part: Path) -> Tokens:
         """See `TokenSource`."""
         from nanomd.tokenize.features import make_feature
 
@@ -148,7 +170,7 @@ class MDFiles(TokenSource):
             topology, by_folder(files) if self.join_folders else files, self.choices.stride
         )
         tokenizer.save(part / "tokenizer")
-        return dtrajs, tokenizer.frame_interval
+        return Tokens(dtrajs, tokenizer.frame_interval, tokenizer.state_coordinates)
 
 
 @dataclass(frozen=True)
@@ -169,7 +191,7 @@ class FeatureArrays(TokenSource):
             **self.choices.settings(),
         }
 
-    def make(self, part: Path) -> tuple[list[NDArray[np.int64]], FrameInterval]:
+    def make(self, part: Path) -> Tokens:
         """See `TokenSource`."""
         from nanomd.tokenize.stream import load_arrays
 
@@ -178,7 +200,7 @@ class FeatureArrays(TokenSource):
         interval = self.choices.between_frames()
         dtrajs = tokenizer.fit_transform_arrays(arrays, interval)
         tokenizer.save(part / "tokenizer")
-        return dtrajs, interval
+        return Tokens(dtrajs, interval, tokenizer.state_coordinates)
 
 
 @dataclass(frozen=True)
@@ -193,9 +215,9 @@ class ReadyMade(TokenSource):
         """See `TokenSource`."""
         return {"dtrajs": True, **self.choices.settings()}
 
-    def make(self, part: Path) -> tuple[list[NDArray[np.int64]], FrameInterval]:  # noqa: ARG002
+    def make(self, part: Path) -> Tokens:  # noqa: ARG002
         """See `TokenSource`."""
         from nanomd.data.dtrajs import load_dtrajs
 
         dtrajs = load_dtrajs([str(path) for path in self.files])
-        return [labels[:: self.choices.stride] for labels in dtrajs], self.choices.between_frames()
+        return Tokens([labels[:: self.choices.stride] for labels in dtrajs], self.choices.between_frames())

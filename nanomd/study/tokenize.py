@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from nanomd.base.arrays import write_array
 from nanomd.base.checks import check_range
 from nanomd.base.errors import InputError
 from nanomd.base.files import replacing, sha256_of, write_atomic
@@ -26,10 +27,12 @@ from nanomd.study.token_sources import (
     Measured,
     ReadyMade,
     Reduction,
+    Tokens,
     TokenSource,
 )  # fmt: skip
 
 IntArray = NDArray[np.int64]
+STATE_COORDINATES = "state_coordinates.npy"  # in tokens/: float64 (n_labels, n_coordinates), row k that of label k
 
 
 def tokenize(
@@ -75,12 +78,12 @@ def tokenize(
             return step.nothing_to_do()
         with replacing(folder.tokens) as part:
             part.mkdir()
-            dtrajs, interval = source.make(part)
-            states = _write(part, dtrajs, interval)
-        n_frames = sum(map(len, dtrajs))
+            tokens = source.make(part)
+            states = _write(part, tokens)
+        n_frames = sum(map(len, tokens.dtrajs))
         step.record |= {"n_states": len(states), "n_frames": n_frames}
-    each = "" if interval.unit == "frame" else f" of {interval}"
-    return f"{len(dtrajs)} trajectories, {n_frames:,} frames{each}, {len(states)} states"
+    each = "" if tokens.interval.unit == "frame" else f" of {tokens.interval}"
+    return f"{len(tokens.dtrajs)} trajectories, {n_frames:,} frames{each}, {len(states)} states"
 
 
 def _find_source(
@@ -103,6 +106,8 @@ def _find_source(
     InputError
         For arguments that exclude each other, or none.
     """
+    if measured.chosen and top is None:
+        raise InputError("--select, --min-separation and --no-periodic are for trajectory files: give --top")
     if join_folders and top is None:
         raise InputError("join_folders is for trajectory files with a topology: give --top")
     if system is not None:
@@ -134,11 +139,14 @@ def _find_source(
     return known_system(of, choices, folder.simulation)
 
 
-def _write(part: Path, dtrajs: list[IntArray], interval: FrameInterval) -> IntArray:
-    """Write trajectories and their manifest, and return the states that they visit."""
+def _write(part: Path, tokens: Tokens) -> IntArray:
+    """Write trajectories, coordinates of states and the manifest, and return the states that are visited."""
     from nanomd.data.dtrajs import save_dtrajs
 
+    dtrajs, interval, coordinates = tokens
     save_dtrajs(dtrajs, part)
+    if coordinates is not None:
+        write_array(part / STATE_COORDINATES, coordinates)
     states = np.unique(np.concatenate(dtrajs))
     states = states[states >= 0]
     if len(states) < 2:

@@ -88,3 +88,21 @@ def assign(coordinates: NDArray[Any], centers: NDArray[np.float64]) -> NDArray[n
         block = np.asarray(coordinates[start : start + _ASSIGN_FRAMES], dtype=np.float64)
         labels[start : start + len(block)] = tree.query(block)[1]
     return labels
+
+
+def mean_coordinates(
+    coordinates: Sequence[NDArray[Any]] | NDArray[Any], dtrajs: Sequence[NDArray[np.int64]]
+) -> NDArray[np.float64]:
+    """Return the mean of the frames of each state, shape (n_labels, n_coordinates), NaN where there is none.
+
+    Parameters
+    ----------
+    coordinates : sequence of arrays, shape (n_frames, n_coordinates)
+    dtrajs : sequence of int64 arrays, shape (n_frames,)
+        Labels; frames of negative ones are left out.
+    """
+    labels, x = np.concatenate(list(dtrajs)), np.concatenate(list(coordinates))
+    labels, x = labels[labels >= 0], x[labels >= 0]
+    counts = np.bincount(labels)
+    sums = np.stack([np.bincount(labels, weights=column) for column in x.T], axis=1)
+    return np.asarray(np.where(counts[:, None] > 0, sums / np.maximum(counts, 1)[:, None], np.nan))

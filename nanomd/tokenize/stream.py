@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from nanomd.base.arrays import map_npy
 from nanomd.base.errors import InputError
 from nanomd.base.units import FrameInterval
 from nanomd.tokenize.sources import FileSource, SourceFile
@@ -193,7 +194,7 @@ class ArrayStream:
 
 
 def load_arrays(paths: Sequence[Path]) -> list[NDArray[Any]]:
-    """Map feature arrays of shape (n_frames, n_features) from .npy files, their headers checked first.
+    """Map feature arrays of shape (n_frames, n_features) from .npy files.
 
     Raises
     ------
@@ -202,22 +203,13 @@ def load_arrays(paths: Sequence[Path]) -> list[NDArray[Any]]:
     """
     arrays = []
     for path in paths:
-        try:
-            with path.open("rb") as file:
-                version = np.lib.format.read_magic(file)
-                read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-                shape, _, dtype = read(file)
-                size = path.stat().st_size - file.tell()
-        except (ValueError, OSError, EOFError) as error:
-            raise InputError(f"{path} is not a readable .npy file of features: {error}") from None
-        if dtype.kind not in "biuf" or len(shape) != 2 or min(shape) < 1:
+        array = map_npy(path)
+        if array.dtype.kind not in "biuf" or array.ndim != 2 or not array.size:
             raise InputError(
-                f"{path} must hold numbers of shape (n_frames, n_features), got shape {shape} of {dtype}; "
+                f"{path} must hold numbers of shape (n_frames, n_features), got shape {array.shape} of {array.dtype}; "
                 "discrete states, one whole number a frame, are given without --features arrays"
             )
-        if size < shape[0] * shape[1] * dtype.itemsize:
-            raise InputError(f"{path} is truncated: {size} bytes of data for shape {shape} of {dtype}; copy it again")
-        arrays.append(np.load(path, mmap_mode="r", allow_pickle=False))
+        arrays.append(array)
     return arrays
 
 

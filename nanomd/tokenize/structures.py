@@ -37,7 +37,9 @@ def find_files(files: Sequence[str | Path] | None, fitted: Fitted) -> list[Path]
     """
     if not fitted.sources and files is None:
         raise InputError("the tokenizer was fitted to arrays; pass topology= and files=, one file per array")
-    paths = [Path(path).expanduser() for path in files or [source.path for source in fitted.sources]]
+    paths = [
+        Path(path).expanduser() for path in ([source.path for source in fitted.sources] if files is None else files)
+    ]
     expected = len(fitted.sources or fitted.n_frames)
     if len(paths) != expected:
         what = "the {} trajectory files that were tokenised" if fitted.sources else "one file per array, {}"

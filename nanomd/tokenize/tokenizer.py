@@ -58,7 +58,7 @@ class Tokenizer:
     ----------
     frame_interval : FrameInterval
         Of the dtrajs: the files' interval times the stride.
-    centers : float64 array, shape (n_states, n_coordinates)
+    centers, state_coordinates : float64 array, shape (n_states, n_coordinates)
     counts : int64 array, shape (n_states,)
         Frames of each state in the data that was fitted.
     reduction_ : Reduction or None
@@ -244,6 +244,15 @@ class Tokenizer:
     def centers(self) -> NDArray[np.float64]:
         """Centres of the microstates, shape (n_states, n_coordinates)."""
         return self._need_fit().centers
+
+    @property
+    def state_coordinates(self) -> NDArray[np.float64]:
+        """Where each state lies among the slow coordinates, shape (n_states, n_coordinates).
+
+        With a reduction these are scaled such that distances are kinetic (a kinetic map): states that interconvert fast
+        lie close to each other. Without one they are features.
+        """
+        return self.centers
 
     @property
     def reduction_(self) -> Reduction | None:
