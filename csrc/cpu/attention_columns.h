@@ -9,7 +9,7 @@
 
 namespace nanomd {
 
-// Cache: float or Half, what keys and values are stored as.
+// Vec: sixteen floats of one instruction set (simd/). Cache: float or Half, what keys and values are stored as.
 template <class Vec, class Cache>
 struct ColumnAttention {
   static constexpr int kBlocks = Vec::kTile > 8 ? 8 : Vec::kTile;  // vectors of sixteen in flight
@@ -107,6 +107,7 @@ struct ColumnAttention {
     std::memcpy(y, half, 8 * sizeof(Half));
   }
 
+  // N vectors of sixteen slots.
   template <int N>
   static void score_blocks(const float* q, const Cache* keys, int slot, int capacity, int d_head, float* scores) {
     Vec acc[N];

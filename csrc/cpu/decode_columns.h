@@ -1,7 +1,7 @@
 // One to kMaxColumns columns: a column is one position of one trajectory. They may be different trajectories, or
 // successive positions of one (drafts to be verified, or tokens that fill a window). Outputs, features or slots lie in
-// the SIMD lanes; weights are read once for a tile of columns. The same numbers, bit for bit, as decode_many.h, since
-// every sum runs in the order fixed in kernels.h.
+// the SIMD lanes; weights are read once for a tile of columns. The same numbers, bit for bit, as decode_lanes.h, since
+// every sum runs in the order fixed in kernels.h, and the steps in that of forward.h.
 //
 // Successive positions of one trajectory come in order. Within a layer each column stores its keys and values and then
 // attends, before the next column stores: so a column sees exactly the slots that it would have seen alone, those that
@@ -12,16 +12,129 @@
 #include <cstring>
 
 #include "attention_columns.h"
+#include "forward.h"
 #include "kernels.h"
 #include "nanomd/sampling.h"
 #include "simd/math.h"
 
 namespace nanomd {
 
-// Weight, Cache: float or Half, what weights, and keys and values, are stored as.
+// Vec: sixteen floats of one instruction set (simd/). Weight, Cache: float or Half, what weights, and keys and values,
+// are stored as.
 template <class Vec, class Weight, class Cache>
-struct Columns {
+class ColumnPass {
+ public:
+  static void decode(const ColumnStep& step) {
+    ColumnPass pass(step);
+    forward(pass, pass.model);
+  }
+
+  // Logits of one column -> unnormalised probabilities, in place, and the drawn state.
+  static void sample(float* logits, int n_states, float inverse_temperature, double u, std::int32_t* state) {
+    float top = logits[0];
+    for (int k = 1; k < n_states; ++k) top = logits[k] > top ? logits[k] : top;
+    for (int k = 0; k < n_states; k += kLanes)
+      exp_vec((Vec::load(logits + k) - Vec::set(top)) * Vec::set(inverse_temperature)).store(logits + k);
+    *state = sample_state(logits, n_states, u);
+  }
+
+  // --- The lines of forward.h, for the columns from first_ on.
+  const Model& model;
+  const ColumnStep& step;
+  const Rows x, h, qkv, attention, mlp;
+
+  void embed() {
+    const int d = model.shape.d_model;
+    for (int c = 0; c < step.n_columns; ++c) {
+      const Column& column = step.column[c];
+      float* to = x.data + c * x.stride;
+      std::memset(to, 0, sizeof(float) * x.stride);
+      std::memcpy(to, model.embedding + static_cast<std::size_t>(column.token) * d, sizeof(float) * d);
+      if (model.position == nullptr) continue;
+      const float* row = model.position + static_cast<std::size_t>(column.position) * d;
+      for (int f = 0; f < d; ++f) to[f] = to[f] + row[f];
+    }
+  }
+
+  // Each column in turn, from qkv to attention; false where nobody reads further. In the last layer only the columns
+  // that want logits attend, and go on.
+  bool attend(int l) {
+    const ModelShape& shape = model.shape;
+    const KeyValueLayout layout = column_layout(shape);
+    const float scale = 1.0f / std::sqrt(static_cast<float>(shape.d_head()));
+    Cache* narrow = reinterpret_cast<Cache*>(step.scratch->narrow.data());
+    const int first = l + 1 == shape.n_layer ? step.first_logits : 0;
+    for (int c = 0; c < step.n_columns; ++c) {
+      const Column& column = step.column[c];
+      Cache* keys = static_cast<Cache*>(column.keys) + l * layout.keys_per_head * shape.n_kv_head;
+      Cache* values = static_cast<Cache*>(column.values) + l * layout.values_per_head * shape.n_kv_head;
+      float* own = qkv.data + c * qkv.stride;
+      if (column.cos != nullptr)
+        Attention::rotate(own, shape.n_head + shape.n_kv_head, shape.d_head(), column.cos, column.sin);
+      Attention::store(shape, own, column.slot, keys, values, layout, narrow);
+      if (c < first) continue;
+      for (int f = 0; f < shape.d_model; ++f) own[f] = own[f] * scale;
+      Attention::attend(shape, own, keys, values, column.slots, layout, step.scratch->scores.data(),
+                        attention.data + c * attention.stride);
+    }
+    first_ = first;
+    return first < step.n_columns;
+  }
+
+  void norm(const LayerNormWeights& w, Rows from, Rows to) {
+    for (int c = first_; c < step.n_columns; ++c)
+      layer_norm(w, from.data + c * from.stride, to.data + c * to.stride, model.shape.d_model);
+  }
+
+  template <class Store>
+  void linear(const PackedLinear& w, Rows in, Store store) {
+    product(w, in.data + first_ * in.stride, in.stride, step.n_columns - first_, store);
+  }
+
+  // What becomes of sixteen outputs, from o on, of column first_ + c of a product.
+  auto put(Rows to) const {
+    return [at = own(to), to](int c, int o, Vec y) { y.store(at + c * to.stride + o); };
+  }
+  auto put_gelu(Rows to) const {
+    return [at = own(to), to](int c, int o, Vec y) { gelu_vec(y).store(at + c * to.stride + o); };
+  }
+  auto put_relu(Rows to) const {
+    return
+        [at = own(to), to, zero = Vec::set(0.0f)](int c, int o, Vec y) { max(y, zero).store(at + c * to.stride + o); };
+  }
+  auto add(Rows to) const {
+    return [at = own(to), to](int c, int o, Vec y) {
+      float* sum = at + c * to.stride + o;
+      (Vec::load(sum) + y).store(sum);
+    };
+  }
+  auto put_logits() const {
+    return [to = logits()](int c, int o, Vec y) { y.store(to.data + static_cast<std::size_t>(c) * to.stride + o); };
+  }
+
+  void add_markov() {
+    for (int c = first_; c < step.n_columns; ++c) {
+      const float* row = model.markov + static_cast<std::size_t>(step.column[c].token) * model.shape.n_states;
+      float* to = logits().data + static_cast<std::size_t>(c - first_) * logits().stride;
+      for (int k = 0; k < model.shape.n_states; ++k) to[k] += row[k];
+    }
+  }
+
+ private:
   using Attention = ColumnAttention<Vec, Cache>;
+
+  explicit ColumnPass(const ColumnStep& of)
+      : model(*of.model),
+        step(of),
+        x{of.scratch->x.data(), round_up(model.shape.d_model)},
+        h{of.scratch->h.data(), x.stride},
+        qkv{of.scratch->qkv.data(), round_up(model.shape.d_qkv())},
+        attention{of.scratch->attention.data(), x.stride},
+        mlp{of.scratch->mlp.data(), round_up(model.shape.d_mlp)} {}
+
+  float* own(Rows rows) const { return rows.data + first_ * rows.stride; }
+  // Those of column first_ come first.
+  Rows logits() const { return {step.scratch->logits.data(), round_up(model.shape.n_states)}; }
 
   static const Weight* weights(const PackedLinear& w) {
     if constexpr (sizeof(Weight) == sizeof(Half))
@@ -30,7 +143,8 @@ struct Columns {
       return w.weight;
   }
 
-  // N blocks of sixteen outputs of C columns; x[column][stride].
+  // C columns by N blocks of sixteen outputs, all in registers; x[column][stride]. store(column, output, y) takes the
+  // results.
   template <int C, int N, class Store>
   static void tile(const PackedLinear& w, const float* x, int stride, int block, int column, Store store) {
     const std::size_t length = static_cast<std::size_t>(w.n_in) * kLanes;
@@ -92,7 +206,7 @@ struct Columns {
 
   // y[c][o] = bias[o] + sum_i W[o][i] x[c][i]; what happens with y is the caller's.
   template <class Store>
-  static void linear(const PackedLinear& w, const float* x, int stride, int n_columns, Store store) {
+  static void product(const PackedLinear& w, const float* x, int stride, int n_columns, Store store) {
     // With few columns, more blocks at once, so that enough independent sums are in flight.
     constexpr int kAlone = Attention::kBlocks, kPair = kAlone / 2 > 0 ? kAlone / 2 : 1, kWide = Vec::kBlockTile;
     int block = 0;
@@ -137,93 +251,7 @@ struct Columns {
     }
   }
 
-  static void embed(const Model& model, const Column& column, float* x, int d, int d_pad) {
-    std::memset(x, 0, sizeof(float) * d_pad);
-    std::memcpy(x, model.embedding + static_cast<std::size_t>(column.token) * d, sizeof(float) * d);
-    if (model.position == nullptr) return;
-    const float* row = model.position + static_cast<std::size_t>(column.position) * d;
-    for (int f = 0; f < d; ++f) x[f] = x[f] + row[f];
-  }
-
-  static void decode(const ColumnStep& step) {
-    const Model& model = *step.model;
-    const ModelShape& shape = model.shape;
-    const int d = shape.d_model, d_pad = round_up(d), qkv_pad = round_up(shape.d_qkv()), n = step.n_columns;
-    const int mlp_pad = round_up(shape.d_mlp), vocabulary = round_up(shape.n_states);
-    const KeyValueLayout layout = column_layout(shape);
-    float* x = step.scratch->x.data();
-    float* h = step.scratch->h.data();
-    float* qkv = step.scratch->qkv.data();
-    float* attention = step.scratch->attention.data();
-    float* mlp = step.scratch->mlp.data();
-    float* scores = step.scratch->scores.data();
-    Cache* narrow = reinterpret_cast<Cache*>(step.scratch->narrow.data());
-    const Vec zero = Vec::set(0.0f);
-    const float scale = 1.0f / std::sqrt(static_cast<float>(shape.d_head()));
-    const auto add_to_x = [=](int c, int o, Vec y) {
-      float* at = x + c * d_pad + o;
-      (Vec::load(at) + y).store(at);
-    };
-
-    for (int c = 0; c < n; ++c) embed(model, step.column[c], x + c * d_pad, d, d_pad);
-    for (int l = 0; l < shape.n_layer; ++l) {
-      const LayerWeights& layer = model.layers[l];
-      // From here on in the last layer, only the columns that want logits.
-      const int first = l + 1 == shape.n_layer ? step.first_logits : 0, left = n - first;
-      const auto norm = [&](const LayerNormWeights& w, float* to, int begin) {
-        for (int c = begin; c < n; ++c) layer_norm(w, x + c * d_pad, to + c * d_pad, d);
-      };
-      if (shape.pre_norm) norm(layer.norm1, h, 0);
-      linear(layer.qkv, shape.pre_norm ? h : x, d_pad, n, [=](int c, int o, Vec y) { y.store(qkv + c * qkv_pad + o); });
-      for (int c = 0; c < n; ++c) {
-        const Column& column = step.column[c];
-        Cache* keys = static_cast<Cache*>(column.keys) + l * layout.keys_per_head * shape.n_kv_head;
-        Cache* values = static_cast<Cache*>(column.values) + l * layout.values_per_head * shape.n_kv_head;
-        float* own = qkv + c * qkv_pad;
-        if (column.cos != nullptr)
-          Attention::rotate(own, shape.n_head + shape.n_kv_head, shape.d_head(), column.cos, column.sin);
-        Attention::store(shape, own, column.slot, keys, values, layout, narrow);
-        if (c < first) continue;
-        for (int f = 0; f < d; ++f) own[f] = own[f] * scale;
-        Attention::attend(shape, own, keys, values, column.slots, layout, scores, attention + c * d_pad);
-      }
-      if (left == 0) return;  // nobody reads further
-      linear(layer.proj, attention + first * d_pad, d_pad, left,
-             [=](int c, int o, Vec y) { add_to_x(first + c, o, y); });
-      if (shape.pre_norm)
-        norm(layer.norm2, h, first);
-      else
-        norm(layer.norm1, x, first);
-      const float* input = (shape.pre_norm ? h : x) + first * d_pad;
-      if (shape.gelu)
-        linear(layer.up, input, d_pad, left, [=](int c, int o, Vec y) { gelu_vec(y).store(mlp + c * mlp_pad + o); });
-      else
-        linear(layer.up, input, d_pad, left, [=](int c, int o, Vec y) { max(y, zero).store(mlp + c * mlp_pad + o); });
-      linear(layer.down, mlp, mlp_pad, left, [=](int c, int o, Vec y) { add_to_x(first + c, o, y); });
-      if (!shape.pre_norm) norm(layer.norm2, x, first);
-    }
-
-    const int first = step.first_logits;
-    if (shape.pre_norm)
-      for (int c = first; c < n; ++c) layer_norm(model.norm, x + c * d_pad, h + c * d_pad, d);
-    float* logits = step.scratch->logits.data();
-    linear(model.head, (shape.pre_norm ? h : x) + first * d_pad, d_pad, n - first,
-           [=](int c, int o, Vec y) { y.store(logits + static_cast<std::size_t>(c) * vocabulary + o); });
-    if (model.markov == nullptr) return;
-    for (int c = first; c < n; ++c) {
-      const float* row = model.markov + static_cast<std::size_t>(step.column[c].token) * shape.n_states;
-      float* own = logits + static_cast<std::size_t>(c - first) * vocabulary;
-      for (int k = 0; k < shape.n_states; ++k) own[k] += row[k];
-    }
-  }
-
-  static void sample(float* logits, int n_states, float inverse_temperature, double u, std::int32_t* state) {
-    float top = logits[0];
-    for (int k = 1; k < n_states; ++k) top = logits[k] > top ? logits[k] : top;
-    for (int k = 0; k < n_states; k += kLanes)
-      exp_vec((Vec::load(logits + k) - Vec::set(top)) * Vec::set(inverse_temperature)).store(logits + k);
-    *state = sample_state(logits, n_states, u);
-  }
+  int first_ = 0;  // columns before it are done
 };
 
 }  // namespace nanomd

@@ -34,7 +34,7 @@ std::vector<std::string> available_isas() {
   return names;
 }
 
-KeyValueLayout many_layout(const ModelShape& shape) {
+KeyValueLayout lane_layout(const ModelShape& shape) {
   const std::size_t per_head = static_cast<std::size_t>(round_up(shape.context_length)) * shape.d_head() * kLanes;
   const std::size_t total = per_head * shape.n_kv_head * shape.n_layer;
   return {per_head, per_head, total, total};

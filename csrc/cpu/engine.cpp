@@ -201,7 +201,7 @@ class CpuEngine final : public RolloutEngine {
   std::string name() const override { return std::string("cpu/") + kernels_.name; }
 
   std::size_t bytes_per_trajectory() const override {
-    const KeyValueLayout layout = many_layout(model_->shape);
+    const KeyValueLayout layout = lane_layout(model_->shape);
     const std::size_t item = model_->precision == Precision::kFp32 ? sizeof(float) : sizeof(Half);
     return (layout.keys + layout.values) * item / kLanes;
   }

@@ -15,7 +15,7 @@ Group::Group(const Model& model, const Kernels& kernels, Mode mode, int hop_keep
       hop_keep_(hop_keep),
       n_trajs_(n_trajs),
       columns_(columns),
-      layout_(columns ? column_layout(model.shape) : many_layout(model.shape)),
+      layout_(columns ? column_layout(model.shape) : lane_layout(model.shape)),
       item_(model.precision == Precision::kFp32 ? sizeof(float) : sizeof(Half)) {
   const std::size_t copies = columns ? static_cast<std::size_t>(n_trajs) : 1;
   const auto buffer = [&](std::size_t items) { return AlignedBuffer(items * item_ / sizeof(float)); };
@@ -219,7 +219,7 @@ void Group::decode(const std::int32_t* token, int window_position, bool want_log
   step.slot = shared.slot;
   step.slots = shared.slots;
   step.want_logits = want_logits;
-  kernels_.decode_many[static_cast<int>(model_.precision)](step);
+  kernels_.decode_lanes[static_cast<int>(model_.precision)](step);
 }
 
 float* Group::logits(Scratch& scratch, int i) const {
@@ -228,7 +228,7 @@ float* Group::logits(Scratch& scratch, int i) const {
 
 void Group::sample(Scratch& scratch, float inverse_temperature, const double* u, std::int32_t* state) const {
   if (!columns_) {
-    kernels_.sample_many(scratch.logits.data(), model_.shape.n_states, inverse_temperature, u, state);
+    kernels_.sample_lanes(scratch.logits.data(), model_.shape.n_states, inverse_temperature, u, state);
     return;
   }
   for (int i = 0; i < n_trajs_; ++i) state[i] = sample_run(scratch, i, inverse_temperature, u[i]);

@@ -3,21 +3,23 @@
 // THE ORDER OF SUMMATION. The lanes kernel (sixteen trajectories in SIMD lanes) and the columns kernel (sixteen
 // outputs, features or slots in SIMD lanes, for one or more positions) give bit-identical logits because every number
 // is made in one order:
-//   linear maps       acc = bias[o]; then acc = fma(W[o][i], x[i], acc) for i = 0, 1, ...
-//   LayerNorm         sums over features in 16 partial sums (feature mod 16), folded by `fold` below; mean = sum *
-//   (1/d);
-//                     squared deviations likewise with fma; y = fma((x - mean) * (1 / sqrt(var + eps)), weight, bias)
-//   rotary            (x1 cos - x2 sin, x2 cos + x1 sin) as fma(-x2, sin, x1 * cos), fma(x1, sin, x2 * cos)
-//   scores            the query is scaled by 1/sqrt(d_head) after the rotation; acc = 0, fma over features 0, 1, ...
-//   softmax           maximum over slots; e = exp(score - max); sum in 16 partial sums (slot mod 16), folded
-//   values            acc = 0; fma(e[slot], v[slot][f], acc) over slots 0, 1, ..., then times 1 / sum
-//   residual          x = x + y (norm = post normalises the sum)
-//   logits            linear map, then + markov[token][k]
-//   probabilities     exp((logit - max) * (1 / temperature)); cumulative sums in double, in state order
-//   fold(p[16])       p[i] += p[i + 8] (i < 8); p[i] += p[i + 4] (i < 4); p[i] += p[i + 2] (i < 2); p[0] + p[1]
-// exp is one polynomial (simd/math.h) for softmax, GELU and sampling. Slots that hold nothing count as e = 0 with v =
-// 0. Weights, keys and values kept in 16 bits are rounded once and widened exactly; all arithmetic is fp32. AVX2 and
-// AVX-512 agree bit for bit; SSE2 has no fused operations and differs in the last bits.
+// clang-format off
+//   linear maps    acc = bias[o]; then acc = fma(W[o][i], x[i], acc) for i = 0, 1, ...
+//   LayerNorm      sums over features in 16 partial sums (feature mod 16), folded by `fold` below;
+//                  mean = sum * (1/d); squared deviations likewise, with fma;
+//                  y = fma((x - mean) * (1 / sqrt(var + eps)), weight, bias)
+//   rotary         (x1 cos - x2 sin, x2 cos + x1 sin) as fma(-x2, sin, x1 * cos), fma(x1, sin, x2 * cos)
+//   scores         the query is scaled by 1/sqrt(d_head) after the rotation; acc = 0, fma over features 0, 1, ...
+//   softmax        maximum over slots; e = exp(score - max); sum in 16 partial sums (slot mod 16), folded
+//   values         acc = 0; fma(e[slot], v[slot][f], acc) over slots 0, 1, ..., then times 1 / sum
+//   residual       x = x + y (norm = post normalises the sum)
+//   logits         linear map, then + markov[token][k]
+//   probabilities  exp((logit - max) * (1 / temperature)); cumulative sums in double, in state order
+//   fold(p[16])    p[i] += p[i + 8] (i < 8); p[i] += p[i + 4] (i < 4); p[i] += p[i + 2] (i < 2); p[0] + p[1]
+// clang-format on
+// exp is one polynomial (simd/math.h) for softmax, GELU and sampling. Slots that hold nothing count as e = 0 with
+// v = 0. Weights, keys and values kept in 16 bits are rounded once and widened exactly; all arithmetic is fp32. AVX2
+// and AVX-512 agree bit for bit; SSE2 has no fused operations and differs in the last bits.
 #pragma once
 
 #include <cstdint>
@@ -41,7 +43,7 @@ struct Scratch {
 struct LaneStep {
   const Model* model = nullptr;
   Scratch* scratch = nullptr;
-  void* keys = nullptr;  // layout: many_layout
+  void* keys = nullptr;  // layout: lane_layout
   void* values = nullptr;
   const std::int32_t* token = nullptr;  // [16]
   const float* cos = nullptr;           // [d_head / 2], null for learned positions
@@ -73,25 +75,28 @@ struct ColumnStep {
 };
 
 // Sizes of caches, in elements (float or Half). W is padded to a multiple of 16 slots, d_head to 16 features in the
-// layout of columns.
-//   lanes, sixteen trajectories: keys [layer][kv_head][slot][d_head][16], values [layer][kv_head][d_head /
-//   8][slot][8][16] columns, one trajectory:     keys [layer][kv_head][d_head][slot],     values
-//   [layer][kv_head][slot][d_head padded]
+// values of columns.
+// clang-format off
+//   lanes, sixteen trajectories  keys   [layer][kv_head][slot][d_head][16]
+//                                values [layer][kv_head][d_head / 8][slot][8][16]
+//   columns, one trajectory      keys   [layer][kv_head][d_head][slot]
+//                                values [layer][kv_head][slot][d_head padded]
+// clang-format on
 struct KeyValueLayout {
   std::size_t keys_per_head, values_per_head;
   std::size_t keys, values;
 };
-KeyValueLayout many_layout(const ModelShape& shape);
+KeyValueLayout lane_layout(const ModelShape& shape);
 KeyValueLayout column_layout(const ModelShape& shape);
 
 struct Kernels {
   const char* name;
   int column_limit;  // up to this many trajectories run faster as columns than in lanes (measured)
   bool (*supported)();
-  void (*decode_many[kPrecisions])(const LaneStep&);       // logits to scratch.logits[V][16]
+  void (*decode_lanes[kPrecisions])(const LaneStep&);      // logits to scratch.logits[V][16]
   void (*decode_columns[kPrecisions])(const ColumnStep&);  // logits to scratch.logits[column][V padded to 16]
   // logits -> unnormalised probabilities, in place; and the drawn states, from one uniform per lane, or one.
-  void (*sample_many)(float* logits, int n_states, float inverse_temperature, const double* u, std::int32_t* state);
+  void (*sample_lanes)(float* logits, int n_states, float inverse_temperature, const double* u, std::int32_t* state);
   void (*sample_column)(float* logits, int n_states, float inverse_temperature, double u, std::int32_t* state);
   void (*exp)(const float* x, float* y, std::size_t n);  // n a multiple of 16, aligned: for tests
 };

@@ -1,9 +1,7 @@
-// The kernels compiled for sse2. Only templates over this instruction set's own Vec may be instantiated here: an inline
-// function shared with other files could be the copy that the linker keeps, and then run where sse2 is missing.
+// The kernels compiled for sse2.
 #include "simd/sse2.h"
-// The wrapper comes first: the templates find its functions by argument.
-#include "decode_columns.h"
-#include "decode_many.h"
+// The vectors come first: the templates find their functions by argument.
+#include "kernel_table.h"
 
 namespace nanomd {
 
@@ -11,24 +9,10 @@ namespace {
 bool supported() {
   return true;  // part of x86-64
 }
-void exp_array(const float* x, float* y, std::size_t n) {
-  for (std::size_t i = 0; i < n; i += kLanes) exp_vec(sse2::Vec::load(x + i)).store(y + i);
-}
 }  // namespace
 
 const Kernels& sse2_kernels() {
-  using Vec = sse2::Vec;
-  using Wide = Many<Vec, float>;
-  using Narrow = Many<Vec, Half>;
-  static constexpr Kernels kernels{
-      "sse2",
-      16,
-      supported,
-      {Wide::decode, Narrow::decode, Narrow::decode},
-      {Columns<Vec, float, float>::decode, Columns<Vec, float, Half>::decode, Columns<Vec, Half, Half>::decode},
-      Wide::sample,
-      Columns<Vec, float, float>::sample,
-      exp_array};
+  static constexpr Kernels kernels = kernels_of<sse2::Vec>("sse2", 16, supported);
   return kernels;
 }
 

@@ -39,8 +39,8 @@ struct DraftTable {
   }
 };
 
-// By one warp: what follows a pair, drawn with u; the state itself where the pair is unknown, since metastable
-// trajectories mostly stay.
+// Exec: what a thread is (tile.h). By one warp: what follows a pair, drawn with u; the state itself where the pair is
+// unknown, since metastable trajectories mostly stay.
 template <class Exec>
 NANOMD_TILE int guess(Exec& exec, const DraftTable& table, int before, int state, double u) {
   const std::uint32_t of = table.pair(before, state);

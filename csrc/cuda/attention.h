@@ -12,7 +12,7 @@
 
 namespace nanomd::cuda {
 
-// Eight consecutive cache elements as floats.
+// Eight consecutive cache elements as floats. kPrecise: of a cache in fp32, else in 16 bits.
 template <bool kPrecise>
 struct CacheRow;
 
@@ -64,6 +64,7 @@ struct SlotWindow {
 
 // q: [kGroup heads][d_head] in shared memory, scaled by log2(e)/sqrt(d_head); keys, values: [slots][d_head].
 // emit(head, feature, eight values) is called by the lanes that hold the result.
+// kGroup: query heads that share each key and value that is read. kPrecise: the cache is fp32. Exec: what a thread is.
 template <int kGroup, bool kPrecise, class Exec, class Emit>
 NANOMD_TILE void attend(Exec& exec, const float* q, int n_heads, int d_head, const unsigned char* keys,
                         const unsigned char* values, const SlotWindow& slots, Emit emit) {
@@ -100,6 +101,7 @@ NANOMD_TILE void attend(Exec& exec, const float* q, int n_heads, int d_head, con
 
   NANOMD_NO_UNROLL
   for (int base = 0; base < slots.end; base += kRows * slots_per_load) {
+    // 1. Load keys and values of a chunk of slots.
     CacheRow<kPrecise> key[kRows], value[kRows];
     bool valid[kRows];
     NANOMD_UNROLL
@@ -116,6 +118,7 @@ NANOMD_TILE void attend(Exec& exec, const float* q, int n_heads, int d_head, con
         value[r].clear();
       }
     }
+    // 2. Scores: each lane its eight features, then summed over the lanes of a slot.
     float score[kGroup][kRows];
     NANOMD_UNROLL
     for (int h = 0; h < kGroup; ++h) {
@@ -135,6 +138,7 @@ NANOMD_TILE void attend(Exec& exec, const float* q, int n_heads, int d_head, con
     for (int r = 0; r < kRows; ++r) NANOMD_UNROLL
     for (int h = 0; h < kGroup; ++h) score[h][r] += exec.shuffle_xor(score[h][r], mask);
 
+    // 3. Running maximum: what was summed so far is scaled to the new one.
     NANOMD_UNROLL
     for (int h = 0; h < kGroup; ++h) {
       float best = -INFINITY;
@@ -159,6 +163,7 @@ NANOMD_TILE void attend(Exec& exec, const float* q, int n_heads, int d_head, con
         sum[h] += score[h][r];
       }
     }
+    // 4. Weighted values.
     NANOMD_UNROLL
     for (int r = 0; r < kRows; ++r) {
       float v[8];
@@ -169,6 +174,7 @@ NANOMD_TILE void attend(Exec& exec, const float* q, int n_heads, int d_head, con
     }
   }
 
+  // 5. Sums over the lanes that had other slots.
   NANOMD_NO_UNROLL
   for (int mask = lanes_per_slot; mask < 32; mask *= 2) NANOMD_UNROLL
   for (int h = 0; h < kGroup; ++h) {
@@ -176,6 +182,7 @@ NANOMD_TILE void attend(Exec& exec, const float* q, int n_heads, int d_head, con
     NANOMD_UNROLL
     for (int i = 0; i < 8; ++i) out[h][i] += exec.shuffle_xor(out[h][i], mask);
   }
+  // 6. The mean, by the first lanes.
   NANOMD_UNROLL
   for (int h = 0; h < kGroup; ++h) {
     if (row == 0 && holds && h < n_heads) {

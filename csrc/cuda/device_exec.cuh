@@ -1,4 +1,4 @@
-// What a thread of tile.h is on a GPU. The host's twin is emulator.h.
+// What a thread of tile.h is on a GPU. The host's twin is csrc/tests/emulation/emulator.h.
 #pragma once
 
 #include <cstdint>
@@ -12,6 +12,7 @@ namespace nanomd::cuda {
 __device__ __noinline__ inline double exp_call(double x) { return ::exp(x); }
 __device__ __noinline__ inline double log_call(double x) { return ::log(x); }
 
+// kInCluster: its block is one of a cluster, whose ranks share a tile.
 template <bool kInCluster>
 struct DeviceExec {
   static constexpr bool kCluster = kInCluster;

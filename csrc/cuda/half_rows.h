@@ -8,7 +8,7 @@
 
 namespace nanomd::cuda {
 
-// Half-precision input of a product; in the precise engine the rounding error is kept as a second half.
+// Half-precision input of a product. kPrecise: the rounding error is kept as a second half.
 template <bool kPrecise>
 struct HalfRows {
   std::uint16_t* hi;  // [T][stride]

@@ -12,7 +12,8 @@ namespace nanomd::cuda {
 // Query heads that share one read of keys and values.
 inline int group_constant(const ModelShape& shape) { return shape.n_head == shape.n_kv_head ? 1 : 4; }
 
-// Calls run(tiles, group, precise) with the constants of a layout, as std::integral_constant.
+// Calls run(tiles, group, precise) with the constants of a layout, as std::integral_constant: kTiles, kGroup and
+// kPrecise of tile.h.
 template <class Run>
 void with_tile_constants(const Layout& layout, Run run) {
   const auto with_group = [&](auto tiles, auto precise) {

@@ -10,6 +10,7 @@
 namespace nanomd::cuda {
 
 // Fragments in flight per lane: enough to hide the latency of L2 (512 bytes each and warp), few enough not to spill.
+// kPrecise, here and below: weights and inputs are sums of two halves.
 template <bool kPrecise>
 inline constexpr int kFragmentsInFlight = kPrecise ? 2 : 4;
 
@@ -21,8 +22,8 @@ struct LinearView {
   int n_blocks, k_steps;
 };
 
-// finish(block, g, c, acc): acc[t][0..1] are output 16 block + g of
-// trajectories 8 t + 2 c and + 1, acc[t][2..3] output 16 block + g + 8 of the same.
+// finish(block, g, c, acc): acc[t][0..1] are output 16 block + g of trajectories 8 t + 2 c and + 1, acc[t][2..3] output
+// 16 block + g + 8 of the same. kTiles: tiles of eight trajectories that share each weight. Exec: what a thread is.
 template <int kTiles, bool kPrecise, class Exec, class Finish>
 NANOMD_TILE void multiply(Exec& exec, const LinearView& w, const HalfRows<kPrecise>& in, Finish finish) {
   constexpr int kInFlight = kFragmentsInFlight<kPrecise>;

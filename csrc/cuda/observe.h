@@ -32,7 +32,8 @@ NANOMD_HOST_DEVICE std::size_t trail_token(const ObserveArguments& a, int trajec
 }
 
 // Pairs of states one lag apart whose later one is in steps [begin, end); lag_index n_lags: visits of single states.
-// Equal pairs in a row, which metastable trajectories are made of, are added at once.
+// Equal pairs in a row, which metastable trajectories are made of, are added at once. Add: add(cell, amount) to a
+// table.
 template <class Add>
 NANOMD_HOST_DEVICE void observe_pairs(const ObserveArguments& a, int lag_index, int trajectory, int begin, int end,
                                       Add add) {

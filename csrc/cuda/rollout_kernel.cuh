@@ -17,6 +17,7 @@ constexpr int least_blocks(int, bool) { return 1; }
 constexpr int least_blocks(int group, bool precise) { return precise && group > 1 ? 1 : 2; }
 #endif
 
+// kTiles, kGroup, kPrecise, in all kernels: as in tile.h. A block for each tile.
 template <int kTiles, int kGroup, bool kPrecise>
 __global__ void __launch_bounds__(kThreads, least_blocks(kGroup, kPrecise))
     rollout_kernel(const __grid_constant__ Arguments arguments) {
@@ -25,7 +26,7 @@ __global__ void __launch_bounds__(kThreads, least_blocks(kGroup, kPrecise))
   RolloutTile<DeviceExec<false>, kTiles, kGroup, kPrecise>(exec, arguments, static_cast<int>(blockIdx.x)).run();
 }
 
-// As many threads a multiprocessor, in one block that holds the weights.
+// As many threads a multiprocessor, in one block that holds the weights: teams of it have a tile each.
 template <int kTiles, int kGroup>
 __global__ void __launch_bounds__(kThreads* least_blocks(kGroup, false), 1)
     resident_kernel(const __grid_constant__ Arguments arguments) {
@@ -35,6 +36,7 @@ __global__ void __launch_bounds__(kThreads* least_blocks(kGroup, false), 1)
   RolloutTile<TeamExec, kTiles, kGroup, false>(exec, arguments, tile).run();
 }
 
+// A cluster of blocks, the ranks, for each tile of eight.
 template <int kGroup, bool kPrecise>
 __global__ void __launch_bounds__(kThreads, 1) cluster_kernel(const __grid_constant__ Arguments arguments) {
 #if __CUDA_ARCH__ >= 900

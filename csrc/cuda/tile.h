@@ -1,7 +1,7 @@
 // The rollout of one tile of trajectories: many tokens through the whole model, in one thread block or one cluster of
 // them. It reads from top to bottom like the model. `Exec` says what a thread is: a CUDA thread (device_exec.cuh), or a
-// fibre of the emulation on the host (csrc/tests/emulator.h), which runs this very code and checks its indices and
-// barriers.
+// fibre of the emulation on the host (csrc/tests/emulation/emulator.h), which runs this very code and checks its
+// indices and barriers.
 //
 // Teams of one block have a tile each and share its resident weights. Ranks of a cluster share the outputs of each
 // product and the heads of attention between them and send results to all; LayerNorm and drawing are done by every rank
@@ -17,6 +17,10 @@
 
 namespace nanomd::cuda {
 
+// Exec: what a thread is.
+// kTiles: tiles of eight trajectories (with lookahead: of successive states) that share each weight that is read, 1
+// or 2. kGroup: query heads that share each key and value that is read, 1, or 4 with grouped queries (group_constant).
+// kPrecise: weights and activations as sums of two halves and an fp32 cache (fp32), else 16 bits (fp16).
 template <class Exec, int kTiles, int kGroup, bool kPrecise>
 class RolloutTile {
  public:
@@ -60,31 +64,42 @@ class RolloutTile {
   NANOMD_TILE const StepEntry& entry(int t) const { return arg_.steps[Exec::fresh(at_) + (ahead() ? t : 0)]; }
   NANOMD_TILE int trajectory(int t) const { return Exec::fresh(first_) + (ahead() ? 0 : t); }
 
+  // One token of every column through the model. `x` is the residual stream, `act` and `hid` are inputs of products.
   NANOMD_TILE void step() {
+    // 1. Token (and position) -> x; its LayerNorm -> act.
     embed();
     exec_.sync();
     NANOMD_NO_UNROLL
     for (int l = 0; l < s_.n_layer; ++l) {
       const unsigned char* layer = arg_.weights + w_.layer_bytes * static_cast<std::size_t>(l);
+      // 2. Queries, keys and values, rotated: act -> q and the cache.
       project_qkv(layer, l);
       exec_.sync_all();
       // Keys and values are all that later tokens need of one whose logits nobody wants.
       if (entry(0).want == Want::kNothing && l + 1 == s_.n_layer) return;
+      // 3. Attention over the cache: q -> act.
       attention(l);
       exec_.sync_all();
+      // 4. x += attention.
       add_product(w_.proj, layer, l, act());
       exec_.sync_all();
+      // 5. LayerNorm: x -> act.
       normalize_tile(reinterpret_cast<const float*>(layer + (s_.pre_norm ? w_.norm2 : w_.norm1)));
       exec_.sync();
+      // 6. Hidden layer of the MLP: act -> hid.
       hidden(layer, l);
       exec_.sync_all();
+      // 7. x += MLP.
       add_product(w_.down, layer, l, hid());
       exec_.sync_all();
+      // 8. The LayerNorm that comes next: x -> act.
       normalize_tile(norm_after(layer, l));
       exec_.sync();
     }
+    // 9. Logits.
     head();
     exec_.sync_all();
+    // 10. The next state, or log-probabilities.
     draw();
   }
 

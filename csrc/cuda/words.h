@@ -32,7 +32,8 @@ struct alignas(16) Floats4 {
   float x, y, z, w;
 };
 
-// Reads that the memory system serves in one piece. The host copies, since it may not reinterpret types.
+// Reads that the memory system serves in one piece. The host copies, since it may not reinterpret types. Wide: one of
+// these, or any type of 4, 8 or 16 bytes.
 template <class Wide>
 NANOMD_TILE Wide load_wide(const void* from) {
 #if defined(__CUDA_ARCH__)

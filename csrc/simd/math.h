@@ -1,4 +1,4 @@
-// exp, GELU and fixed-order folds, written once over the Vec of each instruction set.
+// exp, GELU and fixed-order folds, written once over Vec: the sixteen floats of each instruction set.
 #pragma once
 
 namespace nanomd {

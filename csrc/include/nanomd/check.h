@@ -26,7 +26,7 @@ std::string join(const Parts&... parts) {
   return text.str();
 }
 
-// check(n > 0, "n_steps must be at least 1, got ", n);
+// Parts: whatever a stream takes. check(n > 0, "n_steps must be at least 1, got ", n);
 template <class... Parts>
 void check(bool condition, const Parts&... message) {
   if (!condition) throw InputError(join(message...));

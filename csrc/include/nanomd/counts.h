@@ -9,6 +9,7 @@
 
 namespace nanomd {
 
+// Token: the integer type of the states.
 template <class Token>
 struct Trajectory {
   const Token* state;            // [length]

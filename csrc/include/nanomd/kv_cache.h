@@ -1,9 +1,8 @@
 // Which cache slots hold what, for the three rollout modes. Everything here is a function of the number of tokens
 // alone, so that a resumed rollout rebuilds exactly the cache of an uninterrupted one.
 //   ring: position p lies in slot p mod W.
-//   hop:  window position w lies in slot w; when a token comes and W positions are full, the last `keep` tokens, this
-//   one
-//         included, are prefilled at positions 0 .. keep-1.
+//   hop:  window position w lies in slot w; when a token comes and W positions are full, the last `keep` tokens, with
+//         this one, are prefilled at positions 0 .. keep-1.
 //   crop: every step sees the last W tokens at positions 0 .. W-1; beyond W tokens each step prefills anew.
 #pragma once
 
