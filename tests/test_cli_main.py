@@ -216,3 +216,8 @@ def test_an_interruption_before_anything_is_parsed(
     monkeypatch.setattr(nanomd.cli.main, "apply_config", interrupt)
     assert main(["train"]) == 130
     assert "interrupted" in capsys.readouterr().err
+
+
+def test_python_without_docstrings() -> None:
+    done = subprocess.run([sys.executable, "-OO", "-m", "nanomd", "--help"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and "validate" in done.stdout

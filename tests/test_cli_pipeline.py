@@ -148,7 +148,7 @@ def test_validate_against_other_trajectories(copy: Path, finished: Path) -> None
     ok("validate", "--run", copy, "--force", "--reference", other, *options)
     assert "memory kernel" in json.loads((copy / "report" / "validation.json").read_text())["sources"]
     stages = json.loads((copy / "provenance.json").read_text())["stages"]
-    assert stages["validate"]["judged_by"] == "given trajectories"
+    assert stages["validate"]["judged_by"].startswith("given trajectories (md_0000.npy")
 
 
 def test_later_steps_say_which_earlier_one_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -35,9 +35,9 @@ def real(text: str) -> float:
     return value
 
 
-def whole_or_auto(text: str) -> int | str:
-    """Read a whole number or the word auto."""
-    return text if text == "auto" else whole(text)
+def whole_or_word(text: str) -> int | str:
+    """Read a whole number; any other text stays as it is, for the command to judge."""
+    return whole(text) if re.fullmatch(r"[+-]?[0-9][0-9_]*", text) else text
 
 
 def add_common(parser: argparse.ArgumentParser, *, run: bool = True, seed: bool = True, force: bool = True) -> None:

@@ -9,7 +9,7 @@ import argparse
 import re
 
 from nanomd.base.errors import InputError
-from nanomd.cli.common import add_common, add_resume, progress, real, say, whole, whole_or_auto
+from nanomd.cli.common import add_common, add_resume, progress, real, say, whole, whole_or_word
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -44,7 +44,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--lookahead",
-        type=whole_or_auto,
+        type=whole_or_word,
         default="auto",
         help="states drafted ahead for few trajectories, 0 to 31: changes speed only (default: %(default)s)",
     )

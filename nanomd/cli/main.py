@@ -79,7 +79,7 @@ def build_parser() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.Argum
     by_name = {}
     for module in _COMMANDS:
         name = module.__name__.rpartition(".")[2]
-        summary = (module.__doc__ or "").strip()
+        summary = (module.__doc__ or name).strip()  # python -OO strips docstrings
         child = commands.add_parser(
             name,
             help=summary.splitlines()[0].rstrip("."),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 
 from nanomd.base.config import PRESETS, ModelConfig, TrainConfig
-from nanomd.cli.common import add_common, add_fields, add_resume, arguments, given, progress, say, whole
+from nanomd.cli.common import add_common, add_fields, add_resume, arguments, given, progress, say, whole_or_word
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -21,10 +21,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--hold-out",
-        type=whole,
-        default=0,
+        type=whole_or_word,
+        default="auto",
         metavar="N",
-        help="keep the last N trajectories from the training, as reference",
+        help="what the training never sees, so that it can judge: the last N trajectories; the last part of each "
+        "(20%%); or auto, a fifth of the trajectories, and nothing of a single one (default: %(default)s)",
     )
     names = add_fields(parser, "the model (where it differs from the preset)", ModelConfig, skip=["n_states"])
     names += add_fields(parser, "the training", TrainConfig, skip=["seed"])

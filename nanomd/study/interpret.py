@@ -9,7 +9,7 @@ import numpy as np
 
 from nanomd.base.files import sha256_of
 from nanomd.study.folder import RunFolder
-from nanomd.study.results import load_tokens, split_held_out
+from nanomd.study.results import held_out_of, load_tokens
 from nanomd.study.step import begin_step
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def interpret(
         from nanomd.interpret import interpret_model
 
         model = load_model(folder.model)
-        training, held_out = split_held_out(dtrajs, int(folder.config("train").get("hold_out", 0)))
+        training, held_out = held_out_of(folder, dtrajs).split(dtrajs)
         data, step.record["looked_at"] = (
             (held_out, "held-out trajectories") if held_out else _validation_part(model, training)
         )

@@ -11,7 +11,7 @@ import numpy as np
 from nanomd.base.arrays import map_npy
 from nanomd.base.files import sha256_of
 from nanomd.study.folder import RunFolder
-from nanomd.study.results import load_interpretation, load_tokens, load_validation, split_held_out
+from nanomd.study.results import held_out_of, load_interpretation, load_tokens, load_validation
 from nanomd.study.step import begin_step
 
 if TYPE_CHECKING:
@@ -95,10 +95,13 @@ def _landscape(folder: RunFolder, result: ValidationResult) -> dict[str, Any] | 
         return None
     stride = int(folder.config("tokenize").get("stride", 1))
     dtrajs, _ = load_tokens(folder)
-    training, held_out = split_held_out(dtrajs, int(folder.config("train").get("hold_out", 0)))
-    states = held_out or training
-    xy = [map_npy(file)[::stride] for file in files[len(dtrajs) - len(states) :]]
-    if len(xy) != len(states) or any(len(a) != len(b) for a, b in zip(xy, states, strict=True)):
+    if len(files) != len(dtrajs):
+        return None
+    held_out = held_out_of(folder, dtrajs)
+    pieces = held_out.judging or held_out.training
+    states = [dtrajs[number][first:last] for number, first, last in pieces]
+    xy = [map_npy(files[number])[::stride][first:last] for number, first, last in pieces]
+    if any(len(a) != len(b) for a, b in zip(xy, states, strict=True)):
         return None
     step = max(1, sum(map(len, states)) // 400_000)
     shown = np.concatenate(states)[::step]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from nanomd.base.checks import check_range
 from nanomd.base.errors import StoreError
 from nanomd.base.files import sha256_of
 from nanomd.base.units import FrameInterval
 from nanomd.study.folder import RunFolder
+from nanomd.study.held_out import HeldOut, hold_out
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,12 +43,21 @@ def load_tokens(folder: RunFolder) -> tuple[DTrajs, FrameInterval]:
     return dtrajs, interval
 
 
-def split_held_out(dtrajs: DTrajs, hold_out: int) -> tuple[DTrajs, DTrajs]:
-    """Return the training trajectories and the last `hold_out` ones."""
-    check_range(
-        "hold_out", hold_out, 0, len(dtrajs) - 1, f"there are {len(dtrajs)} trajectories, and training needs one"
-    )
-    return dtrajs[: len(dtrajs) - hold_out], dtrajs[len(dtrajs) - hold_out :]
+def held_out_of(folder: RunFolder, dtrajs: DTrajs) -> HeldOut:
+    """Return which frames the finished training saw, and which it held out."""
+    record = folder.record("train")
+    if "held_out" not in record:  # older runs hold out the last so many trajectories
+        return hold_out([len(d) for d in dtrajs], int(record.get("settings", {}).get("hold_out", 0)))
+    try:
+        found = HeldOut.from_dict(record["held_out"])
+        fits = found.n_trajs == len(dtrajs) and all(
+            last <= len(dtrajs[number]) for number, _, last in [*found.training, *found.judging]
+        )
+    except ValueError:
+        fits = False
+    if not fits:
+        raise StoreError(f"{folder.path} was trained on other trajectories; repeat `nanomd train` with --force")
+    return found
 
 
 def load_generated(folder: RunFolder, *, verify: bool = False) -> Rollout:

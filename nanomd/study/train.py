@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nanomd.base.config import TrainConfig
 from nanomd.base.files import sha256_of
 from nanomd.base.progress import progress_bar
+from nanomd.model.files import save_model
 from nanomd.study.folder import RunFolder
-from nanomd.study.results import load_tokens, split_held_out
+from nanomd.study.held_out import hold_out as choose_held_out
+from nanomd.study.results import load_tokens
 from nanomd.study.step import begin_step
 
 if TYPE_CHECKING:
@@ -21,7 +24,7 @@ def train(
     run: str | Path,
     *,
     preset: str = "small",
-    hold_out: int = 0,
+    hold_out: int | str = "auto",
     overrides: dict[str, Any] | None = None,
     seed: int = 0,
     force: bool = False,
@@ -30,6 +33,7 @@ def train(
 ) -> str:
     """Train a nano-GPT on tokens/ into model/, with checkpoints/ and logs/metrics.jsonl on the way.
 
+    What is held out (`nanomd.study.held_out.hold_out`) is never seen, not even to choose the weights, and judges later.
     Under ``torchrun`` every process trains on its slice of the batches, and the first one alone writes.
     """
     from nanomd.training.distributed import join
@@ -38,7 +42,8 @@ def train(
     world = join(str(overrides.get("device", "auto")))
     folder = RunFolder(run, create=False)
     dtrajs, interval = load_tokens(folder)
-    training, _ = split_held_out(dtrajs, hold_out)
+    held_out = choose_held_out([len(labels) for labels in dtrajs], hold_out)
+    training, _ = held_out.split(dtrajs)
 
     def fit(bar: Progress | None) -> GPTModel:
         from nanomd.estimator import GPTEstimator
@@ -74,12 +79,19 @@ def train(
                 model = fit(bar)
             finally:
                 bar.close()
-            model.save(folder.model)
+            files = model.to_files()
+            save_model(folder.model, replace(files, provenance=files.provenance | {"held_out": held_out.to_dict()}))
             seconds = step.seconds
             step.record |= {"n_steps": n_steps, "last_metrics": model.history[-1] if model.history else {}}
+            step.record["held_out"] = held_out.to_dict()
             if world.size > 1:
                 step.record["n_processes"] = world.size
     finally:
         if not told:
             world.agree(0.0)
-    return f"trained {n_steps} steps in {seconds:.1f} s; model in {folder.model}"
+    judge = f"held out to judge it: {held_out.describe()}"
+    if not held_out.judging:
+        judge = "nothing is held out, so only other trajectories can judge it"
+        if hold_out == "auto":
+            judge += "; with --hold-out 20% the last part of the trajectory can"
+    return f"trained {n_steps} steps in {seconds:.1f} s; model in {folder.model}\n{judge}"

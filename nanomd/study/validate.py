@@ -8,7 +8,8 @@ from typing import Any
 
 from nanomd.base.files import sha256_of
 from nanomd.study.folder import RunFolder
-from nanomd.study.results import load_generated, load_tokens, load_validation, split_held_out
+from nanomd.study.held_out import HeldOut
+from nanomd.study.results import held_out_of, load_generated, load_tokens, load_validation
 from nanomd.study.step import begin_step
 
 
@@ -33,9 +34,10 @@ def validate(
     folder = RunFolder(run, create=False)
     rollout = load_generated(folder, verify=True)
     dtrajs, interval = load_tokens(folder)
-    training, held_out = split_held_out(dtrajs, int(folder.config("train").get("hold_out", 0)))
+    held_out = held_out_of(folder, dtrajs)
+    training, kept = held_out.split(dtrajs)
     files = expand_paths([str(path) for path in reference or ()]) if reference else []
-    judge = load_dtrajs([str(f) for f in files]) if files else held_out or training
+    judge = load_dtrajs([str(f) for f in files]) if files else kept or training
     options: dict[str, Any] = {
         "lagtimes": None if lagtimes is None else list(lagtimes),
         "lagtime": lagtime,
@@ -63,11 +65,13 @@ def validate(
         )
         folder.report.mkdir(exist_ok=True)
         result.save(folder.report / "validation.json")
-        step.record["judged_by"] = _judged_by(files, judge is training)
+        step.record["judged_by"] = _judged_by(files, held_out)
     return verdict_text(result)
 
 
-def _judged_by(files: list[Path], is_training: bool) -> str:
+def _judged_by(files: list[Path], held_out: HeldOut) -> str:
     if files:
-        return "given trajectories"
-    return "the training data" if is_training else "held-out trajectories"
+        return f"given trajectories ({', '.join(file.name for file in files[:3])}{', ...' if len(files) > 3 else ''})"
+    if held_out.judging:
+        return f"{held_out.describe()}, which the training never saw"
+    return "the training data itself: this shows how well they were learnt, not how true they are"
