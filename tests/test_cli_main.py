@@ -221,3 +221,8 @@ def test_an_interruption_before_anything_is_parsed(
 def test_python_without_docstrings() -> None:
     done = subprocess.run([sys.executable, "-OO", "-m", "nanomd", "--help"], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0 and "validate" in done.stdout
+
+
+def test_an_unknown_user_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for options in (["~nobody_here/a.npy"], ["--system", "ww-domain", "--data", "~nobody_here"]):
+        assert "nobody_here" in refused(capsys, "tokenize", "--run", tmp_path / "run", *options)

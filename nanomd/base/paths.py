@@ -14,6 +14,20 @@ def natural_key(path: str | Path) -> list[tuple[int, int, str]]:
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", str(path)) if part]
 
 
+def expand_home(path: str | Path) -> Path:
+    """Return a path with ``~`` and ``~name`` as home folders.
+
+    Raises
+    ------
+    InputError
+        If there is no such user.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise InputError(f"{str(path)!r} names a user that there is not; write ./{path} for a name with ~") from None
+
+
 def expand_paths(source: str | Path | Sequence[str | Path], what: str = "file") -> list[Path]:
     """Expand files and globs into existing files.
 
@@ -34,7 +48,7 @@ def expand_paths(source: str | Path | Sequence[str | Path], what: str = "file") 
 
     paths: list[Path] = []
     for item in [source] if isinstance(source, str | Path) else source:
-        path = Path(item).expanduser()
+        path = expand_home(item)
         if path.is_file():
             paths.append(path)
         elif path.is_dir():

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nanomd.base.errors import InputError
+from nanomd.base.paths import expand_home
 
 
 def data_folder(
@@ -35,9 +36,9 @@ def data_folder(
         If the files are nowhere, with what they are and where they come from; or of a simulation that is not finished.
     """
     if data_dir is not None:
-        roots = [Path(data_dir).expanduser()]
+        roots = [expand_home(data_dir)]
     elif os.environ.get("NANOMD_DATA"):
-        roots = [Path(os.environ["NANOMD_DATA"]).expanduser()]
+        roots = [expand_home(os.environ["NANOMD_DATA"])]
     else:
         roots = [Path.cwd().parent / "shared" / "data", Path(__file__).parents[2].parent / "shared" / "data"]
     for root in roots:

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from nanomd.base.errors import InputError
 from nanomd.base.files import replacing, sha256_of
+from nanomd.base.paths import expand_home
 from nanomd.base.progress import Progress, progress_bar
 from nanomd.data.dtrajs import load_dtrajs
 from nanomd.tokenize.fitted import Fitted
@@ -37,9 +38,7 @@ def find_files(files: Sequence[str | Path] | None, fitted: Fitted) -> list[Path]
     """
     if not fitted.sources and files is None:
         raise InputError("the tokenizer was fitted to arrays; pass topology= and files=, one file per array")
-    paths = [
-        Path(path).expanduser() for path in ([source.path for source in fitted.sources] if files is None else files)
-    ]
+    paths = [expand_home(path) for path in ([source.path for source in fitted.sources] if files is None else files)]
     expected = len(fitted.sources or fitted.n_frames)
     if len(paths) != expected:
         what = "the {} trajectory files that were tokenised" if fitted.sources else "one file per array, {}"

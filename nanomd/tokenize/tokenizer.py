@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from nanomd.base.checks import check_choice
 from nanomd.base.errors import InputError
 from nanomd.base.files import sha256_of
+from nanomd.base.paths import expand_home
 from nanomd.base.progress import Progress, progress_bar
 from nanomd.base.units import FrameInterval
 from nanomd.tokenize import features as feature_kinds
@@ -156,7 +157,7 @@ class Tokenizer:
         fitted.stride = stride
         fitted.n_atoms = self._topology.n_atoms
         if isinstance(topology, str | Path):
-            path = Path(topology).expanduser().resolve()
+            path = expand_home(topology).resolve()
             fitted.topology, fitted.topology_sha256 = str(path), sha256_of(path)
         fitted.frame_interval = interval
         fitted.index = FrameIndex.build(dtrajs, self.n_states, stream.parts, stride)

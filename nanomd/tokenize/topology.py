@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanomd.base.errors import InputError
+from nanomd.base.paths import expand_home
 from nanomd.tokenize.plain_path import plain_path, suffix_of
 
 # A peptide bond is 0.133 nm long; residues further apart are not bonded.
@@ -41,7 +42,7 @@ def load_topology(topology: Any) -> Any:
         return split_chains(topology.topology, topology[:1])
     if not isinstance(topology, str | Path):
         raise InputError(f"topology must be a file, an mdtraj Topology or Trajectory, got {type(topology).__name__}")
-    path = Path(topology).expanduser()
+    path = expand_home(topology)
     if not path.is_file():
         raise InputError(f"topology {str(topology)!r} does not exist; give a PDB, GRO, PSF or prmtop file")
     structure = None
