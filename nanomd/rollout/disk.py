@@ -52,7 +52,10 @@ def _open_store(run: Run, out: Path, resume: bool) -> TokenStore:
         info = run.result(np.zeros((0, 0), run.dtype), 0.0).describe()
         return TokenStore.create(out, layout, identity, info if part is None else {**info, "shard": part.to_list()})
     store = TokenStore.open(out)
-    keys = ("n_trajs", "n_steps", "stride", "keeps_tokens")
+    keys = ["n_trajs", "n_steps", "stride", "keeps_tokens"]
+    longer = layout.n_steps > store.layout.n_steps
+    if longer:
+        keys.remove("n_steps")
     asked = {**{key: getattr(layout, key) for key in keys}, **identity}
     found = {**{key: getattr(store.layout, key) for key in keys}, **store.run}
     for key, value in asked.items():
@@ -66,7 +69,18 @@ def _open_store(run: Run, out: Path, resume: bool) -> TokenStore:
             f"{out} holds a rollout with {key} = {found.get(key)!r}, so it cannot be resumed with {value!r}; "
             "use the same options or another folder"
         )
+    if longer:
+        store.lengthen(layout.n_steps, lambda index: _tail(run, store, index))
     return store
+
+
+def _tail(run: Run, store: TokenStore, index: int) -> NDArray[np.uint16]:
+    """Return the latest tokens of a shard that keeps every state, as many as it takes to go on."""
+    shard, begin = store.shards[index], run.begin.tokens
+    n_known = run.begin.n_before + begin.shape[1] + shard.steps_done
+    needed = run.engine.replay_length(run.config.mode, run.config.hop_keep or 0, n_known)
+    latest = np.concatenate((begin[shard.first : shard.last], store.tokens(index)[:, -needed:]), axis=1)
+    return np.ascontiguousarray(latest[:, -needed:], dtype=np.uint16)
 
 
 def _identity(run: Run) -> dict[str, Any]:
@@ -86,9 +100,10 @@ def _identity(run: Run) -> dict[str, Any]:
         "arithmetic": _arithmetic(run.engine.name),
         "model_config": run.files.config.to_dict(),
         "model_sha256": digest.hexdigest(),
-        "prompt_length": run.prompts.shape[1],
-        "prompts_digest": prompts_digest(run.prompts, run.first_trajectory),
+        "prompt_length": run.begin.prompt_length,
+        "prompts_digest": prompts_digest(run.begin.tokens, run.first_trajectory),
         "observables": None if observables is None else observables.to_dict(),
+        **({"first_step": run.begin.first_step} if run.begin.first_step else {}),
     }
 
 
@@ -125,9 +140,9 @@ def _fill(run: Run, store: TokenStore, index: int, state: dict[str, Any] | None)
         run.skip(rows * done)
     if done == layout.n_steps:
         return
-    if run.spec is not None and done and state is None:
-        raise StoreError(f"{store.path} has no observables of the first {done} steps of {shard.file}")
     watch = run.watch(rows, state)
+    if watch is not None and done and state is None:
+        _observe_stored(run, store, index, watch)
     session = run.open(shard.first, shard.last, store.tail(index), done, watch)
     steps = max(1, (1 << 16) // rows)
     while done < layout.n_steps:
@@ -145,6 +160,17 @@ def _fill(run: Run, store: TokenStore, index: int, state: dict[str, Any] | None)
         faster = min(4.0, max(0.25, COMMIT_SECONDS / max(seconds, 1e-3)))
         most = COMMIT_TOKENS // rows if layout.keeps_tokens else layout.n_steps
         steps = max(1, min(int(steps * faster), most))
+
+
+def _observe_stored(run: Run, store: TokenStore, index: int, watch: _native.NativeObservables) -> None:
+    """Count what a shard keeps, where the observables do not reach so far: the rollout was made longer."""
+    shard = store.shards[index]
+    if store.layout.stride != 1 or not store.layout.keeps_tokens:
+        raise StoreError(f"{store.path} has no observables of the first {shard.steps_done} steps of {shard.file}")
+    tokens = store.tokens(index)
+    most = max(1, COMMIT_TOKENS // len(tokens))
+    for begin in range(0, shard.steps_done, most):
+        watch.add(np.ascontiguousarray(tokens[:, begin : begin + most]), run.n_threads)
 
 
 def _declared(

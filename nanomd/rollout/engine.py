@@ -49,6 +49,9 @@ class RolloutEngine(Protocol):
     ) -> int:
         """Return how many of `n_trajs` trajectories to have under way at once."""
 
+    def replay_length(self, mode: str, hop_keep: int, n_tokens: int) -> int:
+        """Return how many of the last tokens a session must be opened with, when `n_tokens` have been seen in total."""
+
     def open(
         self,
         history: NDArray[np.uint16],

@@ -18,6 +18,7 @@ MANIFEST = "manifest.json"
 OBSERVABLES = "observables.npz"  # once all is complete
 
 # Names are matched before anything is opened: a manifest cannot point outside of its folder.
+SHARD_NAME = re.compile(r"shard_[0-9]{4,}\.npy")
 TAIL_NAME = re.compile(r"tail_[0-9]{4,}_[0-9]+\.npy")
 OBSERVABLES_NAME = re.compile(r"observables(_[0-9]{4,}_[0-9]+)?\.npz")
 Count = Annotated[int, Meta(ge=0, lt=2**62)]
@@ -33,7 +34,7 @@ class Shard(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     last: Count
     steps_done: Count
     size: Count  # bytes of the file
-    rows_sha256: Digest | None = None  # of the complete part; see `nanomd.rollout.store.RowDigests`
+    rows_sha256: Digest | None = None  # of the complete part; see `nanomd.rollout.digests.RowDigests`
     sha256: Digest | None = None  # of the complete file, in stores of earlier versions
     tail: Annotated[str, Meta(pattern=r"^tail_[0-9]{4,}_[0-9]+\.npy$")] | None = None  # the latest tokens
     tail_sha256: Digest | None = None

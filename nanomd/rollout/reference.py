@@ -53,6 +53,10 @@ class ReferenceEngine:
         """Return how many of `n_trajs` trajectories to have under way at once: there are no caches, so all of them."""
         return n_trajs
 
+    def replay_length(self, mode: str, hop_keep: int, n_tokens: int) -> int:
+        """Return how many of the last tokens the next step reads, when `n_tokens` have been seen in total."""
+        return n_tokens - context_start(self.config, mode, n_tokens, hop_keep)
+
     def open(
         self,
         history: NDArray[np.uint16],

@@ -19,6 +19,7 @@ from nanomd.model.starts import start_labels
 from nanomd.rollout.modes import resolve_hop_keep, resolve_mode
 from nanomd.rollout.observables import Observables
 from nanomd.rollout.parts import Part
+from nanomd.rollout.result import Rollout
 
 MAX_DRAFTS = 31
 _WHOLE = {  # fields that are whole numbers, and the least they may be
@@ -42,7 +43,7 @@ class RolloutRequest:
 
     n_steps: int = 1_000_000
     n_trajs: int = 16
-    start: str | ArrayLike = "stationary"
+    start: str | ArrayLike | Rollout = "stationary"
     mode: str = "auto"
     hop_keep: int | None = None
     seed: int = 0
@@ -66,7 +67,7 @@ class RolloutRequest:
             if value is not None:
                 object.__setattr__(self, name, check_whole(name, value, low, 2**63 - 1))
         check_range("first_trajectory", self.first_trajectory, 0, 2**62)
-        if not isinstance(self.start, str):
+        if not isinstance(self.start, str | Rollout):
             object.__setattr__(self, "start", start_labels(self.start))
         if self.observables is not None and not isinstance(self.observables, Observables):
             raise InputError(f"observables must be a nanomd.Observables, got {self.observables!r}")
@@ -87,7 +88,7 @@ class RolloutRequest:
 
     @property
     def own_start(self) -> str | NDArray[Any]:
-        """Where the trajectories to generate start: the kind, or their rows of what was given."""
+        """Where the trajectories to generate start: the kind, or their rows of the labels that were given."""
         if isinstance(self.start, str):
             return self.start
         labels: NDArray[Any] = np.asarray(self.start)

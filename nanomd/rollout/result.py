@@ -76,6 +76,9 @@ class ShardedTokens:
         return np.concatenate(self.shards).astype(dtype or self.dtype, copy=False)
 
 
+_COMPARED = ("state_map", "n_steps", "stride", "first_step", "first_trajectory", "observables")
+
+
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
 class Rollout:
     """Generated trajectories.
@@ -99,6 +102,10 @@ class Rollout:
         Global index of the first trajectory.
     observables : ObservablesResult, optional
         What was accumulated over every state, stored or not.
+    first_step : int
+        Steps that were drawn before these, by the rollout that this one goes on from.
+    prompt_length : int
+        States before the first that was drawn at all.
     """
 
     tokens: NDArray[Any] | ShardedTokens
@@ -110,14 +117,15 @@ class Rollout:
     model_config: ModelConfig
     first_trajectory: int = 0
     observables: ObservablesResult | None = None
+    first_step: int = 0
+    prompt_length: int = 1
 
     def __eq__(self, other: object) -> bool:
         """Whether two rollouts hold the same states of the same trajectories, wherever they lie."""
         return (
             isinstance(other, Rollout)
-            and (self.state_map, self.n_steps, self.stride, self.first_trajectory, self.tokens.shape)
-            == (other.state_map, other.n_steps, other.stride, other.first_trajectory, other.tokens.shape)
-            and self.observables == other.observables
+            and all(getattr(self, name) == getattr(other, name) for name in _COMPARED)
+            and self.tokens.shape == other.tokens.shape
             and all(np.array_equal(a, b) for a, b in zip(self.tokens, other.tokens, strict=True))
         )
 
@@ -175,6 +183,8 @@ class Rollout:
             "backend": self.backend,
             "model_config": self.model_config.to_dict(),
             "first_trajectory": self.first_trajectory,
+            "first_step": self.first_step,
+            "prompt_length": self.prompt_length,
         }
 
     def save(self, path: str | Path, shard_trajs: int = 64) -> None:
@@ -244,6 +254,8 @@ class Rollout:
                 model_config=ModelConfig.from_dict(info["model_config"]),
                 first_trajectory=int(info["first_trajectory"]),
                 observables=observables,
+                first_step=int(info.get("first_step", 0)),
+                prompt_length=int(info.get("prompt_length", store.run.get("prompt_length", 1))),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise StoreError(f"the manifest of {store.path} is damaged: {error}") from None

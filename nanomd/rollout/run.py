@@ -14,6 +14,7 @@ from nanomd.base.errors import CancelledError
 from nanomd.base.progress import skip
 from nanomd.data.states import token_dtype
 from nanomd.model.files import ModelFiles
+from nanomd.rollout.beginning import Beginning
 from nanomd.rollout.engine import RolloutEngine, RolloutSession, available_threads
 from nanomd.rollout.manifest import StoreLayout
 from nanomd.rollout.observables import ObservablesResult
@@ -25,7 +26,7 @@ CACHE_BYTES = 1 << 28  # of all trajectories under way at once
 
 
 class Run:
-    """What a request becomes with a model: `config.n_trajs` trajectories that start from `prompts`."""
+    """What a request becomes with a model: `config.n_trajs` trajectories that go on from where they begin."""
 
     def __init__(
         self,
@@ -33,9 +34,9 @@ class Run:
         files: ModelFiles,
         request: RolloutRequest,
         config: RolloutConfig,
-        prompts: NDArray[np.uint16],
+        begin: Beginning,
     ) -> None:
-        self.engine, self.files, self.request, self.config, self.prompts = engine, files, request, config, prompts
+        self.engine, self.files, self.request, self.config, self.begin = engine, files, request, config, begin
         self.first_trajectory = request.trajectories.start
         self.n_threads = config.n_threads or available_threads()
         self.dtype = token_dtype(files.config.n_states)
@@ -76,16 +77,15 @@ class Run:
         step: int,
         watch: _native.NativeObservables | None,
     ) -> RolloutSession:
-        """Open a session of the trajectories [first, last): from their prompts, or at `step` from their `tail`."""
-        history = self.prompts[first:last] if tail is None else tail
-        begin = self.first_trajectory
+        """Open a session of the trajectories [first, last): where they begin, or at `step` from their `tail`."""
+        history = self.begin.tokens[first:last] if tail is None else tail
         return self.engine.open(
             history,
-            np.arange(begin + first, begin + last, dtype=np.uint64),
+            np.arange(self.first_trajectory + first, self.first_trajectory + last, dtype=np.uint64),
             mode=self.config.mode,
             hop_keep=self.config.hop_keep or 0,
-            n_before=self.prompts.shape[1] + step - history.shape[1],
-            first_step=step,
+            n_before=self.begin.n_before + self.begin.tokens.shape[1] + step - history.shape[1],
+            first_step=self.begin.first_step + step,
             seed=self.config.seed,
             temperature=self.config.sampling_temperature,
             n_threads=self.n_threads,
@@ -173,4 +173,6 @@ class Run:
             model_config=files.config,
             first_trajectory=self.first_trajectory,
             observables=observed,
+            first_step=self.begin.first_step,
+            prompt_length=self.begin.prompt_length,
         )

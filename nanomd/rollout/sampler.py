@@ -18,6 +18,7 @@ from nanomd.base.nvtx import annotate
 from nanomd.base.progress import Progress, progress_bar
 from nanomd.model.files import ModelFiles, load_model_files
 from nanomd.model.starts import start_prompts
+from nanomd.rollout.beginning import beginning
 from nanomd.rollout.disk import run_to_disk
 from nanomd.rollout.engine import available_threads, open_engine, resolve_backend
 from nanomd.rollout.modes import resolve_hop_keep, resolve_mode
@@ -126,7 +127,7 @@ class Sampler:
         n_steps: int,
         n_trajs: int = 1,
         *,
-        start: str | ArrayLike = "stationary",
+        start: str | ArrayLike | Rollout = "stationary",
         mode: str = "auto",
         hop_keep: int | None = None,
         seed: int = 0,
@@ -152,10 +153,11 @@ class Sampler:
         ----------
         n_steps, n_trajs : int
             States per trajectory (the prompt is not counted), and trajectories.
-        start : str or array
+        start : str, array or Rollout
             ``"stationary"`` (one state, from the stationary distribution of the training data), ``"uniform"`` (one
             state), ``"data"`` (a window of the training data), or raw state labels: one for all, (n_trajs,) or
-            (n_trajs, P).
+            (n_trajs, P). A `Rollout` that keeps every state is gone on with where it ended: with the same seed and
+            options, these are exactly the steps that would have followed.
         mode : str
             ``"ring"`` (rotary positions), ``"hop"`` or ``"crop"``; ``"auto"`` is ring for rotary positions, hop for
             learned ones.
@@ -172,7 +174,8 @@ class Sampler:
         out : path, optional
             Store the tokens in this folder while they are generated; memory then does not grow with n_steps.
         resume : bool
-            Continue what an interrupted call with the same arguments left in `out`, bit-identically.
+            Continue what an interrupted call with the same arguments left in `out`, bit-identically. If only `n_steps`
+            is larger than it was, the rollout there is made longer, if it keeps every state.
         first_trajectory : int
             Global index of the first trajectory.
         shard : (int, int), optional
@@ -237,9 +240,7 @@ class Sampler:
             raise InputError("resume=True needs out=, the folder with the interrupted rollout")
         config = request.config(self.config, self.backend, self.precision)
         request.check_memory(self.config)
-        own = request.trajectories
-        prompts = start_prompts(self.files, request.own_start, len(own), own.start, config.seed)
-        run = Run(self.engine, self.files, request, config, prompts)
+        run = Run(self.engine, self.files, request, config, beginning(self.engine, self.files, request, config))
         with annotate("rollout"):
             return run.in_memory() if request.out is None else run_to_disk(run, request.out, request.resume)
 

@@ -13,11 +13,10 @@ Sizes are checked whenever a store is opened, digests by `TokenStore.verify` and
 from __future__ import annotations
 
 import errno
-import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -27,10 +26,12 @@ from numpy.typing import NDArray
 from nanomd.base.arrays import load_array, write_array, write_npz, write_rows
 from nanomd.base.errors import InputError, StoreError
 from nanomd.base.files import sha256_of, sweep_parts, write_atomic
+from nanomd.rollout.digests import CHUNK, RowDigests, changed, check_digest
 from nanomd.rollout.manifest import (
     MANIFEST,
     OBSERVABLES,
     OBSERVABLES_NAME,
+    SHARD_NAME,
     TAIL_NAME,
     Manifest,
     Shard,
@@ -38,30 +39,6 @@ from nanomd.rollout.manifest import (
     check_rows,
     read_manifest,
 )
-
-_CHUNK = 1 << 22  # tokens of a row that are read from the disk at a time
-
-
-class RowDigests:
-    """The digest of a shard that grows: the SHA-256 of the SHA-256s of its trajectories, each as far as it goes.
-
-    A trajectory is hashed as it is drawn, so the digest depends on the tokens alone, not on the steps between two
-    declarations.
-    """
-
-    def __init__(self, n_rows: int) -> None:
-        self._rows = [hashlib.sha256() for _ in range(n_rows)]
-
-    def update(self, tokens: NDArray[Any]) -> Self:
-        """Take up the next tokens (n_rows, n) of each trajectory."""
-        for digest, row in zip(self._rows, tokens, strict=True):
-            for begin in range(0, len(row), _CHUNK):
-                digest.update(np.ascontiguousarray(row[begin : begin + _CHUNK]).data)
-        return self
-
-    def value(self) -> str:
-        """Return the digest, in hexadecimal."""
-        return hashlib.sha256(b"".join(row.digest() for row in self._rows)).hexdigest()
 
 
 class TokenStore:
@@ -160,7 +137,7 @@ class TokenStore:
         shard = self.shards[index]
         if shard.tail is None:
             return None
-        _check_digest(self.path / shard.tail, shard.tail_sha256)
+        check_digest(self.path / shard.tail, shard.tail_sha256)
         return np.array(load_array(self.path / shard.tail, (shard.last - shard.first, None), "uint16"))
 
     # --- write -------------------------------------------------------------------------------------------------------
@@ -223,6 +200,54 @@ class TokenStore:
             if old is not None and old != new:
                 (self.path / old).unlink(missing_ok=True)
 
+    def lengthen(self, n_steps: int, tail: Callable[[int], NDArray[np.uint16]]) -> None:
+        """Make room for more steps of every trajectory: what is complete is copied, and checked on the way.
+
+        Killed at any moment, the store is the old one or the new one. The observables are no longer declared, as they
+        count the old ends of the trajectories.
+
+        Parameters
+        ----------
+        n_steps : int
+        tail : callable
+            Returns the latest tokens of a shard by its index, (n, n_history).
+
+        Raises
+        ------
+        InputError
+            If not every state is kept.
+        StoreError
+            If the store has changed since it was written, or the disk is full.
+        """
+        old = self.layout
+        if old.stride != 1 or not old.keeps_tokens:
+            raise InputError(f"{self.path} does not keep every state, so {old.n_steps} steps cannot become {n_steps}")
+        self.verify()
+        layout, shards = replace(old, n_steps=n_steps), []
+        number = 1 + max(int(shard.file[6:-4]) for shard in self.shards)  # new names, so that the old files stay
+        for index, shard in enumerate(self.shards):
+            new = replace(shard, file=f"shard_{number + index:04d}.npy", sha256=None)
+            file, tokens, rows = self.path / new.file, self.tokens(index), shard.last - shard.first
+            with self._writing(file):
+                most = max(1, CHUNK // rows)
+                for begin in range(0, shard.steps_done, most):
+                    shape = (rows, layout.n_stored)
+                    write_rows(file, shape, layout.dtype, begin, tokens[:, begin : begin + most])
+                if shard.steps_done:
+                    digest = shard.rows_sha256 or RowDigests(rows).update(tokens).value()
+                    new = replace(new, size=file.stat().st_size, rows_sha256=digest)
+                if shard.steps_done and shard.tail is None:
+                    name = f"tail_{index:04d}_{shard.steps_done}.npy"
+                    write_array(self.path / name, tail(index))
+                    new = replace(new, tail=name, tail_sha256=sha256_of(self.path / name))
+            shards.append(new)
+        info = {**self.info, "config": {**self.info["config"], "n_steps": n_steps}}
+        self.manifest = replace(
+            self.manifest, layout=layout, shards=shards, info=info, observables=None, observables_sha256=None
+        )
+        self.write_manifest()
+        self.sweep()
+
     def adopt(self, observables: Mapping[str, NDArray[Any]] | None) -> None:
         """Declare complete what lies in the folder already, and observables of all of it."""
         with self._writing(self.path / OBSERVABLES):
@@ -234,11 +259,11 @@ class TokenStore:
 
     def sweep(self) -> None:
         """Remove what a killed writer left behind and the manifest does not name. Only under the lock."""
-        named = {shard.tail for shard in self.shards} | {self.observables}
+        named = {shard.tail for shard in self.shards} | {shard.file for shard in self.shards} | {self.observables}
         with self._writing(self.path):
             sweep_parts(self.path)
             for file in self.path.iterdir():
-                ours = TAIL_NAME.fullmatch(file.name) or OBSERVABLES_NAME.fullmatch(file.name)
+                ours = any(name.fullmatch(file.name) for name in (SHARD_NAME, TAIL_NAME, OBSERVABLES_NAME))
                 if ours and file.name not in named:
                     file.unlink()
 
@@ -284,17 +309,17 @@ class TokenStore:
             elif shard.steps_done == self.layout.n_steps and shard.sha256 is None:
                 raise StoreError(f"{self.path / shard.file} has no checksum in {MANIFEST}; generate it again")
             else:
-                _check_digest(self.path / shard.file, shard.sha256)
+                check_digest(self.path / shard.file, shard.sha256)
             self.tail(index)
         if self.observables is not None:
-            _check_digest(self.path / self.observables, self.manifest.observables_sha256)
+            check_digest(self.path / self.observables, self.manifest.observables_sha256)
 
     def _checked_digests(self, index: int) -> RowDigests:
         """Hash the complete part of a shard anew, and compare with the manifest."""
         shard = self.shards[index]
         digests = RowDigests(shard.last - shard.first).update(self.tokens(index))
         if shard.rows_sha256 not in (None, digests.value()):
-            raise StoreError(_changed(self.path / shard.file))
+            raise StoreError(changed(self.path / shard.file))
         return digests
 
     def _check_files(self) -> None:
@@ -318,16 +343,3 @@ class TokenStore:
             return (self.path / name).stat().st_size
         except OSError:
             raise StoreError(f"{self.path / name} is missing, though {MANIFEST} declares it complete") from None
-
-
-def _check_digest(file: Path, digest: str | None) -> None:
-    """Raise `StoreError` unless a file has the digest; stores of earlier versions record none for some files."""
-    try:
-        if digest is not None and sha256_of(file) != digest:
-            raise StoreError(_changed(file))
-    except OSError as error:
-        raise StoreError(f"{file} cannot be read: {error.strerror or error}") from None
-
-
-def _changed(file: Path) -> str:
-    return f"{file} has changed since it was written (its checksum differs); restore it, or generate again with --force"
