@@ -1,0 +1,180 @@
+r"""How long the slow processes of discrete trajectories remember: the lag from which they look Markovian.
+
+At a lag :math:`\tau` the slowest functions of the states, :math:`\psi_k`, are those of the Markov model at that lag,
+and
+
+.. math:: t_k(\tau) = -\tau \Big/ \ln \frac{\sum_t \psi_k(x_t)\, \psi_k(x_{t+\tau})}
+          {\tfrac12 \sum_t [\psi_k(x_t)^2 + \psi_k(x_{t+\tau})^2]}
+
+its implied timescale. With memory it rises with the lag, and settles where the lag exceeds the memory. Whether it
+still rises is judged against its statistical error: numerator and denominator are summed over blocks of frames, the
+same at all lags, and the error of :math:`\ln t_k(\tau') - \ln t_k(\tau)` is that of a jackknife over the blocks.
+(Errors of single timescales are of no use: both rest on the same few passages, and move together.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nanomd.data.counts import largest_connected_set, transition_counts
+from nanomd.kinetics.inputs import usable_length
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+
+_BLOCKS = 20  # of the jackknife
+_LAGS = 24  # at most
+_DENSE_STATES = 600  # up to here all eigenvectors take no longer than the slowest few
+_RISE = 0.1  # of a timescale; a smaller one is no memory that matters
+_DOUBT = 0.5  # standard errors of a rise that count for none: memory overlooked costs more than a stride too long
+_LARGEST_ERROR = 0.6  # of ln t; a timescale with a larger one says nothing
+
+
+@dataclass(frozen=True, slots=True)
+class TimeScales:
+    """Implied timescales against lag, and what they say of memory.
+
+    Parameters
+    ----------
+    lagtimes : ndarray (l,)
+        Frames.
+    timescales, errors : ndarray (l, k)
+        Frames, slowest process first, NaN where undefined; standard errors of their logarithms.
+    memory : int
+        Frames: the shortest lag from which on none of the slow timescales rises by more than a tenth and half its error.
+    slowest : float
+        Frames: the slowest timescale at that lag; NaN where no two states are connected.
+    rising : bool
+        Whether the slowest still rises at the longest lag that the trajectories have room for.
+    """
+
+    lagtimes: IntArray
+    timescales: FloatArray
+    errors: FloatArray
+    memory: int
+    slowest: float
+    rising: bool
+
+
+def slow_time_scales(dtrajs: Sequence[NDArray[np.integer]], n_states: int, n_processes: int = 3) -> TimeScales:
+    """Look at the slow timescales of trajectories from lag 1 up to a quarter of their length.
+
+    Parameters
+    ----------
+    dtrajs : sequence of 1-D integer arrays
+        States 0..n_states-1.
+    n_states : int
+    n_processes : int
+        How many slow processes are looked at.
+    """
+    longest = max(1, usable_length([np.asarray(x) for x in dtrajs]) // 4)
+    lags = np.unique(np.round(np.geomspace(1, longest, _LAGS)).astype(np.int64))
+    used, sums = [], []
+    for lag in lags:
+        found = _block_sums(dtrajs, n_states, int(lag), n_processes)
+        if found is None:
+            break
+        used.append(lag)
+        sums.append(found)
+        total = found.sum(axis=1)
+        if _timescale(total[0, :1], total[1, :1], int(lag))[0] < lag:  # nothing is left of the slowest process
+            break
+    if not sums:
+        nothing = np.zeros((0, n_processes))
+        return TimeScales(lags[:0], nothing, nothing.copy(), 1, np.nan, rising=False)
+    lags, table = np.array(used, np.int64), np.stack(sums)  # (l, 2, blocks, k)
+    total = table.sum(axis=2)
+    times = np.stack([_timescale(total[i, 0], total[i, 1], int(lag)) for i, lag in enumerate(lags)])
+    without = total[:, :, None] - table
+    jackknife = np.log(
+        np.stack([_timescale(without[i, 0], without[i, 1], int(lag)) for i, lag in enumerate(lags)])
+    )  # (l, blocks, k)
+    errors = _jackknife_error(jackknife, axis=1)
+    settled = [_settled(lags, times[:, k], errors[:, k], jackknife[:, :, k]) for k in range(times.shape[1])]
+    memory = max(int(lags[i]) for i, _ in settled)
+    at = int(np.flatnonzero(lags == memory)[0])
+    return TimeScales(lags, times, errors, memory, float(times[at, 0]), settled[0][1])
+
+
+def _settled(lags: IntArray, times: FloatArray, errors: FloatArray, jackknife: FloatArray) -> tuple[int, bool]:
+    """Return the index of the lag at which a timescale (l,) has settled, and whether it rises up to the end instead."""
+    longest = np.fmax.accumulate(times)
+    reliable = np.flatnonzero(np.isfinite(times) & (lags <= longest / 2) & (errors <= _LARGEST_ERROR))
+    for i in reliable:
+        later = reliable[reliable > i]
+        rise = np.log(times[later] / times[i])
+        spread = _jackknife_error(jackknife[later] - jackknife[i], axis=1)
+        if (rise <= np.log1p(_RISE) + _DOUBT * spread).all():
+            # Settled at the last lag means nothing where a longer lag would still be reliable.
+            last = len(later) == 0 and i == len(lags) - 1
+            return int(i), bool(last and len(lags) > 1)
+    return 0, False
+
+
+def _block_sums(
+    dtrajs: Sequence[NDArray[np.integer]], n_states: int, lag: int, n_processes: int
+) -> FloatArray | None:
+    """Return numerators and denominators (2, blocks, k) of the autocorrelations of the slow functions at a lag."""
+    functions = _slow_functions(dtrajs, n_states, lag, n_processes)
+    if functions is None:
+        return None
+    k = functions.shape[1]
+    size = -(-sum(len(x) for x in dtrajs) // _BLOCKS)
+    sums = np.zeros((2, _BLOCKS, n_processes))
+    before = 0
+    for x in dtrajs:
+        if len(x) > lag:
+            values = functions[x]
+            early, late = values[:-lag], values[lag:]
+            block = (before + np.arange(len(early))) // size
+            edges = np.flatnonzero(np.diff(block, prepend=-1))
+            products = np.stack((early * late, 0.5 * (early**2 + late**2)))
+            sums[:, block[edges], :k] += np.add.reduceat(products, edges, axis=1)
+        before += len(x)
+    return sums
+
+
+def _slow_functions(
+    dtrajs: Sequence[NDArray[np.integer]], n_states: int, lag: int, n_processes: int
+) -> FloatArray | None:
+    """Return the slowest functions (n_states, k) of the Markov model at a lag, zero outside its connected states.
+
+    Counts are made symmetric, which needs no iteration; the functions are only a way to look.
+    """
+    counts = transition_counts(dtrajs, n_states, lag).astype(np.float64)
+    members = largest_connected_set(counts)
+    if len(members) < 2:
+        return None
+    inside = counts[np.ix_(members, members)]
+    inside = inside + inside.T
+    root = np.sqrt(inside.sum(axis=1))
+    symmetric = inside / root[:, None] / root[None, :]
+    k = min(n_processes, len(members) - 1)
+    if len(members) > max(_DENSE_STATES, k + 2):
+        from scipy.sparse.linalg import eigsh
+
+        values, vectors = eigsh(symmetric, k + 1, which="LA", v0=root)
+    else:
+        values, vectors = np.linalg.eigh(symmetric)
+    order = np.argsort(values)[::-1][1 : k + 1]
+    functions = np.zeros((n_states, k))
+    functions[members] = vectors[:, order] / root[:, None]
+    return functions
+
+
+def _timescale(numerator: FloatArray, denominator: FloatArray, lag: int) -> FloatArray:
+    """Return the implied timescale of an autocorrelation, NaN where it is not in (0, 1)."""
+    ratio = np.divide(numerator, denominator, out=np.zeros_like(numerator), where=denominator > 0)
+    inside = (ratio > 0) & (ratio < 1)
+    return np.where(inside, -lag / np.log(np.where(inside, ratio, 0.5)), np.nan)
+
+
+def _jackknife_error(values: FloatArray, axis: int) -> FloatArray:
+    """Return the standard error of what was computed with each of n blocks left out; infinite where it is undefined."""
+    n = values.shape[axis]
+    error = np.sqrt((n - 1) * np.mean((values - values.mean(axis=axis, keepdims=True)) ** 2, axis=axis))
+    return np.where(np.isfinite(error), error, np.inf)

@@ -1,0 +1,129 @@
+r"""What a training takes from its data: how far apart frames are read, how much past, and whether both ways in time.
+
+**Stride.** A model that reads every frame spends its window on the quickest motions, and its errors a frame add up
+over the thousands of frames between two rare events. Read every s-th frame, with all s offsets as data, a step of the
+model is s frames, the same window reaches s times further back, and what is left for the context to explain shrinks,
+until at strides beyond the memory nothing is left and the model is the Markov model at that lag. The stride is a
+quarter of the memory (`nanomd.kinetics.time_scales`), all of it up to ten frames, at most a twentieth of the slowest
+timescale, and short enough for trajectories to hold some sixteen steps.
+
+**Both directions in time.** Equilibrium dynamics looks alike forwards and backwards, so that trajectories read
+backwards are twice the data. Under detailed balance the two directions of n transitions between a pair of states are
+n fair coins: :math:`\sum (n_{ij} - n_{ji})^2 / n` over pairs is then about the number of pairs, with a variance of
+:math:`\sum 2 (1 - 1/n)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nanomd.data.counts import transition_counts
+from nanomd.kinetics.inputs import usable_length
+from nanomd.kinetics.time_scales import TimeScales, slow_time_scales
+
+WHOLE_MEMORY = 10  # frames: a memory up to here is spanned by one step
+MEMORY_STEPS = 4  # steps that span a longer one
+SLOWEST_STEPS = 20  # steps in the slowest timescale, at least
+LEAST_STEPS = 16  # steps in a trajectory, at least
+LONGEST_CONTEXT = 32  # steps of context: several memories
+SHORTEST_CONTEXT = 4
+IRREVERSIBLE = 4.0  # standard deviations of the currents; equilibrium data exceed it once in 30,000 times
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How data are to be read.
+
+    Parameters
+    ----------
+    stride : int
+        Frames a step of the model.
+    context_length : int
+        W, in steps.
+    time_reversal : bool
+        Whether trajectories are read backwards too.
+    scales : TimeScales
+        What the stride rests on.
+    current : float
+        Standard deviations by which the data's currents exceed those of detailed balance.
+    """
+
+    stride: int
+    context_length: int
+    time_reversal: bool
+    scales: TimeScales
+    current: float
+
+    def describe(self) -> list[str]:
+        """Say in a line each what was chosen and why."""
+        scales = self.scales
+        every = "every frame" if self.stride == 1 else f"every {self.stride}th frame, all offsets"
+        lines = [
+            f"reads {every}: the slow processes (slowest {scales.slowest:.4g} frames) remember {scales.memory} frames"
+            if np.isfinite(scales.slowest)
+            else f"reads {every}: no two states are connected, so there are no timescales to go by"
+        ]
+        if scales.rising:
+            lines.append(
+                f"warning: the slowest timescale still rises at the longest lag that the trajectories have room for, "
+                f"{scales.lagtimes[-1]} frames: longer trajectories, or finer states, would show more of it"
+            )
+        lines.append(
+            "reads both ways in time: currents are those of equilibrium"
+            if self.time_reversal
+            else f"reads forwards only: currents exceed those of equilibrium by {self.current:.1f} standard deviations"
+        )
+        return lines
+
+
+def make_plan(tokens: Sequence[NDArray[np.integer]], n_states: int) -> Plan:
+    """Look at the data and decide.
+
+    Parameters
+    ----------
+    tokens : sequence of 1-D integer arrays
+        States 0..n_states-1.
+    n_states : int
+    """
+    scales = slow_time_scales(tokens, n_states)
+    length = usable_length([np.asarray(t) for t in tokens])
+    stride = choose_stride(scales, length)
+    context = int(np.clip(length // stride // 2, SHORTEST_CONTEXT, LONGEST_CONTEXT))
+    strided = stride_trajectories(tokens, stride)
+    # One offset: transitions of the others are not independent of its own.
+    current = excess_current(transition_counts(strided[::stride], n_states))
+    return Plan(stride, context, current < IRREVERSIBLE, scales, current)
+
+
+def choose_stride(scales: TimeScales, length: int) -> int:
+    """Return the frames a step: see the head of this module. `length` is that of a usual trajectory, in frames."""
+    wanted = max(min(scales.memory, WHOLE_MEMORY), scales.memory // MEMORY_STEPS)
+    most = length // LEAST_STEPS
+    if np.isfinite(scales.slowest):
+        most = min(most, int(scales.slowest / SLOWEST_STEPS))
+    return max(1, min(wanted, most))
+
+
+def stride_trajectories(trajectories: Sequence[NDArray[np.integer]], stride: int) -> list[NDArray[np.integer]]:
+    """Return trajectories of every stride-th frame, all offsets of each in turn; those of one frame are left out."""
+    parts = [np.asarray(t)[offset::stride] for t in trajectories for offset in range(stride)]
+    return [part for part in parts if len(part) > 1] if stride > 1 else parts
+
+
+def excess_current(counts: NDArray[np.integer]) -> float:
+    """Return by how many standard deviations currents between states exceed those of detailed balance.
+
+    Parameters
+    ----------
+    counts : ndarray (n, n)
+        Transitions, one after the other; where trajectories remember, currents are smaller still.
+    """
+    both = (counts + counts.T)[np.triu_indices(len(counts), 1)].astype(np.float64)
+    net = (counts - counts.T)[np.triu_indices(len(counts), 1)].astype(np.float64)
+    both, net = both[both > 0], net[both > 0]
+    variance = float((2.0 * (1.0 - 1.0 / both)).sum())
+    return float(((net**2 / both).sum() - len(both)) / np.sqrt(variance)) if variance > 0 else 0.0
