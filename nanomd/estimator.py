@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from nanomd import __version__
 from nanomd.base.config import ModelConfig, Objective, Select, Switch, TrainConfig, model_preset
 from nanomd.base.errors import InputError
-from nanomd.base.progress import Progress
+from nanomd.base.progress import Progress, expect
 from nanomd.base.units import FrameInterval
-from nanomd.data.dtrajs import DtrajsLike, load_dtrajs, split_dtrajs
+from nanomd.data.dtrajs import DtrajsLike, load_dtrajs, split_dtrajs, stride_trajectories
 from nanomd.data.states import StateMap
 from nanomd.model.files import ModelFiles, Starts
 from nanomd.model.starts import start_windows, stationary_distribution
@@ -30,6 +30,15 @@ _TRAIN_FIELDS = frozenset(field.name for field in dataclasses.fields(TrainConfig
 Tokens = NDArray[Any]
 
 
+class _Chosen(NamedTuple):
+    """What a training is to be, and what the data said for it."""
+
+    model: ModelConfig
+    train: TrainConfig
+    stride: int
+    reasons: list[str]
+
+
 class GPTEstimator:
     """Learn the next-state distribution of discrete trajectories with a nano-GPT.
 
@@ -38,12 +47,16 @@ class GPTEstimator:
     Parameters
     ----------
     preset : str
-        Shape of the model: ``"small"`` (width 64, 2 layers, 4 heads, window 64), ``"base"`` (128, 4, 4, 128),
-        ``"tiny"`` (32, 2, 2, 32), ``"xs"``, or one of the published shapes; see `nanomd.base.config.PRESETS`.
+        ``"auto"`` (the default): a small shape, with the stride, context, directions and length of the training chosen
+        by the data (`nanomd.training.plan`), where the options below say nothing. Or only a shape: ``"small"`` (width
+        64, 2 layers, 4 heads, window 64), ``"base"`` (128, 4, 4, 128), ``"tiny"`` (32, 2, 2, 32), ``"xs"``, or one of
+        the published ones; see `nanomd.base.config.PRESETS`.
     d_model, n_layer, n_head : int, optional
         Width, layers, and attention heads.
     context_length : int, optional
-        The window, in frames: how far back a layer looks.
+        The window, in steps: how far back a layer looks.
+    frame_stride : int, optional
+        Frames a step: every n-th is read, with all n offsets as data. Chosen with ``"auto"``, else 1.
     markov_head : bool, optional
         Start from the Markov model of the data, of which the transformer learns the rest; False.
     dropout : float, optional
@@ -51,9 +64,9 @@ class GPTEstimator:
     objective : str, optional
         ``"one_pass"`` (the default), ``"two_pass_token"`` or ``"two_pass_hidden"``; see `nanomd.training.objectives`.
     n_steps, batch_size, learning_rate : optional
-        Optimiser steps (2000), windows a step (32), and the highest learning rate (2e-3).
+        Optimiser steps (2000; at most 400 with ``"auto"``), windows a step (32), and the highest learning rate (2e-3).
     time_reversal : bool, optional
-        Read the data backwards too, as equilibrium MD may be; False.
+        Read the data backwards too, as equilibrium MD may be; False, or by a test of its currents with ``"auto"``.
     validation_fraction : float, optional
         Part of the frames that is held out; 0.1.
     select : str, optional
@@ -100,12 +113,13 @@ class GPTEstimator:
 
     def __init__(
         self,
-        preset: str = "small",
+        preset: str = "auto",
         *,
         d_model: int | None = None,
         n_layer: int | None = None,
         n_head: int | None = None,
         context_length: int | None = None,
+        frame_stride: int | None = None,
         markov_head: bool | None = None,
         dropout: float | None = None,
         objective: Objective | None = None,
@@ -145,6 +159,7 @@ class GPTEstimator:
         self.model_overrides = {name: value for name, value in given.items() if name in _MODEL_FIELDS}
         model_preset(parameters["preset"], 2, **self.model_overrides)  # refuse bad shapes before loading the data
         own = {name: value for name, value in given.items() if name in _TRAIN_FIELDS}
+        self._train_given = frozenset(own if given.get("train") is None else _TRAIN_FIELDS)
         self.train_config = TrainConfig.from_dict((given.get("train") or TrainConfig()).to_dict() | own)
         self.preset, self.resume, self.progress = parameters["preset"], parameters["resume"], parameters["progress"]
         self.frame_interval = FrameInterval.parse(parameters["frame_interval"])
@@ -198,14 +213,18 @@ class GPTEstimator:
                 "dtrajs hold no two successive assigned frames, so no transition; "
                 "give trajectories of at least 2 frames"
             )
-        fraction = self.train_config.validation_fraction
+        chosen = self._choose(tokens, state_map.n_states)
+        config, train_config, stride = chosen.model, chosen.train, chosen.stride
+        if self.progress is not None:
+            expect(self.progress, train_config.n_steps)
+        fraction, n_trajectories = train_config.validation_fraction, len(tokens)
         training, validation = split_dtrajs(tokens, fraction) if fraction > 0 else (tokens, [])
-        config = model_preset(self.preset, state_map.n_states, **self.model_overrides)
+        tokens = stride_trajectories(tokens, stride)
         result = train(
             config,
-            self.train_config,
-            training,
-            validation,
+            train_config,
+            stride_trajectories(training, stride),
+            stride_trajectories(validation, stride),
             run_dir=self.run_dir,
             resume=self.resume,
             progress=self.progress,
@@ -213,9 +232,10 @@ class GPTEstimator:
         provenance = {
             "nanomd": __version__,
             "preset": self.preset,
-            "train": self.train_config.to_dict(),
+            "train": train_config.to_dict(),
+            "choices": chosen.reasons,
             "n_frames": int(sum(len(trajectory) for trajectory in tokens)),
-            "n_trajectories": len(tokens),
+            "n_trajectories": n_trajectories,
             "selection": result.selection,
             "best_step": result.best_step,
             "validation_loss": result.best_loss if np.isfinite(result.best_loss) else None,
@@ -228,26 +248,47 @@ class GPTEstimator:
                 stationary=stationary_distribution(tokens, state_map.n_states),
                 windows=start_windows(tokens, config.context_length),
             ),
-            frame_interval=self.frame_interval,
+            frame_interval=FrameInterval(self.frame_interval.value * stride, self.frame_interval.unit),
             provenance=provenance,
+            frame_stride=stride,
         )
-        self._model = self._finish(files, result.history, tokens)
+        self._model = self._finish(files, result.history, tokens, train_config)
         self._last = self._model
-        if result.best_step != self.train_config.n_steps:
+        if result.best_step != train_config.n_steps:
             last = dataclasses.replace(
                 files,
                 tensors={name: value.float().cpu().numpy() for name, value in result.last.items()},
-                provenance=provenance | {"best_step": self.train_config.n_steps, "validation_loss": None},
+                provenance=provenance | {"best_step": train_config.n_steps, "validation_loss": None},
             )
-            self._last = self._finish(last, result.history, tokens)
+            self._last = self._finish(last, result.history, tokens, train_config)
         return self
 
-    def _finish(self, files: ModelFiles, history: list[dict[str, float]], tokens: list[Tokens]) -> GPTModel:
+    def _choose(self, tokens: list[Tokens], n_states: int) -> _Chosen:
+        """Let the data decide what neither the preset nor the options say."""
+        model, train, reasons = dict(self.model_overrides), self.train_config, []
+        if self.preset == "auto":
+            from nanomd.training.plan import AUTO_TRAINING, make_plan
+
+            plan = make_plan(tokens, n_states, train.frame_stride)
+            model = {"context_length": plan.context_length} | model
+            decided = {
+                **AUTO_TRAINING,
+                "frame_stride": plan.stride,
+                "time_reversal": plan.time_reversal,
+                "n_steps": plan.n_steps,
+            }
+            train = train.replace(**{k: v for k, v in decided.items() if k not in self._train_given})
+            reasons = plan.describe()
+        config = model_preset(self.preset, n_states, **model)
+        return _Chosen(config, train, train.frame_stride or 1, reasons)
+
+    def _finish(
+        self, files: ModelFiles, history: list[dict[str, float]], tokens: list[Tokens], chosen: TrainConfig
+    ) -> GPTModel:
         """Fit the output layer to all the data, those of the validation too, where that is asked for."""
         from nanomd.training.refit import MAX_STATES
         from nanomd.training.refit_files import refit_files
 
-        chosen = self.train_config
         if chosen.refit == "on" or (chosen.refit == "auto" and files.config.n_states <= MAX_STATES):
             files = refit_files(
                 files,

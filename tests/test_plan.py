@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nanomd import FrameInterval, GPTEstimator, Rollout, Sampler, validate
 from nanomd.data.counts import transition_counts
+from nanomd.data.dtrajs import stride_trajectories
 from nanomd.kinetics.time_scales import TimeScales, slow_time_scales
 from nanomd.training.plan import (
     IRREVERSIBLE,
@@ -16,7 +18,6 @@ from nanomd.training.plan import (
     choose_stride,
     excess_current,
     make_plan,
-    stride_trajectories,
 )
 
 REVERSIBLE = np.array([[0.97, 0.03, 0.0], [0.02, 0.96, 0.02], [0.0, 0.04, 0.96]])
@@ -146,3 +147,48 @@ def test_plans_are_said_in_words():
     lines = make_plan([chain(REVERSIBLE, 5000, 0)], 3).describe()
     assert lines[0].startswith("reads every frame: the slow processes (slowest ")
     assert lines[1] == "reads both ways in time: currents are those of equilibrium"
+
+
+# --- What the estimator makes of it ----------------------------------------------------------------------------------
+def test_defaults_follow_the_data_and_say_so(tmp_path):
+    dtraj = gate(40, 12_000, 0)
+    estimator = GPTEstimator(n_steps=3, frame_interval="2 ps", seed=1)
+    model = estimator.fit(dtraj).fetch_model()
+    stride = make_plan([dtraj], 2).stride
+    assert model.frame_stride == stride > 1
+    assert model.frame_interval == FrameInterval(2.0 * stride, "ps")
+    chosen = model.provenance["train"]
+    assert (chosen["frame_stride"], chosen["time_reversal"], chosen["n_steps"]) == (stride, True, 3)
+    assert model.provenance["choices"][0].startswith(f"reads every {stride}th frame, all offsets: ")
+
+    model.save(tmp_path / "model")
+    rollout = Sampler.load(tmp_path / "model").generate(50, 2, seed=1)
+    assert (rollout.frame_stride, rollout.frame_interval) == (stride, model.frame_interval)
+    rollout.save(tmp_path / "rollout")
+    assert Rollout.load(tmp_path / "rollout").frame_stride == stride
+
+
+def test_a_strided_model_reads_data_at_its_stride():
+    dtraj = gate(40, 6000, 0)
+    model = GPTEstimator("tiny", n_steps=2, frame_stride=5, seed=1, refit="off").fit(dtraj).fetch_model()
+    by_hand = GPTEstimator("tiny", n_steps=2, seed=1, refit="off", validation_fraction=0.0)
+    strided = by_hand.fit(stride_trajectories([dtraj], 5)).fetch_model()
+    assert model.log_likelihood(dtraj) == pytest.approx(
+        model.log_likelihood([dtraj[k:] for k in range(5)]), rel=0.01
+    )  # offsets are all read already
+    assert [len(t) for t in model.encode(dtraj)] == [len(t) for t in strided.encode(stride_trajectories([dtraj], 5))]
+
+
+def test_a_strided_rollout_is_judged_at_its_stride():
+    md = [gate(40, 12_000, seed) for seed in range(2)]
+    model = GPTEstimator(n_steps=3, frame_interval="2 ps", seed=1).fit(md).fetch_model()
+    rollout = model.generate(2000, 4, seed=1)
+    result = validate(md, rollout, n_bootstrap=20)
+    assert result.frame_interval == model.frame_interval
+    assert result.sources["MD"].n_frames == sum(-(-len(x) // model.frame_stride) for x in md)
+    assert validate(md, rollout, n_bootstrap=20, frame_interval="2 ps").frame_interval == model.frame_interval
+
+
+def test_named_shapes_leave_the_rest_as_it_was():
+    config = GPTEstimator("tiny", n_steps=2, refit="off").fit(gate(40, 3000, 0)).fetch_model().provenance["train"]
+    assert (config["frame_stride"], config["time_reversal"], config["refit_pseudocount"]) == (None, False, 10.0)

@@ -175,6 +175,9 @@ class TrainConfig(Options):
         empty. See `nanomd.training.horizon_heads`.
     lookahead_weight : float
         Weight of their mean loss beside the model's own.
+    frame_stride : int, optional
+        Frames a step of the model: every n-th frame is read, with all n offsets as data. None: chosen by the data
+        with the preset "auto", and 1 with the others.
     time_reversal : bool
         Train on windows forwards and backwards; for equilibrium MD, which is reversible.
     markov_pseudocount : float
@@ -232,6 +235,7 @@ class TrainConfig(Options):
     average_span: float = 0.3
     lookahead_lags: tuple[int, ...] = ()
     lookahead_weight: float = 0.2
+    frame_stride: int | None = None
     time_reversal: bool = False
     markov_pseudocount: float = 1e-3
     validation_fraction: float = 0.1
@@ -249,7 +253,8 @@ class TrainConfig(Options):
     n_threads: int | None = None
 
     RANGES: ClassVar[Ranges] = {
-        "train_length": (2, None), "burn_in": (0, None), "window_shift": (1, None), "batch_size": (1, None),
+        "frame_stride": (1, None), "train_length": (2, None), "burn_in": (0, None), "window_shift": (1, None),
+        "batch_size": (1, None),
         "n_steps": (1, None), "learning_rate": (0, None), "beta1": (0, 0.99999), "beta2": (0, 0.99999),
         "weight_decay": (0, None), "gradient_clip": (1e-6, None), "warmup_steps": (0, None), "mix_max": (0, 1),
         "hidden_position_base": (0, 1), "hidden_step_base": (0, 1), "average_span": (1e-6, 1),
@@ -328,6 +333,8 @@ PRESETS: MappingProxyType[str, dict[str, Any]] = MappingProxyType(
         "small": dict(d_model=64, n_layer=2, n_head=4, context_length=64),
         "base": dict(d_model=128, n_layer=4, n_head=4, context_length=128, mlp_ratio=4),
         "xs": dict(d_model=64, n_layer=2, n_head=2, context_length=64, mlp_ratio=4),
+        # The smallest shape; stride, context and the rest of the training come from the data (`nanomd.training.plan`).
+        "auto": dict(d_model=32, n_layer=2, n_head=2, context_length=32, mlp_ratio=2),
         "tiny": dict(d_model=32, n_layer=2, n_head=2, context_length=32, mlp_ratio=2),
     }
 )

@@ -46,6 +46,11 @@ class _Bar:
         self._bar.last_print_n += n
         self._bar.refresh()
 
+    def expect(self, total: float) -> None:
+        """Change the amount of work."""
+        self._bar.total = total
+        self._bar.refresh()
+
     def note(self, text: str) -> None:
         self._bar.set_postfix_str(text)
 
@@ -56,6 +61,13 @@ class _Bar:
 def skip(progress: Progress, n: float) -> None:
     """Advance by work that an earlier process did: bars that can leave it out of their speed."""
     getattr(progress, "skip", progress.update)(n)
+
+
+def expect(progress: Progress, total: float) -> None:
+    """Tell a bar that can change it how much work there is after all."""
+    change = getattr(progress, "expect", None)
+    if change is not None:
+        change(total)
 
 
 def progress_bar(total: float, description: str, unit: str = "step", enabled: bool | None = None) -> Progress:

@@ -85,7 +85,7 @@ class FrameInterval:
     def scale(self, frames: float) -> tuple[float, str]:
         """Return the factor that turns frames into a unit readable at this magnitude, and the unit."""
         if self.unit == "frame":
-            return 1.0, "frames"
+            return self.value, "frames"
         seconds = self.value * _IN_SECONDS[self.unit]
         for unit in ("s", "ms", "us", "ns", "ps"):
             # A billionth of slack: 5000 frames of 0.2 ns are 1 us although the product rounds to just below it.

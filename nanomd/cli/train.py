@@ -17,7 +17,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_common(parser)
     add_resume(parser)
     parser.add_argument(
-        "--preset", choices=list(PRESETS), default="small", help="shape of the model (default: %(default)s)"
+        "--preset", choices=list(PRESETS), default="auto", help="auto, or the shape of the model (default: %(default)s)"
     )
     parser.add_argument(
         "--hold-out",

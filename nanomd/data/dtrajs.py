@@ -245,3 +245,9 @@ def split_dtrajs(
             f"frames (longest has {max(map(len, dtrajs))}); give longer trajectories, five of them, or another fraction"
         )
     return train, validation
+
+
+def stride_trajectories(trajectories: Sequence[NDArray[Any]], stride: int) -> list[NDArray[Any]]:
+    """Return trajectories of every stride-th frame, all offsets of each in turn; those of one frame are left out."""
+    parts = [np.asarray(t)[offset::stride] for t in trajectories for offset in range(stride)]
+    return [part for part in parts if len(part) > 1] if stride > 1 else parts

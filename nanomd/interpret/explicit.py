@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nanomd.base.errors import InputError
-from nanomd.data.dtrajs import DtrajsLike, load_dtrajs
+from nanomd.data.dtrajs import DtrajsLike
 from nanomd.kernels.reference.attention import rotate
 from nanomd.model.network import Attention, Block, NanoGPT
 from nanomd.model.rope import rope_tables
@@ -157,7 +157,7 @@ def prepare(model: GPTModel, dtrajs: DtrajsLike) -> tuple[NanoGPT, list[NDArray[
     InputError
         For states that the model does not know, or no two successive assigned frames.
     """
-    tokens = [np.asarray(piece, np.int64) for piece in model.state_map.encode(load_dtrajs(dtrajs))]
+    tokens = [np.asarray(piece, np.int64) for piece in model.encode(dtrajs)]
     if not tokens:
         raise InputError("dtrajs hold no two successive assigned frames, so there is nothing to interpret")
     return model.module.eval(), tokens

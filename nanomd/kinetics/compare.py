@@ -53,8 +53,8 @@ def validate(
     dtrajs : list of arrays of int
         The reference MD, states 0..n-1 (negative: unassigned).
     rollout : Rollout or list of arrays, optional
-        What the model generated; the source "GPT". With a Rollout that kept every stride-th state, everything is
-        compared at that stride.
+        What the model generated; the source "GPT". With a Rollout of a model whose step is several frames, or that kept
+        every stride-th state, everything is compared at that stride.
     lagtimes : sequence of int, optional
         Lags of the implied timescales, in frames; by default spaced logarithmically up to a tenth of the length of the
         reference's trajectories, and two slowest timescales.
@@ -137,9 +137,11 @@ def _prepare(
 ) -> _Inputs:
     """Check all trajectories, at the stride of the rollout."""
     interval = FrameInterval.parse(frame_interval)
-    stride = int(getattr(rollout, "stride", 1) or 1)
+    kept, step = int(getattr(rollout, "stride", 1) or 1), int(getattr(rollout, "frame_stride", 1))
+    stride = kept * step  # frames of the MD between two states of the rollout
     if frame_interval is None and getattr(rollout, "frame_interval", None) is not None:
         interval = rollout.frame_interval
+        interval = FrameInterval(interval.value / step, interval.unit)
     notes: list[str] = []
     sources = {"MD": trajectories("dtrajs", dtrajs, stride)}
     if rollout is not None:
@@ -152,7 +154,8 @@ def _prepare(
     if stride > 1:
         interval = FrameInterval(interval.value * stride, interval.unit)
         notes.append(
-            f"the rollout kept every {stride}-th state: all sources are compared at this stride, a frame is {interval}"
+            f"the states of the rollout are {stride} frames of the MD apart: all sources are compared at this stride, "
+            f"a frame is {interval}"
         )
     n_states = 1 + max(int(x.max()) for trajs in [*sources.values(), seen] for x in trajs)
     return _Inputs(sources, seen, training is None, n_states, interval, notes)

@@ -31,6 +31,7 @@ _LAGS = 24  # at most
 _DENSE_STATES = 600  # up to here all eigenvectors take no longer than the slowest few
 _RISE = 0.1  # of a timescale; a smaller one is no memory that matters
 _DOUBT = 0.5  # standard errors of a rise that count for none: memory overlooked costs more than a stride too long
+_STILL = 0.05  # rise over the last doubling of the lag that is worth a word
 _LARGEST_ERROR = 0.6  # of ln t; a timescale with a larger one says nothing
 
 
@@ -45,11 +46,12 @@ class TimeScales:
     timescales, errors : ndarray (l, k)
         Frames, slowest process first, NaN where undefined; standard errors of their logarithms.
     memory : int
-        Frames: the shortest lag from which on none of the slow timescales rises by more than a tenth and half its error.
+        Frames: the shortest lag from which on none of the slow timescales rises by more than a tenth and half the
+        error of the rise.
     slowest : float
         Frames: the slowest timescale at that lag; NaN where no two states are connected.
     rising : bool
-        Whether the slowest still rises at the longest lag that the trajectories have room for.
+        Whether the slowest still rises over the last doubling of the lag: by more than a twentieth and its error.
     """
 
     lagtimes: IntArray
@@ -94,30 +96,45 @@ def slow_time_scales(dtrajs: Sequence[NDArray[np.integer]], n_states: int, n_pro
         np.stack([_timescale(without[i, 0], without[i, 1], int(lag)) for i, lag in enumerate(lags)])
     )  # (l, blocks, k)
     errors = _jackknife_error(jackknife, axis=1)
-    settled = [_settled(lags, times[:, k], errors[:, k], jackknife[:, :, k]) for k in range(times.shape[1])]
-    memory = max(int(lags[i]) for i, _ in settled)
-    at = int(np.flatnonzero(lags == memory)[0])
-    return TimeScales(lags, times, errors, memory, float(times[at, 0]), settled[0][1])
+    curves = [_Curve(lags, times[:, k], errors[:, k], jackknife[:, :, k]) for k in range(times.shape[1])]
+    at = max(curve.settled() for curve in curves)
+    return TimeScales(lags, times, errors, int(lags[at]), float(times[at, 0]), curves[0].rising())
 
 
-def _settled(lags: IntArray, times: FloatArray, errors: FloatArray, jackknife: FloatArray) -> tuple[int, bool]:
-    """Return the index of the lag at which a timescale (l,) has settled, and whether it rises up to the end instead."""
-    longest = np.fmax.accumulate(times)
-    reliable = np.flatnonzero(np.isfinite(times) & (lags <= longest / 2) & (errors <= _LARGEST_ERROR))
-    for i in reliable:
-        later = reliable[reliable > i]
-        rise = np.log(times[later] / times[i])
-        spread = _jackknife_error(jackknife[later] - jackknife[i], axis=1)
-        if (rise <= np.log1p(_RISE) + _DOUBT * spread).all():
-            # Settled at the last lag means nothing where a longer lag would still be reliable.
-            last = len(later) == 0 and i == len(lags) - 1
-            return int(i), bool(last and len(lags) > 1)
-    return 0, False
+class _Curve:
+    """A timescale (l,) against lag; its values with each block left out (l, blocks) give errors of differences."""
+
+    def __init__(self, lags: IntArray, times: FloatArray, errors: FloatArray, jackknife: FloatArray) -> None:
+        longest = np.fmax.accumulate(times)
+        self.reliable = np.flatnonzero(np.isfinite(times) & (lags <= longest / 2) & (errors <= _LARGEST_ERROR))
+        self.lags, self.logs, self.jackknife = lags, np.log(times), jackknife
+
+    def rise(self, start: int, ends: IntArray) -> tuple[FloatArray, FloatArray]:
+        """Return ln of the rise from one lag to others, and its standard error."""
+        spread = _jackknife_error(self.jackknife[ends] - self.jackknife[start], axis=1)
+        return self.logs[ends] - self.logs[start], spread
+
+    def settled(self) -> int:
+        """Return the index of the lag at which the timescale has settled."""
+        for i in self.reliable:
+            rise, spread = self.rise(int(i), self.reliable[self.reliable > i])
+            if (rise <= np.log1p(_RISE) + _DOUBT * spread).all():
+                return int(i)
+        return 0
+
+    def rising(self) -> bool:
+        """Tell whether the timescale rises over the last doubling of the lag."""
+        if not len(self.reliable):
+            return False
+        last = self.reliable[-1]
+        before = self.reliable[self.lags[self.reliable] <= self.lags[last] / 2]
+        if not len(before):
+            return False
+        rise, spread = self.rise(int(before[-1]), np.array([last]))
+        return bool(rise[0] > np.log1p(_STILL) + spread[0])
 
 
-def _block_sums(
-    dtrajs: Sequence[NDArray[np.integer]], n_states: int, lag: int, n_processes: int
-) -> FloatArray | None:
+def _block_sums(dtrajs: Sequence[NDArray[np.integer]], n_states: int, lag: int, n_processes: int) -> FloatArray | None:
     """Return numerators and denominators (2, blocks, k) of the autocorrelations of the slow functions at a lag."""
     functions = _slow_functions(dtrajs, n_states, lag, n_processes)
     if functions is None:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nanomd.base.checks import check_whole
 from nanomd.base.config import ModelConfig
 from nanomd.base.errors import InputError, StoreError
 from nanomd.base.files import explain_os_error, replacing
@@ -58,8 +59,9 @@ class ModelFiles:
     tensors: dict[str, NDArray[np.float32]]
     state_map: StateMap
     starts: Starts
-    frame_interval: FrameInterval = field(default_factory=FrameInterval)
+    frame_interval: FrameInterval = field(default_factory=FrameInterval)  # of a step
     provenance: dict[str, Any] = field(default_factory=dict)
+    frame_stride: int = 1  # frames of the data a step
 
 
 def check_model_files(files: ModelFiles, where: str = "model") -> None:
@@ -128,6 +130,7 @@ def save_model(path: str | Path, files: ModelFiles) -> Path:
         "state_map": files.state_map.to_dict(),
         "provenance": files.provenance,
         "frame_interval": {"value": files.frame_interval.value, "unit": files.frame_interval.unit},
+        "frame_stride": files.frame_stride,
     }
     starts: dict[str, NDArray[Any]] = {"stationary": files.starts.stationary, "windows": files.starts.windows}
     try:
@@ -175,6 +178,7 @@ def load_model_files(path: str | Path) -> ModelFiles:
         state_map = StateMap.from_dict(_section(description, "state_map"))
         interval = _section(description, "frame_interval")
         frame_interval = FrameInterval(float(interval["value"]), str(interval["unit"]))
+        frame_stride = check_whole("frame_stride", description.get("frame_stride", 1), 1)
         provenance = _section(description, "provenance")
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{file} is damaged: {error}") from None
@@ -185,7 +189,13 @@ def load_model_files(path: str | Path) -> ModelFiles:
         {"stationary": ("F64", (config.n_states,)), "windows": ("I32", (None, config.context_length))},
     )
     files = ModelFiles(
-        config, tensors, state_map, Starts(starts["stationary"], starts["windows"]), frame_interval, provenance
+        config,
+        tensors,
+        state_map,
+        Starts(starts["stationary"], starts["windows"]),
+        frame_interval,
+        provenance,
+        frame_stride,
     )
     check_model_files(files, str(path))
     return files

@@ -106,6 +106,8 @@ class Rollout:
         Steps that were drawn before these, by the rollout that this one goes on from.
     prompt_length : int
         States before the first that was drawn at all.
+    frame_stride : int
+        Frames of the data that the model learnt from, a step.
     """
 
     tokens: NDArray[Any] | ShardedTokens
@@ -119,6 +121,7 @@ class Rollout:
     observables: ObservablesResult | None = None
     first_step: int = 0
     prompt_length: int = 1
+    frame_stride: int = 1
 
     def __eq__(self, other: object) -> bool:
         """Whether two rollouts hold the same states of the same trajectories, wherever they lie."""
@@ -185,6 +188,7 @@ class Rollout:
             "first_trajectory": self.first_trajectory,
             "first_step": self.first_step,
             "prompt_length": self.prompt_length,
+            "frame_stride": self.frame_stride,
         }
 
     def save(self, path: str | Path, shard_trajs: int = 64) -> None:
@@ -256,6 +260,7 @@ class Rollout:
                 observables=observables,
                 first_step=int(info.get("first_step", 0)),
                 prompt_length=int(info.get("prompt_length", store.run.get("prompt_length", 1))),
+                frame_stride=check_whole("frame_stride", info.get("frame_stride", 1), 1),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise StoreError(f"the manifest of {store.path} is damaged: {error}") from None

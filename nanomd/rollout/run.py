@@ -168,6 +168,7 @@ class Run:
             state_map=files.state_map,
             config=self.config,
             frame_interval=files.frame_interval,
+            frame_stride=files.frame_stride,
             seconds=seconds,
             backend=self.engine.name,
             model_config=files.config,

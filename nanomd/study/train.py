@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def train(
     run: str | Path,
     *,
-    preset: str = "small",
+    preset: str = "auto",
     hold_out: int | str = "auto",
     overrides: dict[str, Any] | None = None,
     seed: int = 0,
@@ -73,8 +73,7 @@ def train(
             world.agree(float(not step.done))  # the other processes end where there is nothing to do
             if step.done:
                 return step.nothing_to_do()
-            n_steps = int(overrides.get("n_steps", TrainConfig().n_steps))
-            bar = progress_bar(n_steps, "train", "step", progress)
+            bar = progress_bar(int(overrides.get("n_steps", TrainConfig().n_steps)), "train", "step", progress)
             try:
                 model = fit(bar)
             finally:
@@ -82,6 +81,7 @@ def train(
             files = model.to_files()
             save_model(folder.model, replace(files, provenance=files.provenance | {"held_out": held_out.to_dict()}))
             seconds = step.seconds
+            n_steps = int(model.provenance["train"]["n_steps"])
             step.record |= {"n_steps": n_steps, "last_metrics": model.history[-1] if model.history else {}}
             step.record["held_out"] = held_out.to_dict()
             if world.size > 1:
@@ -94,4 +94,5 @@ def train(
         judge = "nothing is held out, so only other trajectories can judge it"
         if hold_out == "auto":
             judge += "; with --hold-out 20% the last part of the trajectory can"
-    return f"trained {n_steps} steps in {seconds:.1f} s; model in {folder.model}\n{judge}"
+    done = f"trained {n_steps} steps in {seconds:.1f} s; model in {folder.model}"
+    return "\n".join([done, *model.provenance["choices"], judge])

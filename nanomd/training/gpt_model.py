@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from numpy.typing import NDArray
+
 from nanomd.base.config import ModelConfig
 from nanomd.base.errors import InputError
 from nanomd.base.progress import Progress
 from nanomd.base.units import FrameInterval
-from nanomd.data.dtrajs import DtrajsLike, load_dtrajs
+from nanomd.data.dtrajs import DtrajsLike, load_dtrajs, stride_trajectories
 from nanomd.data.states import StateMap
 from nanomd.model.files import ModelFiles, load_model_files, save_model
 
@@ -44,7 +46,7 @@ class GPTModel:
 
     def __repr__(self) -> str:
         config, size = self.config, sum(tensor.size for tensor in self._files.tensors.values())
-        frames = f"{config.context_length} frames of {self.frame_interval}"
+        frames = f"{config.context_length} {'frames' if self.frame_stride == 1 else 'steps'} of {self.frame_interval}"
         frames = frames.removesuffix(" of 1 frame")
         return (
             f"GPTModel({config.n_states} states, {config.n_layer} layers of width {config.d_model}, window {frames}, "
@@ -63,8 +65,25 @@ class GPTModel:
 
     @property
     def frame_interval(self) -> FrameInterval:
-        """The time between frames."""
+        """The time of a step, which is `frame_stride` frames of the data."""
         return self._files.frame_interval
+
+    @property
+    def frame_stride(self) -> int:
+        """Frames of the data a step."""
+        return self._files.frame_stride
+
+    def encode(self, dtrajs: DtrajsLike) -> list[NDArray[Any]]:
+        """Return what the model reads of raw labels: tokens of every `frame_stride`-th frame, all offsets in turn.
+
+        Unassigned frames (negative labels) cut a trajectory; pieces of a single step are left out.
+
+        Raises
+        ------
+        InputError
+            For states that the model does not know.
+        """
+        return stride_trajectories(self.state_map.encode(load_dtrajs(dtrajs)), self.frame_stride)
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -132,7 +151,7 @@ class GPTModel:
 
         files = refit_files(
             self._files,
-            self.state_map.encode(load_dtrajs(dtrajs)),
+            self.encode(dtrajs),
             both_ways=both_ways,
             pseudocount=pseudocount,
             ridge=ridge,
@@ -165,7 +184,7 @@ class GPTModel:
         """
         from nanomd.model.mask import mask_unseen
 
-        files = mask_unseen(self._files, self.state_map.encode(load_dtrajs(dtrajs)), both_ways)
+        files = mask_unseen(self._files, self.encode(dtrajs), both_ways)
         return GPTModel(files, history=self.history)
 
     def generate(self, n_steps: int, n_trajs: int = 1, *, backend: str = "auto", **options: Any) -> Rollout:
@@ -183,7 +202,7 @@ class GPTModel:
         return Sampler(self._files, backend=backend).generate(n_steps, n_trajs, **options)
 
     def log_likelihood(self, dtrajs: DtrajsLike) -> float:
-        """Return the mean log-likelihood of the next state in nats per frame, by teacher forcing.
+        """Return the mean log-likelihood of the next state in nats per step, by teacher forcing.
 
         Every frame sees what a rollout would see: L (W - 1) + 1 frames with rotary positions, the hop window with
         learned ones. The first frames of a trajectory have less, and count.
@@ -195,9 +214,9 @@ class GPTModel:
         """
         from nanomd.model.scoring import mean_log_likelihood
 
-        tokens = self.state_map.encode(load_dtrajs(dtrajs))
+        tokens = self.encode(dtrajs)
         if not tokens:
-            raise InputError("dtrajs hold no two successive assigned frames, so there is nothing to score")
+            raise InputError("dtrajs hold no two successive assigned frames (or steps), so there is nothing to score")
         return mean_log_likelihood(self.module, tokens)
 
 

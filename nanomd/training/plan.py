@@ -17,11 +17,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nanomd.data.counts import transition_counts
+from nanomd.data.dtrajs import stride_trajectories
 from nanomd.kinetics.inputs import usable_length
 from nanomd.kinetics.time_scales import TimeScales, slow_time_scales
 
@@ -31,6 +33,10 @@ SLOWEST_STEPS = 20  # steps in the slowest timescale, at least
 LEAST_STEPS = 16  # steps in a trajectory, at least
 LONGEST_CONTEXT = 32  # steps of context: several memories
 SHORTEST_CONTEXT = 4
+EPOCHS = 50  # times that a frame is read, at most: small models begin to learn frames by heart later
+LEAST_UPDATES, MOST_UPDATES = 60, 400
+# Beside what depends on the data: one observation of the prior a state keeps slow rates of many states from drifting.
+AUTO_TRAINING: dict[str, Any] = {"batch_size": 32, "refit_pseudocount": 1.0}
 IRREVERSIBLE = 4.0  # standard deviations of the currents; equilibrium data exceed it once in 30,000 times
 
 
@@ -46,6 +52,8 @@ class Plan:
         W, in steps.
     time_reversal : bool
         Whether trajectories are read backwards too.
+    n_steps : int
+        Optimiser steps.
     scales : TimeScales
         What the stride rests on.
     current : float
@@ -55,6 +63,7 @@ class Plan:
     stride: int
     context_length: int
     time_reversal: bool
+    n_steps: int
     scales: TimeScales
     current: float
 
@@ -69,8 +78,8 @@ class Plan:
         ]
         if scales.rising:
             lines.append(
-                f"warning: the slowest timescale still rises at the longest lag that the trajectories have room for, "
-                f"{scales.lagtimes[-1]} frames: longer trajectories, or finer states, would show more of it"
+                "warning: the slowest timescale still rises with the lag where it could last be measured, so that the "
+                "model may be too fast; finer states or longer trajectories would show"
             )
         lines.append(
             "reads both ways in time: currents are those of equilibrium"
@@ -80,7 +89,7 @@ class Plan:
         return lines
 
 
-def make_plan(tokens: Sequence[NDArray[np.integer]], n_states: int) -> Plan:
+def make_plan(tokens: Sequence[NDArray[np.integer]], n_states: int, stride: int | None = None) -> Plan:
     """Look at the data and decide.
 
     Parameters
@@ -88,15 +97,20 @@ def make_plan(tokens: Sequence[NDArray[np.integer]], n_states: int) -> Plan:
     tokens : sequence of 1-D integer arrays
         States 0..n_states-1.
     n_states : int
+    stride : int, optional
+        Where it is decided already.
     """
     scales = slow_time_scales(tokens, n_states)
     length = usable_length([np.asarray(t) for t in tokens])
-    stride = choose_stride(scales, length)
+    stride = choose_stride(scales, length) if stride is None else stride
     context = int(np.clip(length // stride // 2, SHORTEST_CONTEXT, LONGEST_CONTEXT))
     strided = stride_trajectories(tokens, stride)
     # One offset: transitions of the others are not independent of its own.
     current = excess_current(transition_counts(strided[::stride], n_states))
-    return Plan(stride, context, current < IRREVERSIBLE, scales, current)
+    frames_an_update = AUTO_TRAINING["batch_size"] * min(4 * context, length // stride)
+    updates = -(-EPOCHS * sum(map(len, strided)) // max(1, frames_an_update))
+    n_steps = int(np.clip(updates, LEAST_UPDATES, MOST_UPDATES))
+    return Plan(stride, context, current < IRREVERSIBLE, n_steps, scales, current)
 
 
 def choose_stride(scales: TimeScales, length: int) -> int:
@@ -106,12 +120,6 @@ def choose_stride(scales: TimeScales, length: int) -> int:
     if np.isfinite(scales.slowest):
         most = min(most, int(scales.slowest / SLOWEST_STEPS))
     return max(1, min(wanted, most))
-
-
-def stride_trajectories(trajectories: Sequence[NDArray[np.integer]], stride: int) -> list[NDArray[np.integer]]:
-    """Return trajectories of every stride-th frame, all offsets of each in turn; those of one frame are left out."""
-    parts = [np.asarray(t)[offset::stride] for t in trajectories for offset in range(stride)]
-    return [part for part in parts if len(part) > 1] if stride > 1 else parts
 
 
 def excess_current(counts: NDArray[np.integer]) -> float:
