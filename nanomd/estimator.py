@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from nanomd import __version__
 from nanomd.base.config import ModelConfig, Objective, Select, Switch, TrainConfig, model_preset
 from nanomd.base.errors import InputError
-from nanomd.base.progress import Progress, expect
+from nanomd.base.progress import Progress, expect, reporting
 from nanomd.base.units import FrameInterval
 from nanomd.data.dtrajs import DtrajsLike, load_dtrajs, split_dtrajs, stride_trajectories
 from nanomd.data.states import StateMap
@@ -89,8 +89,8 @@ class GPTEstimator:
         Where checkpoints and metrics go; nothing is written when None.
     resume : bool
         Continue an interrupted training in `run_dir`.
-    progress : Progress, optional
-        Advanced by one a step; see `nanomd.base.progress.progress_bar`.
+    progress : bool or Progress, optional
+        True shows a bar; anything else is advanced by one a step (`nanomd.base.progress.progress_bar`).
     **options
         The other fields of `ModelConfig` and `TrainConfig`: `nanomd.training.options.FurtherOptions`.
 
@@ -137,7 +137,7 @@ class GPTEstimator:
         frame_interval: str | FrameInterval | None = None,
         run_dir: str | Path | None = None,
         resume: bool = False,
-        progress: Progress | None = None,
+        progress: Progress | bool | None = None,
         **options: Unpack[FurtherOptions],
     ) -> None:
         arguments = {name: value for name, value in locals().items() if name not in ("self", "options")}
@@ -198,6 +198,10 @@ class GPTEstimator:
             For one state only, labels that are no whole numbers (NaN), empty or too short trajectories, a
             `train_length` longer than all of them, or a checkpoint of another training.
         """
+        with reporting(self.progress, self.train_config.n_steps, "train") as bar:
+            return self._fit(dtrajs, bar)
+
+    def _fit(self, dtrajs: DtrajsLike, progress: Progress | None) -> Self:
         from nanomd.training.loop import train
 
         labels = load_dtrajs(dtrajs)
@@ -215,8 +219,8 @@ class GPTEstimator:
             )
         chosen = self._choose(tokens, state_map.n_states)
         config, train_config, stride = chosen.model, chosen.train, chosen.stride
-        if self.progress is not None:
-            expect(self.progress, train_config.n_steps)
+        if progress is not None:
+            expect(progress, train_config.n_steps)
         fraction, n_trajectories = train_config.validation_fraction, len(tokens)
         training, validation = split_dtrajs(tokens, fraction) if fraction > 0 else (tokens, [])
         tokens = stride_trajectories(tokens, stride)
@@ -227,7 +231,7 @@ class GPTEstimator:
             stride_trajectories(validation, stride),
             run_dir=self.run_dir,
             resume=self.resume,
-            progress=self.progress,
+            progress=progress,
         )
         provenance = {
             "nanomd": __version__,
@@ -252,7 +256,7 @@ class GPTEstimator:
             provenance=provenance,
             frame_stride=stride,
         )
-        self._model = self._finish(files, result.history, tokens, train_config)
+        self._model = self._finish(files, result.history, tokens, train_config, progress)
         self._last = self._model
         if result.best_step != train_config.n_steps:
             last = dataclasses.replace(
@@ -260,7 +264,7 @@ class GPTEstimator:
                 tensors={name: value.float().cpu().numpy() for name, value in result.last.items()},
                 provenance=provenance | {"best_step": train_config.n_steps, "validation_loss": None},
             )
-            self._last = self._finish(last, result.history, tokens, train_config)
+            self._last = self._finish(last, result.history, tokens, train_config, progress)
         return self
 
     def _choose(self, tokens: list[Tokens], n_states: int) -> _Chosen:
@@ -283,7 +287,12 @@ class GPTEstimator:
         return _Chosen(config, train, train.frame_stride or 1, reasons)
 
     def _finish(
-        self, files: ModelFiles, history: list[dict[str, float]], tokens: list[Tokens], chosen: TrainConfig
+        self,
+        files: ModelFiles,
+        history: list[dict[str, float]],
+        tokens: list[Tokens],
+        chosen: TrainConfig,
+        progress: Progress | None,
     ) -> GPTModel:
         """Fit the output layer to all the data, those of the validation too, where that is asked for."""
         from nanomd.training.refit import MAX_STATES
@@ -298,7 +307,7 @@ class GPTEstimator:
                 ridge=chosen.refit_ridge,
                 device=chosen.device,
                 n_threads=chosen.n_threads,
-                note=None if self.progress is None else self.progress.note,
+                note=None if progress is None else progress.note,
             )
         return GPTModel(files, history=history)
 

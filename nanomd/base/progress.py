@@ -1,9 +1,14 @@
-"""Progress bars on long work, silent where nobody watches."""
+"""Progress of long work: a bar where a person watches, a line now and then where none does."""
 
 from __future__ import annotations
 
 import sys
-from typing import Protocol
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol, TextIO
+
+EVERY = 60.0  # seconds between two lines where there is no terminal
 
 
 class Progress(Protocol):
@@ -32,7 +37,10 @@ class _Silent:
 
 class _Bar:
     def __init__(self, total: float, description: str, unit: str) -> None:
-        from tqdm import tqdm
+        if "ipykernel" in sys.modules:  # a notebook has bars of its own
+            from tqdm.auto import tqdm
+        else:
+            from tqdm import tqdm
 
         self._bar = tqdm(total=total, desc=description, unit=unit, unit_scale=True, dynamic_ncols=True, smoothing=0.1)
 
@@ -58,6 +66,54 @@ class _Bar:
         self._bar.close()
 
 
+class _Lines:
+    """One line every so often: what is done, how much is left, and the latest note. Short work says nothing."""
+
+    def __init__(self, total: float, description: str, unit: str, stream: TextIO) -> None:
+        self._total, self._description, self._unit, self._stream = total, description, unit, stream
+        self._done = self._skipped = 0.0
+        self._note = ""
+        self._start = self._said = time.monotonic()
+
+    def update(self, n: float = 1) -> object:
+        self._done += n
+        now = time.monotonic()
+        if now - self._said >= EVERY:
+            self._said = now
+            self._say(now - self._start)
+        return None
+
+    def skip(self, n: float) -> None:
+        """Count work that was done earlier, without taking it for speed."""
+        self._done += n
+        self._skipped += n
+
+    def expect(self, total: float) -> None:
+        """Change the amount of work."""
+        self._total = total
+
+    def note(self, text: str) -> None:
+        self._note = text
+
+    def close(self) -> None:
+        pass
+
+    def _say(self, seconds: float) -> None:
+        speed = (self._done - self._skipped) / seconds
+        share = f", {100 * self._done / self._total:.0f} %" if self._total else ""
+        rest = self._total - self._done
+        left = f", {_duration(rest / speed)} left" if speed > 0 and rest > 0 else ""
+        text = f"{self._description}: {self._done:,.0f} of {self._total:,.0f} {self._unit}s{share}{left}"
+        print(text + (f"; {self._note}" if self._note else ""), file=self._stream, flush=True)
+
+
+def _duration(seconds: float) -> str:
+    """Write a time in its two largest units."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min" if minutes >= 10 else f"{minutes} min {rest} s"
+
+
 def skip(progress: Progress, n: float) -> None:
     """Advance by work that an earlier process did: bars that can leave it out of their speed."""
     getattr(progress, "skip", progress.update)(n)
@@ -71,7 +127,7 @@ def expect(progress: Progress, total: float) -> None:
 
 
 def progress_bar(total: float, description: str, unit: str = "step", enabled: bool | None = None) -> Progress:
-    """Return a progress bar on standard error.
+    """Return what reports progress on standard error.
 
     Parameters
     ----------
@@ -82,8 +138,26 @@ def progress_bar(total: float, description: str, unit: str = "step", enabled: bo
     unit : str
         The unit of the speed shown behind the bar.
     enabled : bool, optional
-        Force the bar on or off; by default it is shown only on a terminal.
+        Force the bar on, or all output off; by default a bar on a terminal and in a notebook, elsewhere a line every
+        `EVERY` seconds.
     """
-    if enabled is None:
-        enabled = sys.stderr.isatty()
-    return _Bar(total, description, unit) if enabled else _Silent()
+    if enabled is False:
+        return _Silent()
+    if enabled or sys.stderr.isatty() or "ipykernel" in sys.modules:
+        return _Bar(total, description, unit)
+    return _Lines(total, description, unit, sys.stderr)
+
+
+@contextmanager
+def reporting(
+    progress: Progress | bool | None, total: float, description: str, unit: str = "step"
+) -> Iterator[Progress | None]:
+    """Yield what a caller gave to report to; True stands for a bar of its own, False and None for nothing."""
+    if not isinstance(progress, bool):
+        yield progress
+        return
+    bar = progress_bar(total, description, unit, progress)
+    try:
+        yield bar
+    finally:
+        bar.close()

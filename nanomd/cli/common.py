@@ -114,7 +114,7 @@ def given(options: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]:
 
 
 def progress(options: argparse.Namespace) -> bool | None:
-    """Return what `nanomd.base.progress.progress_bar` takes: off when quiet, else shown on a terminal."""
+    """Return what `nanomd.base.progress.progress_bar` takes: off when quiet, else as suits where it is shown."""
     return False if options.quiet else None
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 
-from nanomd.cli.common import add_common, arguments, say, whole
+from nanomd.cli.common import add_common, arguments, progress, say, whole
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -25,5 +25,5 @@ def run(options: argparse.Namespace) -> int:
     """Run the command."""
     from nanomd.study.structures import structures
 
-    say(options, structures(**arguments(options)))
+    say(options, structures(**arguments(options), progress=progress(options)))
     return 0

@@ -21,6 +21,7 @@ def structures(
     top: str | Path | None = None,
     seed: int = 0,
     force: bool = False,
+    progress: bool | None = None,
 ) -> str:
     """Write frames of the MD for the states of one generated trajectory."""
     folder = RunFolder(run, create=False)
@@ -39,5 +40,6 @@ def structures(
     from nanomd.tokenize import Tokenizer
 
     tokenizer = Tokenizer.load(folder.tokens / "tokenizer")
+    tokenizer.progress = progress
     tokenizer.to_structures(chosen, path, seed, topology=top, overwrite=force)
     return f"wrote {len(chosen)} frames to {path}"
