@@ -53,7 +53,7 @@ def examine(run: str | Path | None = None) -> dict[str, Any]:
     if run is not None:
         from nanomd.study.folder import RunFolder
 
-        stages = RunFolder(run, create=False).provenance()["stages"]
+        stages = RunFolder(run, create=False).provenance().stages
         facts["run"] = {
             name: {k: stage.get(k) for k in ("finished", "seconds", "backend")} for name, stage in stages.items()
         }

@@ -13,48 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from command_line import GENERATE, TRAIN, ok, refused
 
 from nanomd.base.files import sha256_of
-from nanomd.cli.main import main
-
-TRAIN = ["--preset", "tiny", "--n-steps", "6", "--batch-size", "4", "--train-length", "64", "--hold-out", "1"]
-GENERATE = ["--n-steps", "600", "--n-trajs", "3"]
-
-
-def run(*arguments: object) -> int:
-    return main([str(a) for a in arguments])
-
-
-def ok(*arguments: object) -> None:
-    assert run(*arguments) == 0
-
-
-def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
-    """Run a command that must fail with one line and exit code 2, and return the line."""
-    capsys.readouterr()
-    assert run(*arguments) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("nanomd: error: ")
-    assert error.count("\n") == 1
-    return error
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a run with every step done; tests that change it work on a copy."""
-    folder = tmp_path_factory.mktemp("finished") / "run"
-    ok("simulate", "--run", folder, "--n-frames", 1500, "--n-trajs", 3, "--quiet")
-    ok("tokenize", "--run", folder, "--quiet")
-    ok("train", "--run", folder, *TRAIN, "--quiet")
-    ok("generate", "--run", folder, *GENERATE, "--quiet")
-    ok("validate", "--run", folder, "--n-bootstrap", 20, "--lagtimes", 1, 5, 20, "--macrostates", 2, "--quiet")
-    ok("report", "--run", folder, "--quiet")
-    return folder
-
-
-@pytest.fixture
-def copy(finished: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(finished, tmp_path / "run"))
 
 
 def test_the_run_folder_holds_what_it_should(finished: Path) -> None:

@@ -8,24 +8,28 @@
       simulation/        xy_0000.npy ... (model systems only)
       tokens/            md_0000.npy ... manifest.json, state_coordinates.npy, tokenizer/
       model/  checkpoints/  generated/  interpret/  logs/  report/
+      .train.new/ ...    the results of an unfinished step, while an older result is in their place
 
-One process writes at a time (an advisory lock that dies with its process), and files appear whole or not at all.
+One process writes at a time (an advisory lock that dies with its process), files appear whole or not at all, and a
+result is replaced only by a whole one.
 """
 
 from __future__ import annotations
 
-import json
-import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from nanomd.base.codec import dump_toml, load_toml
 from nanomd.base.environment import environment
 from nanomd.base.errors import BackendUnavailableError, InputError, StoreError
-from nanomd.base.files import explain_os_error, lock_folder, write_atomic
+from nanomd.base.files import explain_os_error, lock_folder, sweep_parts, write_atomic
+from nanomd.study.provenance import Provenance, mark_stale, plain, read_provenance, stale_notes
+from nanomd.study.staging import Staging, is_filled, make_link_targets
+
+T = TypeVar("T", int, str)
 
 # A step's results go stale with the results that they were made from.
 STAGES = ("simulate", "tokenize", "train", "generate", "interpret", "validate", "report")
@@ -38,6 +42,7 @@ _FOLDERS = {
     "validate": ("report/validation.json",),
     "report": ("report/index.html", "report/png"),
 }
+_RESUMABLE = ("train", "generate")
 
 
 class RunFolder:
@@ -69,7 +74,8 @@ class RunFolder:
                 self.path.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise StoreError(f"run folder {self.path} cannot be made: {explain_os_error(error)}") from None
-        self._set_aside: tuple[str, dict[str, Any], dict[str, Any], list[tuple[Path, Path]]] | None = None
+        self.work = self.path  # in place of the run folder for what the step under way writes; see `begin`
+        self._begun: str | None = None  # the stage that this process has begun anew
 
     @property
     def simulation(self) -> Path:
@@ -116,6 +122,9 @@ class RunFolder:
     def lock(self, shared: bool = False) -> Iterator[RunFolder]:
         """Hold the folder for writing; a second writer is refused at once. The lock ends with its process.
 
+        What a killed process left half written is finished or removed first. A step that ends with a complaint about
+        its options leaves everything as it was.
+
         Parameters
         ----------
         shared : bool
@@ -127,46 +136,82 @@ class RunFolder:
             If another process writes here (its process id is named), or the folder cannot be written.
         """
         with lock_folder(self.path, shared=shared):
+            if not shared:
+                self._recover()
             try:
                 yield self
             except (InputError, BackendUnavailableError):
-                self._put_back()
+                self._forget()
                 raise
+            finally:
+                self.work, self._begun = self.path, None
+
+    def _recover(self) -> None:
+        for folder in (self.path, self.report):
+            if folder.is_dir():
+                sweep_parts(folder)
+        value = self.provenance()
+        if value.replacing is not None:
+            self._exchange(value)
+
+    def _forget(self) -> None:
+        """Undo `begin` of a step that this process has begun anew."""
+        if self._begun is None:
+            return
+        stage, value = self._begun, self.provenance()
+        staging = self.staging(stage)
+        if staging.exists or not self.outputs(stage):
+            staging.discard()
+            value.unfinished.pop(stage, None)
+            self._write(value)
 
     # --- settings and provenance -------------------------------------------------------------------------------------
     def record_config(self, section: str, values: Mapping[str, Any]) -> None:
         """Write the settings of one step into config.toml; the other sections stay."""
-        file = self.path / "config.toml"
-        sections = load_toml(file) if file.exists() else {}
-        sections[section] = _plain(values)
-        write_atomic(file, dump_toml(sections))
+        sections = self._config()
+        sections[section] = plain(values)
+        write_atomic(self.path / "config.toml", dump_toml(sections))
 
     def config(self, section: str) -> dict[str, Any]:
         """Return the recorded settings of one step, empty if it was not run."""
-        file = self.path / "config.toml"
-        return dict(load_toml(file).get(section, {})) if file.exists() else {}
+        return self._config().get(section, {})
 
-    def provenance(self) -> dict[str, Any]:
-        """Return provenance.json: ``{"stages": {stage: record}}``."""
-        file = self.path / "provenance.json"
-        if not file.exists():
-            return {"format": "nanomd-run", "format_version": 1, "stages": {}}
-        try:
-            value = json.loads(file.read_text(encoding="utf-8"))
-            stages = value["stages"]
-        except (ValueError, KeyError, TypeError):
-            stages = None
-        if not isinstance(stages, dict) or not all(isinstance(record, dict) for record in stages.values()):
-            raise StoreError(f"{file} is damaged; remove it and repeat the steps with --force")
-        return dict(value)
+    def setting(self, section: str, name: str, default: T) -> T:
+        """Return one recorded setting, of the type of `default`; `StoreError` if it is of another."""
+        value = self.config(section).get(name, default)
+        if not isinstance(value, type(default)) or isinstance(value, bool):
+            raise StoreError(f"{self.path / 'config.toml'} is damaged: [{section}] {name} = {value!r}")
+        return value
+
+    def _config(self) -> dict[str, dict[str, Any]]:
+        file = self.path / "config.toml"
+        sections = load_toml(file) if file.exists() else {}
+        if not all(isinstance(values, dict) for values in sections.values()):
+            raise StoreError(f"{file} is damaged: it holds more than sections")
+        return sections
+
+    def provenance(self) -> Provenance:
+        """Return what provenance.json says of every step."""
+        return read_provenance(self.path / "provenance.json")
+
+    def _write(self, value: Provenance) -> None:
+        write_atomic(self.path / "provenance.json", value.to_json())
 
     def record(self, stage: str) -> dict[str, Any]:
         """Return what is known of a finished step, empty if it was not finished."""
-        return dict(self.provenance()["stages"].get(stage, {}))
+        return self.provenance().stages.get(stage, {})
 
     def outputs(self, stage: str) -> list[Path]:
-        """Return the files and folders that a step writes and that exist."""
-        return [self.path / name for name in _FOLDERS[stage] if (self.path / name).exists()]
+        """Return the files and folders that a step writes and that exist; empty folders do not count."""
+        return [self.path / name for name in _FOLDERS[stage] if is_filled(self.path / name)]
+
+    def staging(self, stage: str) -> Staging:
+        """Return where a step works while an older result is in its place."""
+        return Staging(self.path, stage, _FOLDERS[stage])
+
+    def stale_notes(self, stage: str, *, itself: bool) -> list[str]:
+        """Return a line for each stale result that a step builds on."""
+        return stale_notes(self.provenance().stages, stage, itself=itself)
 
     # --- repeating a step --------------------------------------------------------------------------------------------
     def begin(
@@ -178,11 +223,11 @@ class RunFolder:
         force: bool = False,
         resume: bool = False,
     ) -> bool:
-        """Decide what repeating a step means.
+        """Decide what repeating a step means, and set `work`, where its outputs are to be written.
 
         The same settings and inputs as those of the finished step: nothing is done. Others: refused, unless `force`
         replaces the results. An unfinished step goes on with `resume` and starts again with `force`. What `force`
-        replaces is set aside until the step is finished, and comes back if the new options turn out to be wrong.
+        replaces stays in its place until `finish`.
 
         Parameters
         ----------
@@ -200,62 +245,85 @@ class RunFolder:
         bool
             Whether there is work to do.
         """
-        settings = _plain(settings)
-        done, existing = self.record(stage), self.outputs(stage)
-        if force:
-            self._put_aside(stage, done, existing)
+        asked = {"settings": plain(settings), "inputs": dict(inputs)}
+        value, staging = self.provenance(), self.staging(stage)
+        done, existing = value.stages.get(stage), self.outputs(stage)
+        unfinished = value.unfinished.get(stage)
+        staged = unfinished is not None and staging.exists
+        go_on = resume and not force and staged and not _differences(unfinished, asked)
+        if force or go_on:
+            staged = go_on or bool(existing)
         elif done and existing:
-            old = done.get("settings", {})
-            changed = sorted(k for k in {*old, *settings} if old.get(k) != settings.get(k))
-            changed += [
-                f"input {k}"
-                for k in sorted({*done.get("inputs", {}), *inputs})
-                if done.get("inputs", {}).get(k) != inputs.get(k)
-            ]
-            if not changed:
-                return False
-            shown = ", ".join(
-                f"{k} ({old.get(k)} -> {settings.get(k)})" if k in {*old, *settings} else k for k in changed[:4]
-            )
-            raise StoreError(
-                f"{self.path} holds the result of another `{stage}`: {shown} differ{'s' if len(changed) == 1 else ''}; "
-                "use --force to replace it, or another --run"
-            )
-        elif existing and not resume and stage in {"train", "generate"}:
+            changed = _differences(done, asked)
+            if changed:
+                raise StoreError(
+                    f"{self.path} holds the result of another `{stage}`: {changed}; "
+                    "use --force to replace it, or another --run"
+                )
+            if done.get("stale") and not stale_notes(value.stages, stage, itself=False):
+                del done["stale"]  # what it was made from is again what it was
+                self._write(value)
+            return False
+        elif existing and not resume and stage in _RESUMABLE:
             raise StoreError(
                 f"{self.path} holds an unfinished `{stage}`; go on with --resume, or start again with --force"
             )
-        elif existing and resume:
-            old = self.config(stage)
-            new = {k: v for k, v in settings.items() if v is not None}
-            changed = sorted(k for k in {*old, *new} if old.get(k) != new.get(k)) if old else []
-            if changed:
-                shown = ", ".join(f"{k} ({old.get(k)} -> {new.get(k)})" for k in changed[:4])
+        else:
+            staged = False
+            old = unfinished if unfinished and not staging.exists else {"settings": self.config(stage)}
+            if existing and resume and old["settings"] and (changed := _differences(old, asked)):
                 raise StoreError(
-                    f"--resume needs the settings of the unfinished `{stage}`, but {shown} changed; "
+                    f"--resume needs the settings of the unfinished `{stage}`, but {changed}; "
                     "use --force to start again"
                 )
-        self.record_config(stage, settings)
+            go_on = bool(existing) and resume
+        self._begun = None if go_on else stage
+        if not go_on:
+            staging.discard()
+            value.unfinished[stage] = asked
+            self._write(value)
+        if staged:
+            self.work = staging.path
+            if not go_on:
+                staging.make()
+        else:
+            make_link_targets([self.path / name for name in _FOLDERS[stage]])
+            self.record_config(stage, settings)
         return True
 
     def finish(
         self, stage: str, settings: Mapping[str, Any], inputs: Mapping[str, str], seconds: float, **extra: Any
     ) -> None:
-        """Record a finished step in provenance.json."""
+        """Record a finished step in provenance.json; its outputs take the place of older ones."""
         value = self.provenance()
-        value["stages"][stage] = {
-            "settings": _plain(settings),
+        value.stages[stage] = {
+            "settings": plain(settings),
             "inputs": dict(inputs),
             "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "seconds": round(seconds, 3),
             "environment": environment(),
-            **_plain(extra),
+            **plain(extra),
         }
-        write_atomic(self.path / "provenance.json", json.dumps(value, indent=1) + "\n")
-        if self._set_aside is not None:
-            for _, aside in self._set_aside[3]:
-                _remove(aside)
-            self._set_aside = None
+        value.unfinished.pop(stage, None)
+        staging = self.staging(stage)
+        if self.work == staging.path:
+            value.replacing = (stage, staging.made())
+            self._write(value)  # from here on the new result is the one that counts, also if this process is killed
+            self._exchange(value)
+        else:
+            staging.discard()
+            mark_stale(value.stages, stage, self.path)
+            self._write(value)
+
+    def _exchange(self, value: Provenance) -> None:
+        """Let the outputs of the step that was finished last take the place of the older ones."""
+        assert value.replacing is not None
+        stage, made = value.replacing
+        self.staging(stage).exchange(made)
+        self.record_config(stage, value.stages[stage]["settings"])
+        mark_stale(value.stages, stage, self.path)
+        value.replacing = None
+        self._write(value)
 
     def require(self, stage: str, path: Path, hint: str) -> None:
         """Raise unless an earlier step is finished and its result is there."""
@@ -263,46 +331,13 @@ class RunFolder:
             unfinished = f" (an unfinished `{stage}` is there: use its --resume)" if path.exists() else ""
             raise StoreError(f"{self.path} has no finished `{stage}`{unfinished}: run `{hint}` first")
 
-    def _put_aside(self, stage: str, record: dict[str, Any], outputs: list[Path]) -> None:
-        """Rename the results of a step, and forget that it was finished."""
-        self._write_record(stage, {})
-        moved = []
-        for path in outputs:
-            aside = path.with_name(f".replaced-{path.name}")
-            _remove(aside)
-            path.rename(aside)
-            moved.append((path, aside))
-        self._set_aside = (stage, record, self.config(stage), moved)
 
-    def _put_back(self) -> None:
-        """Undo `_put_aside`."""
-        if self._set_aside is None:
-            return
-        stage, record, settings, moved = self._set_aside
-        for path, aside in moved:
-            _remove(path)
-            aside.rename(path)
-        self.record_config(stage, settings)
-        self._write_record(stage, record)
-        self._set_aside = None
-
-    def _write_record(self, stage: str, record: dict[str, Any]) -> None:
-        value = self.provenance()
-        if record:
-            value["stages"][stage] = record
-        elif value["stages"].pop(stage, None) is None:
-            return
-        write_atomic(self.path / "provenance.json", json.dumps(value, indent=1) + "\n")
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Through JSON and back, so that recorded and fresh settings compare equal."""
-    result: dict[str, Any] = json.loads(json.dumps(dict(values), default=str))
-    return result
+def _differences(old: Mapping[str, Any] | None, new: Mapping[str, Any]) -> str:
+    """Say in words which settings and inputs differ; empty if none does. What is None was not given."""
+    old, texts = old or {}, []
+    a, b = old.get("settings", {}), new["settings"]
+    texts += [f"{k} ({a.get(k)} -> {b.get(k)})" for k in sorted({*a, *b}) if a.get(k) != b.get(k)]
+    a, b = old.get("inputs"), new["inputs"]
+    if a is not None:
+        texts += [f"input {k}" for k in sorted({*a, *b}) if a.get(k) != b.get(k)]
+    return f"{', '.join(texts[:4])} differ{'s' if len(texts) == 1 else ''}" if texts else ""

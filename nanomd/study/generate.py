@@ -14,6 +14,7 @@ from nanomd.base.files import sha256_of, write_atomic
 from nanomd.base.progress import progress_bar
 from nanomd.study.folder import RunFolder
 from nanomd.study.results import load_generated
+from nanomd.study.staging import make_link_targets
 
 if TYPE_CHECKING:
     from nanomd.rollout.request import RolloutRequest
@@ -56,22 +57,25 @@ def generate(
         if part is None:
             if not folder.begin("generate", settings, inputs, force=force, resume=resume):
                 load_generated(folder)
-                return f"generate: {folder.path} already holds this result; nothing to do"
+                notes = folder.stale_notes("generate", itself=True)
+                return "\n".join([f"generate: {folder.path} already holds this result; nothing to do", *notes])
         else:
             if force:
                 raise InputError("--force replaces a whole result; for a shard, remove its folder instead")
             if TokenStore.exists(folder.generated):
                 raise StoreError(f"{folder.generated} holds a whole rollout already; use another --run for the shards")
+            make_link_targets([folder.generated])
             _begin_part(part.folder(folder.generated), settings, inputs, resume)
         bar = progress_bar(request.n_steps * len(request.trajectories), "generate", "step", progress)
         try:
-            rollout = sampler.run(replace(request, out=folder.generated, progress=bar))
+            rollout = sampler.run(replace(request, out=folder.work / "generated", progress=bar))
         finally:
             bar.close()
+        notes = folder.stale_notes("generate", itself=False)
         if part is None:
             _finish(folder, settings, inputs, rollout, n_threads=request.n_threads)
     done = "" if part is None else f"shard {part}: "
-    return done + _describe(rollout)
+    return "\n".join([done + _describe(rollout), *notes])
 
 
 def _settings(request: RolloutRequest, precision: str) -> dict[str, Any]:

@@ -87,7 +87,7 @@ def interpret(
             seed=seed,
         )
         _write(folder, result, interval)
-    return summary(result, interval)
+    return summary(result, interval) + step.notes
 
 
 def _validation_part(model: GPTModel, training: list[NDArray[np.int64]]) -> tuple[list[NDArray[np.int64]], str]:
@@ -105,11 +105,12 @@ def _validation_part(model: GPTModel, training: list[NDArray[np.int64]]) -> tupl
 def _write(folder: RunFolder, result: Interpretation, interval: FrameInterval) -> None:
     from nanomd.report.plots_interpretation import attention_map_pictures, interpretation_groups
 
-    result.save(folder.interpret)
+    out = folder.work / "interpret"
+    result.save(out)
     groups = [*interpretation_groups(result, interval), attention_map_pictures(result.attention)]
     for group in groups:
         for panel in group.panels:
-            (folder.interpret / f"{panel.stem}.png").write_bytes(panel.png)
+            (out / f"{panel.stem}.png").write_bytes(panel.png)
 
 
 def summary(result: Interpretation, interval: FrameInterval) -> str:

@@ -35,13 +35,13 @@ def report(run: str | Path, *, title: str | None = None, summary: str | None = N
 
     with begin_step(folder, "report", {"title": title, "summary": summary}, inputs, force=force) as step:
         if step.done:
-            return f"{step.nothing_to_do()}: {folder.report / 'index.html'}"
-        stages = folder.provenance()["stages"]
-        path = write_report(
-            folder.report,
+            return step.nothing_to_do(folder.report / "index.html")
+        stages = folder.provenance().stages
+        write_report(
+            folder.work / "report",
             result,
             title=title or f"nanomd: {folder.path.resolve().name}",
-            summary=summary or _summary(stages, result),
+            summary=(summary or _summary(stages, result)) + step.notes.replace("\n", "\n\n"),
             metrics=_metrics(folder),
             speeds=_speeds(stages),
             provenance={
@@ -51,7 +51,7 @@ def report(run: str | Path, *, title: str | None = None, summary: str | None = N
             interpretation=interpretation,
         )
         step.inputs = inputs()  # validation.json is written again beside the page
-    return f"report: {path}"
+    return f"report: {folder.report / 'index.html'}{step.notes}"
 
 
 def _summary(stages: dict[str, Any], result: ValidationResult) -> str:
@@ -91,9 +91,9 @@ def _speeds(stages: dict[str, Any]) -> dict[str, str | float]:
 def _landscape(folder: RunFolder, result: ValidationResult) -> dict[str, Any] | None:
     """Return coordinates for the free-energy surfaces where the run has two: a simulated potential."""
     files = sorted(folder.simulation.glob("xy_*.npy"))
-    if not files or folder.config("tokenize").get("system") != "four-state":
+    if not files or folder.setting("tokenize", "system", "") != "four-state":
         return None
-    stride = int(folder.config("tokenize").get("stride", 1))
+    stride = folder.setting("tokenize", "stride", 1)
     dtrajs, _ = load_tokens(folder)
     if len(files) != len(dtrajs):
         return None

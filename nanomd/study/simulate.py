@@ -46,7 +46,7 @@ def simulate_potential(
             xy = four_state.simulate(n_frames, n_trajs, seed=seed, preset=preset, n_threads=n_threads, progress=bar)
         finally:
             bar.close()
-        with replacing(folder.simulation) as part:
+        with replacing(folder.work / "simulation") as part:
             part.mkdir()
             for index, coordinates in enumerate(xy):
                 np.save(part / f"xy_{index:04d}.npy", coordinates)
@@ -98,8 +98,8 @@ def simulate_molecule(
     with begin_step(folder, "simulate", settings, force=force, resume=resume) as step:
         if step.done:
             return step.nothing_to_do()
-        # What --force replaces was set aside, so the folder below is new.
-        result = _simulate(system, folder.simulation, False, resume, progress, given)
+        # What --force replaces lies elsewhere, so the folder below is new.
+        result = _simulate(system, folder.work / "simulation", False, resume, progress, given)
         step.record |= {
             "seconds": result.seconds,
             "n_frames": result.n_frames,

@@ -27,6 +27,7 @@ class Step:
     def __init__(self, folder: RunFolder, stage: str, inputs: Mapping[str, str]) -> None:
         self.inputs, self.record = dict(inputs), dict[str, Any]()
         self.done = False
+        self.notes = ""  # lines on stale results that this one was made from, to be shown below the text
         self._name = f"{stage}: {folder.path}"
         self._start = time.perf_counter()
 
@@ -35,9 +36,9 @@ class Step:
         """Seconds since the work began."""
         return time.perf_counter() - self._start
 
-    def nothing_to_do(self) -> str:
+    def nothing_to_do(self, where: object = "") -> str:
         """Return what is said where the result is there already."""
-        return f"{self._name} already holds this result; nothing to do"
+        return f"{self._name} already holds this result; nothing to do{f': {where}' if where else ''}{self.notes}"
 
 
 @contextmanager
@@ -73,6 +74,7 @@ def begin_step(
     with folder.lock():
         step = Step(folder, stage, inputs())
         step.done = not folder.begin(stage, settings, step.inputs, force=force, resume=resume)
+        step.notes = "".join(f"\n{note}" for note in folder.stale_notes(stage, itself=step.done))
         yield step
         if not step.done:
             seconds = step.record.pop("seconds", step.seconds)

@@ -76,14 +76,14 @@ def tokenize(
     with begin_step(folder, "tokenize", source.settings, lambda: _hashes(source.files), force=force) as step:
         if step.done:
             return step.nothing_to_do()
-        with replacing(folder.tokens) as part:
+        with replacing(folder.work / "tokens") as part:
             part.mkdir()
             tokens = source.make(part)
             states = _write(part, tokens)
         n_frames = sum(map(len, tokens.dtrajs))
         step.record |= {"n_states": len(states), "n_frames": n_frames}
     each = "" if tokens.interval.unit == "frame" else f" of {tokens.interval}"
-    return f"{len(tokens.dtrajs)} trajectories, {n_frames:,} frames{each}, {len(states)} states"
+    return f"{len(tokens.dtrajs)} trajectories, {n_frames:,} frames{each}, {len(states)} states{step.notes}"
 
 
 def _find_source(

@@ -53,7 +53,7 @@ def train(
             **overrides,
             seed=seed,
             frame_interval=interval,
-            run_dir=folder.path,
+            run_dir=folder.work,
             resume=resume,
             progress=bar,
         )
@@ -79,7 +79,8 @@ def train(
             finally:
                 bar.close()
             files = model.to_files()
-            save_model(folder.model, replace(files, provenance=files.provenance | {"held_out": held_out.to_dict()}))
+            files = replace(files, provenance=files.provenance | {"held_out": held_out.to_dict()})
+            save_model(folder.work / "model", files)
             seconds = step.seconds
             n_steps = int(model.provenance["train"]["n_steps"])
             step.record |= {"n_steps": n_steps, "last_metrics": model.history[-1] if model.history else {}}
@@ -95,4 +96,4 @@ def train(
         if hold_out == "auto":
             judge += "; with --hold-out 20% the last part of the trajectory can"
     done = f"trained {n_steps} steps in {seconds:.1f} s; model in {folder.model}"
-    return "\n".join([done, *model.provenance["choices"], judge])
+    return "\n".join([done, *model.provenance["choices"], judge]) + step.notes

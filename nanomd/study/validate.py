@@ -63,10 +63,10 @@ def validate(
         result = nanomd.kinetics.validate(
             judge, rollout, frame_interval=interval, training=training, others=others, **options
         )
-        folder.report.mkdir(exist_ok=True)
-        result.save(folder.report / "validation.json")
+        (folder.work / "report").mkdir(exist_ok=True)
+        result.save(folder.work / "report" / "validation.json")
         step.record["judged_by"] = _judged_by(files, held_out)
-    return verdict_text(result)
+    return verdict_text(result) + step.notes
 
 
 def _judged_by(files: list[Path], held_out: HeldOut) -> str:
