@@ -77,6 +77,10 @@ class FrameInterval:
         """The interval in picoseconds; None where no physical time is known."""
         return None if self.unit == "frame" else self.value * _IN_PS[self.unit]
 
+    def times(self, stride: int) -> FrameInterval:
+        """Return the interval of every stride-th frame."""
+        return FrameInterval(self.value * stride, self.unit)
+
     def describe(self, frames: float) -> str:
         """Write a number of frames as time in a readable unit: ``describe(5000)`` of 0.2 ns is ``1 us``."""
         factor, unit = self.scale(frames)

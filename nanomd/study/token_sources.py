@@ -50,8 +50,7 @@ class Choices:
 
     def between_frames(self, of_files: str | FrameInterval | None = None) -> FrameInterval:
         """Return the time between the frames that are used; the files' own where the user gave none."""
-        interval = FrameInterval.parse(self.frame_interval if self.frame_interval is not None else of_files)
-        return FrameInterval(interval.value * self.stride, interval.unit) if self.stride > 1 else interval
+        return FrameInterval.parse(of_files if self.frame_interval is None else self.frame_interval).times(self.stride)
 
 
 class Tokens(NamedTuple):

@@ -179,8 +179,9 @@ def _mean_contacts(
     """Return the means of soft contacts over groups of them, (n_frames, len(groups)), per trajectory."""
     from nanomd.base.checks import check_range
     from nanomd.tokenize.features import prepare
+    from nanomd.tokenize.opening import open_parts
     from nanomd.tokenize.sources import group_files
-    from nanomd.tokenize.stream import FileStream, open_parts
+    from nanomd.tokenize.stream import FileStream
     from nanomd.tokenize.topology import load_topology
 
     check_range("stride", stride, 1)

@@ -9,13 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanomd.base.errors import InputError
+from nanomd.base.files import sha256_of
+from nanomd.base.paths import expand_home
 from nanomd.base.units import FrameInterval
 from nanomd.tokenize import storage
 from nanomd.tokenize.clustering import assign, kmeans_centers
 from nanomd.tokenize.frame_index import FrameIndex
+from nanomd.tokenize.memory import InMemory
 from nanomd.tokenize.reduction import Method, Reduction, ReductionFit
 from nanomd.tokenize.sources import SourceFile
-from nanomd.tokenize.stream import FeatureStream, collect
+from nanomd.tokenize.stream import FeatureStream, FileStream, collect
 
 
 class Fitted:
@@ -34,11 +37,26 @@ class Fitted:
         self.index = FrameIndex(np.zeros(1, np.int64), np.zeros(0, np.int32), np.zeros(0, np.int64))
         self.frame_interval = FrameInterval()
         self.sources: list[SourceFile] = []
+        self.held: dict[int, InMemory] = {}  # sources in memory, by their number; not stored
         self.n_frames: list[int] = []  # of the arrays, when fitted to arrays
         self.stride = 1
         self.n_atoms = 0
         self.topology: str | None = None
         self.topology_sha256 = ""
+
+    def summary(self) -> str:
+        """Say in a line what there is."""
+        width = "" if self.reduction is None else f" -> {self.reduction.n_components} slow coordinates"
+        each = "" if self.frame_interval.unit == "frame" else f" of {self.frame_interval}"
+        return f"{self.n_features} features{width}; {self.index.counts.sum():,} frames{each}"
+
+    def take_files(self, stream: FileStream, topology: Any, n_atoms: int, stride: int, interval: FrameInterval) -> None:
+        """Record where the frames came from, so that they are found again."""
+        self.sources, self.held = stream.sources(), stream.held
+        self.stride, self.n_atoms, self.frame_interval = stride, n_atoms, interval
+        if isinstance(topology, str | Path):
+            path = expand_home(topology).resolve()
+            self.topology, self.topology_sha256 = str(path), sha256_of(path)
 
     def assign(self, stream: FeatureStream) -> list[NDArray[np.int64]]:
         """Give each frame of a stream its state."""

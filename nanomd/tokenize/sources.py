@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -17,10 +17,13 @@ from nanomd.base.files import sha256_of
 from nanomd.base.paths import expand_paths
 from nanomd.tokenize.coordinates import check_coordinates, frame_list
 from nanomd.tokenize.headers import Headers, read_headers
+from nanomd.tokenize.memory import InMemory, in_memory, is_trajectory, is_universe
 from nanomd.tokenize.plain_path import plain_path, suffix_of
 from nanomd.tokenize.times import Stamps
 
-FilesLike: TypeAlias = "str | Path | Sequence[str | Path | Sequence[str | Path]]"
+#: Paths, patterns, and objects that `nanomd.tokenize.memory` knows; a sequence inside is one trajectory in parts.
+FilesLike: TypeAlias = "Any"
+Item: TypeAlias = "Path | InMemory"
 
 # Formats that mdtraj reads a few frames at a time, and those that it only loads whole.
 _IN_CHUNKS = {
@@ -46,7 +49,7 @@ class SourceFile:
     Parameters
     ----------
     path : str
-        Absolute path.
+        Absolute path; empty for frames in memory.
     size : int
         Bytes.
     n_frames : int
@@ -65,33 +68,53 @@ class SourceFile:
     sha256: str = ""
 
 
-def group_files(files: FilesLike) -> list[list[Path]]:
-    """Expand paths and patterns into trajectories, each a list of consecutive files.
+def group_files(files: FilesLike) -> list[list[Item]]:
+    """Expand paths and patterns into trajectories, each a list of consecutive files or objects.
 
-    A sequence inside the sequence holds the consecutive parts of one trajectory; everything else is one trajectory per
-    file.
+    A sequence inside the sequence holds the consecutive parts of one trajectory; everything else is one trajectory by
+    itself.
 
     Raises
     ------
     InputError
         If there is none, or a file is given twice: its frames would count twice.
     """
-    groups: list[list[Path]] = []
-    for item in [files] if isinstance(files, str | Path) else files:
-        if isinstance(item, str | Path):
-            groups.extend([path] for path in expand_paths(item, "trajectory"))
+    groups: list[list[Item]] = []
+    for item in files if _is_collection(files) else [files]:
+        if not _is_collection(item):
+            groups.extend([part] for part in _expand(item, len(groups)))
         else:
-            groups.append(expand_paths(item, "trajectory"))
-    if not groups:
+            groups.append([part for one in item for part in _expand(one, len(groups))])
+    if not groups or not all(groups):
         raise InputError("no trajectory given: the list is empty")
+    _check_given_once([part for group in groups for part in group])
+    return groups
+
+
+def _is_collection(item: Any) -> bool:
+    single = isinstance(item, str | Path) or is_trajectory(item) or is_universe(item)
+    return isinstance(item, Iterable) and not single
+
+
+def _expand(item: Any, number: int) -> list[Item]:
+    if is_trajectory(item) or is_universe(item):
+        return [in_memory(item, f"trajectory {number}")]
+    if not isinstance(item, str | Path):
+        raise InputError(
+            "trajectories must be paths, patterns, mdtraj trajectories or MDAnalysis universes, got "
+            f"{type(item).__name__}; features that you measured go into fit_transform_arrays"
+        )
+    return list(expand_paths(item, "trajectory"))
+
+
+def _check_given_once(items: Sequence[Item]) -> None:
     seen: dict[tuple[int, int], Path] = {}
-    for path in (path for group in groups for path in group):
+    for path in (item for item in items if isinstance(item, Path)):
         status = path.stat()
         first = seen.setdefault((status.st_dev, status.st_ino), path)
         if first is not path:
             also = f" (as {first})" if str(first) != str(path) else ""
             raise InputError(f"{path} is given twice{also}, so its frames would count twice; name every file once")
-    return groups
 
 
 def chunk_frames(n_atoms: int) -> int:
@@ -135,7 +158,7 @@ class FileSource:
     """
 
     def __init__(self, path: Path, n_atoms: int) -> None:
-        self.path, self.n_atoms = path, n_atoms
+        self.path, self.name, self.n_atoms = path, str(path), n_atoms
         _check_format(path)
         self._headers = read_headers(path)
         if self._headers is not None:
@@ -195,12 +218,6 @@ class FileSource:
         if first == 0:
             raise InputError(f"{self.path} holds no frames; remove it from the list")
 
-    def record(self, trajectory: int, n_used: int) -> SourceFile:
-        """Return what has to be known to find the frames again; `n_used` of them were read."""
-        resolved = self.path.resolve()
-        total = n_used if self._headers is None else len(self._headers.times)
-        return SourceFile(str(resolved), resolved.stat().st_size, total, trajectory, sha256_of(resolved))
-
     def _explain(self, name: str, error: Exception) -> str:
         """Say in one line what is wrong with a file that mdtraj cannot read."""
         if self.path.stat().st_size == 0:
@@ -209,6 +226,27 @@ class FileSource:
         if found.n_atoms and found.n_atoms != self.n_atoms:
             return _wrong_atoms(self.path, found.n_atoms, self.n_atoms)
         return _damaged(self.path, found.n_frames, _one_line(error).replace(name, str(self.path)))
+
+
+Source: TypeAlias = "FileSource | InMemory"
+
+
+def open_source(item: Item, n_atoms: int) -> Source:
+    """Return what reads a file, or the frames in memory."""
+    if isinstance(item, Path):
+        return FileSource(item, n_atoms)
+    if item.n_atoms != n_atoms:
+        raise InputError(_wrong_atoms(item.name, item.n_atoms, n_atoms))
+    return item
+
+
+def record(source: Source, trajectory: int, n_used: int) -> SourceFile:
+    """Return what has to be known to find the frames again; `n_used` of them were read."""
+    if isinstance(source, InMemory):
+        return SourceFile("", 0, source.n_frames, trajectory)
+    path, stamps = source.path.resolve(), source.stamps()
+    n_frames = n_used if stamps is None else max(n_used, len(stamps.times))
+    return SourceFile(str(path), path.stat().st_size, n_frames, trajectory, sha256_of(path))
 
 
 def read_chunks(path: Path, topology: Any, chunk: int | None = None) -> Iterator[tuple[int, Any]]:
@@ -261,7 +299,7 @@ def _damaged(path: Path, n_intact: int, reason: str) -> str:
     )
 
 
-def _wrong_atoms(path: Path, found: int, expected: int) -> str:
+def _wrong_atoms(path: Path | str, found: int, expected: int) -> str:
     return (
         f"{path} has {found} atoms but the topology has {expected}; "
         "give the topology that the trajectory was written with (solvent stripped from both or from neither)"

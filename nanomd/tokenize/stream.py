@@ -13,8 +13,9 @@ from numpy.typing import ArrayLike, NDArray
 from nanomd.base.arrays import map_npy
 from nanomd.base.errors import InputError
 from nanomd.base.units import FrameInterval
-from nanomd.tokenize.sources import FileSource, SourceFile
-from nanomd.tokenize.times import Stamps, arrange, common_interval
+from nanomd.tokenize.memory import InMemory
+from nanomd.tokenize.sources import Source, SourceFile, chunk_frames, record
+from nanomd.tokenize.times import Stamps, common_interval
 
 _ARRAY_CHUNK = 4096
 
@@ -31,34 +32,10 @@ class FeatureStream(Protocol):
 
 
 class Part(NamedTuple):
-    """A file of a trajectory, and how many of its frames are used, from the first; None stands for all."""
+    """A part of a trajectory, and how many of its frames are used, from the first; None stands for all."""
 
-    source: FileSource
+    source: Source
     n_frames: int | None
-
-
-def open_parts(groups: Sequence[Sequence[Path]], n_atoms: int, *, regardless: bool) -> list[list[Part]]:
-    """Open the files of each trajectory, in the order of their times where they tell them.
-
-    Parameters
-    ----------
-    groups : sequence of sequences of Path
-        For each trajectory, its files.
-    n_atoms : int
-    regardless : bool
-        See `nanomd.tokenize.times.arrange`.
-    """
-    trajectories = []
-    for paths in groups:
-        sources = [FileSource(path, n_atoms) for path in paths]
-        stamps = [source.stamps() for source in sources] if len(sources) > 1 else []
-        known = [item for item in stamps if item is not None and len(item.times)]
-        if len(known) > 1 and len(known) == len(sources):
-            pieces = arrange(known, regardless=regardless)
-            trajectories.append([Part(sources[piece.place], piece.n_frames) for piece in pieces])
-        else:
-            trajectories.append([Part(source, None) for source in sources])
-    return trajectories
 
 
 class FileStream:
@@ -117,7 +94,7 @@ class FileStream:
                     if kept.n_frames:
                         features = self._compute(kept)
                         numbers = first + begin + self._stride * np.arange(kept.n_frames)
-                        _check(features, n_features, str(part.source.path), numbers)
+                        _check(features, n_features, part.source.name, numbers)
                         n_features = features.shape[1]
                         yield trajectory, features
                 used[-1].append(n_frames)
@@ -130,10 +107,16 @@ class FileStream:
     def sources(self) -> list[SourceFile]:
         """Return what was read, with digests of the files."""
         return [
-            part.source.record(trajectory, n_frames)
+            record(part.source, trajectory, n_frames)
             for trajectory, (parts, used) in enumerate(zip(self._trajectories, self._used, strict=True))
             for part, n_frames in zip(parts, used, strict=True)
         ]
+
+    @property
+    def held(self) -> dict[int, InMemory]:
+        """The parts in memory, by their number among all parts."""
+        parts = [part.source for parts in self._trajectories for part in parts]
+        return {number: source for number, source in enumerate(parts) if isinstance(source, InMemory)}
 
     def frame_interval(self) -> FrameInterval:
         """Return the time between the frames of the stream, in frames where the files do not tell it."""
@@ -146,7 +129,7 @@ class FileStream:
 
 def _limited(part: Part, topology: Any) -> Iterator[tuple[int, Any]]:
     """Read the frames of a part that are used."""
-    for first, chunk in part.source.chunks(topology):
+    for first, chunk in part.source.chunks(topology, chunk_frames(topology.n_atoms)):
         left = chunk.n_frames if part.n_frames is None else part.n_frames - first
         if left < chunk.n_frames:
             if left > 0:

@@ -18,7 +18,16 @@ from nanomd.tokenize.fitted import Fitted
 from nanomd.tokenize.frame_index import FrameIndex
 from nanomd.tokenize.headers import check_written
 from nanomd.tokenize.plain_path import plain_path, suffix_of
-from nanomd.tokenize.sources import SEEKABLE, SourceFile, open_file, read_chunks
+from nanomd.tokenize.sources import (
+    SEEKABLE,
+    FilesLike,
+    Item,
+    SourceFile,
+    chunk_frames,
+    group_files,
+    open_file,
+    open_source,
+)  # fmt: skip
 from nanomd.tokenize.topology import load_topology
 
 _BLOCK_BYTES = 128 * 2**20
@@ -28,31 +37,44 @@ _GAP = 4
 _XTC_LIMIT_NM = 2.0e6
 
 
-def find_files(files: Sequence[str | Path] | None, fitted: Fitted) -> list[Path]:
-    """Return where the files that the frame index counts are now.
+def find_sources(files: FilesLike | None, fitted: Fitted) -> list[Item]:
+    """Return where the frames that the frame index counts are now: files, or frames in memory.
 
     Raises
     ------
     InputError
         If one is missing, or `files` names another number of them.
     """
-    if not fitted.sources and files is None:
-        raise InputError("the tokenizer was fitted to arrays; pass topology= and files=, one file per array")
-    paths = [expand_home(path) for path in ([source.path for source in fitted.sources] if files is None else files)]
-    expected = len(fitted.sources or fitted.n_frames)
-    if len(paths) != expected:
-        what = "the {} trajectory files that were tokenised" if fitted.sources else "one file per array, {}"
-        raise InputError(f"files must name {what.format(expected)}, got {len(paths)}")
-    for path in paths:
-        if not path.is_file():
-            gone = "is gone; pass files= with where it is now" if fitted.sources else "does not exist; check the path"
-            raise InputError(f"source trajectory {path} {gone}")
-    return paths
+    recorded = fitted.sources
+    if files is None:
+        if not recorded:
+            raise InputError("the tokenizer was fitted to arrays; pass topology= and files=, one file per array")
+        if any(not source.path and number not in fitted.held for number, source in enumerate(recorded)):
+            raise InputError("the tokenizer was fitted to trajectories in memory; pass them as files=, and topology=")
+        return [fitted.held.get(number) or _existing(source.path, True) for number, source in enumerate(recorded)]
+    items = [files] if isinstance(files, str | Path) or not isinstance(files, Sequence) else files
+    expected = len(recorded or fitted.n_frames)
+    if len(items) != expected:
+        what = "the {} trajectory files that were tokenised" if recorded else "one file per array, {}"
+        raise InputError(f"files must name {what.format(expected)}, got {len(items)}")
+    return [
+        _existing(item, bool(recorded)) if isinstance(item, str | Path) else group_files(item)[0][0] for item in items
+    ]
 
 
-def check_unchanged(path: Path, source: SourceFile) -> None:
+def _existing(path: str | Path, was_there: bool) -> Path:
+    found = expand_home(path)
+    if not found.is_file():
+        gone = "is gone; pass files= with where it is now" if was_there else "does not exist; check the path"
+        raise InputError(f"source trajectory {found} {gone}")
+    return found
+
+
+def check_unchanged(item: Item, source: SourceFile) -> None:
     """Refuse a file whose frames are not those that were tokenised: by its size, then by its digest."""
-    size = path.stat().st_size
+    if not isinstance(item, Path) or not source.path:
+        return  # of frames in memory no more is known than their number
+    path, size = item, item.stat().st_size
     if size != source.size:
         what = f"{size} bytes, was {source.size}"
     elif source.sha256 and sha256_of(path) != source.sha256:
@@ -80,6 +102,10 @@ def find_topology(topology: Any, kept: Any, fitted: Fitted) -> Any:
     return resolved
 
 
+def _name(item: Item) -> str:
+    return str(item) if isinstance(item, Path) else item.name
+
+
 class Frames(NamedTuple):
     """Coordinates in nm, float32 (n, n_atoms, 3), and unit cell vectors, (n, 3, 3), or None where a file has none."""
 
@@ -87,12 +113,12 @@ class Frames(NamedTuple):
     box: Any
 
 
-def read_frames(path: Path, topology: Any, frames: NDArray[np.int64]) -> Frames:
-    """Read frames of one file.
+def read_frames(item: Item, topology: Any, frames: NDArray[np.int64]) -> Frames:
+    """Read frames of one file, or of frames in memory.
 
     Parameters
     ----------
-    path : Path
+    item : Path or InMemory
     topology : mdtraj.Topology
     frames : int64 array, shape (n,)
         Strictly increasing frame numbers.
@@ -110,19 +136,20 @@ def read_frames(path: Path, topology: Any, frames: NDArray[np.int64]) -> Frames:
             boxes.append(None if box is None else box[frames[low:high] - first])
             n_read += int(high - low)
 
-    suffix = suffix_of(path)
-    if suffix not in SEEKABLE:
-        for first, chunk in read_chunks(path, topology):
+    suffix = suffix_of(item) if isinstance(item, Path) else ""
+    if not isinstance(item, Path) or suffix not in SEEKABLE:
+        source = open_source(item, topology.n_atoms)
+        for first, chunk in source.chunks(topology, chunk_frames(topology.n_atoms)):
             keep(first, chunk)
     else:
-        with open_file(path) as file:
+        with open_file(item) as file:
             starts = np.flatnonzero(np.diff(frames) > _GAP + 1) + 1
             for run in np.split(frames, starts):
                 file.seek(int(run[0]))
                 options = {} if suffix == ".h5" else {"topology": topology}
                 keep(int(run[0]), file.read_as_traj(n_frames=int(run[-1] - run[0] + 1), **options))
     if n_read != len(frames):
-        raise InputError(f"{path} has fewer frames than when it was tokenised; tokenize again")
+        raise InputError(f"{_name(item)} has fewer frames than when it was tokenised; tokenize again")
     return Frames(xyz, None if not boxes or any(box is None for box in boxes) else np.concatenate(boxes))
 
 
@@ -130,7 +157,7 @@ def write_structures(
     out: Path,
     labels: ArrayLike,
     fitted: Fitted,
-    paths: Sequence[Path],
+    items: Sequence[Item],
     topology: Any,
     *,
     seed: int,
@@ -155,10 +182,10 @@ def write_structures(
         raise InputError(f"labels must be one trajectory, got {len(dtrajs)}; write one file for each")
     chosen = fitted.index.draw(dtrajs[0], seed)
     for number in np.unique(fitted.index.file[chosen]) if fitted.sources else []:
-        check_unchanged(paths[number], fitted.sources[number])
+        check_unchanged(items[number], fitted.sources[number])
     bar = progress_bar(len(chosen), "structures", "frame", show_progress)
     try:
-        _write(out, chosen, fitted.index, paths, topology, fitted.frame_interval.ps or 1.0, bar)
+        _write(out, chosen, fitted.index, items, topology, fitted.frame_interval.ps or 1.0, bar)
     finally:
         bar.close()
     if write_pdb:
@@ -172,7 +199,7 @@ def _write(
     out: Path,
     chosen: NDArray[np.int64],
     index: FrameIndex,
-    paths: Sequence[Path],
+    items: Sequence[Item],
     topology: Any,
     interval_ps: float,
     bar: Progress,
@@ -186,7 +213,7 @@ def _write(
             with plain_path(new) as name, XTCTrajectoryFile(name, "w") as file:
                 for start in range(0, len(chosen), block):
                     part = chosen[start : start + block]
-                    frames = _gather(part, index, paths, topology)
+                    frames = _gather(part, index, items, topology)
                     step = np.arange(start, start + len(part))
                     time = (step * interval_ps).astype(np.float32)
                     file.write(frames.xyz, time=time, step=step.astype(np.int32), box=frames.box)
@@ -198,7 +225,7 @@ def _write(
         raise InputError(f"cannot write structures to {out}: {error}; is the disk full?") from None
 
 
-def _gather(entries: NDArray[np.int64], index: FrameIndex, paths: Sequence[Path], topology: Any) -> Frames:
+def _gather(entries: NDArray[np.int64], index: FrameIndex, items: Sequence[Item], topology: Any) -> Frames:
     """Read each frame that is needed once, file by file, and lay them out in the order asked for."""
     xyz = np.empty((len(entries), topology.n_atoms, 3), dtype=np.float32)
     box: Any = np.zeros((len(entries), 3, 3), dtype=np.float32)
@@ -206,9 +233,11 @@ def _gather(entries: NDArray[np.int64], index: FrameIndex, paths: Sequence[Path]
     for number in np.unique(files):
         here = np.flatnonzero(files == number)
         unique, back = np.unique(frames[here], return_inverse=True)
-        read = _read_friendly(paths[number], topology, unique)
+        read = _read_friendly(items[number], topology, unique)
         if not np.isfinite(read.xyz).all() or np.abs(read.xyz).max() > _XTC_LIMIT_NM:
-            raise InputError(f"{paths[number]} has coordinates that XTC cannot hold (not finite, or beyond 2e6 nm)")
+            raise InputError(
+                f"{_name(items[number])} has coordinates that XTC cannot hold (not finite, or beyond 2e6 nm)"
+            )
         xyz[here] = read.xyz[back]
         if read.box is None:
             box = None
@@ -217,10 +246,12 @@ def _gather(entries: NDArray[np.int64], index: FrameIndex, paths: Sequence[Path]
     return Frames(xyz, box)
 
 
-def _read_friendly(path: Path, topology: Any, frames: NDArray[np.int64]) -> Frames:
+def _read_friendly(item: Item, topology: Any, frames: NDArray[np.int64]) -> Frames:
     try:
-        return read_frames(path, topology, frames)
+        return read_frames(item, topology, frames)
     except InputError:
         raise
     except Exception as error:  # mdtraj's readers raise almost any type for a damaged file
-        raise InputError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}; tokenize again") from None
+        raise InputError(
+            f"{_name(item)} cannot be read: {' '.join(str(error).split())[:200]}; tokenize again"
+        ) from None

@@ -11,9 +11,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from nanomd.base.checks import check_choice
 from nanomd.base.errors import InputError
-from nanomd.base.files import sha256_of
-from nanomd.base.paths import expand_home
-from nanomd.base.progress import Progress, progress_bar
 from nanomd.base.units import FrameInterval
 from nanomd.tokenize import features as feature_kinds
 from nanomd.tokenize import storage
@@ -21,11 +18,11 @@ from nanomd.tokenize.checks import check_whole
 from nanomd.tokenize.clustering import check_n_states
 from nanomd.tokenize.fitted import Fit, Fitted, fit
 from nanomd.tokenize.frame_index import FrameIndex
+from nanomd.tokenize.opening import Opened, open_stream
 from nanomd.tokenize.reduction import Method, Reduction
-from nanomd.tokenize.sources import FilesLike, SourceFile, group_files
-from nanomd.tokenize.stream import ArrayStream, FeatureStream, FileStream, open_parts
-from nanomd.tokenize.structures import find_files, find_topology, write_structures
-from nanomd.tokenize.topology import load_topology
+from nanomd.tokenize.sources import FilesLike, SourceFile
+from nanomd.tokenize.stream import ArrayStream, FeatureStream
+from nanomd.tokenize.structures import find_sources, find_topology, write_structures
 
 
 class Tokenizer:
@@ -110,28 +107,23 @@ class Tokenizer:
         kinds = ", ".join(feature_kinds.name_of(item) for item in self.features)
         slow = f", reduction={self.reduction!r}, lagtime={self.lagtime}" if self.reduction else ""
         text = f"Tokenizer({kinds}{slow}, n_states={self.n_states}, seed={self.seed})"
-        if self._fitted is None:
-            return f"{text}: not fitted"
-        fitted = self._fitted
-        width = "" if fitted.reduction is None else f" -> {fitted.reduction.n_components} slow coordinates"
-        each = "" if fitted.frame_interval.unit == "frame" else f" of {fitted.frame_interval}"
-        return f"{text}: {fitted.n_features} features{width}; {fitted.index.counts.sum():,} frames{each}"
+        return f"{text}: {'not fitted' if self._fitted is None else self._fitted.summary()}"
 
-    # -- fitting and transforming -------------------------------------------------------------------------------------
-
-    def fit(self, topology: Any, files: FilesLike, stride: int = 1) -> Self:
-        """Find the microstates of trajectory files; see `fit_transform`."""
+    def fit(self, topology: Any, files: FilesLike | None = None, stride: int = 1) -> Self:
+        """Find the microstates of trajectories; see `fit_transform`."""
         self.fit_transform(topology, files, stride)
         return self
 
-    def fit_transform(self, topology: Any, files: FilesLike, stride: int = 1) -> list[NDArray[np.int64]]:
-        """Find the microstates of trajectory files, and give each frame its state.
+    def fit_transform(self, topology: Any, files: FilesLike | None = None, stride: int = 1) -> list[NDArray[np.int64]]:
+        """Find the microstates of trajectories, and give each frame its state.
 
         Parameters
         ----------
         topology : path, mdtraj.Topology or mdtraj.Trajectory
-        files : path, pattern, or a sequence of them
-            Each file is one trajectory; a sequence inside the sequence holds consecutive files of one trajectory.
+            Without `files`: the trajectories themselves, one or a list of mdtraj trajectories or of MDAnalysis
+            universes or atom groups.
+        files : path, pattern, mdtraj.Trajectory, MDAnalysis.Universe, or a sequence of them, optional
+            Each is one trajectory; a sequence inside the sequence holds consecutive parts of one trajectory.
         stride : int
             Use every stride-th frame.
 
@@ -143,23 +135,17 @@ class Tokenizer:
         Raises
         ------
         InputError
-            For missing, damaged or empty files, atom counts that differ, coordinates that are not finite, a lag longer
-            than the trajectories, fewer frames than states, or time stamps that disagree.
+            For missing, damaged or empty files, atom counts that differ, frames that cannot be coordinates, a lag
+            longer than the trajectories, fewer frames than states, or time stamps that disagree.
         """
         stride = check_whole("stride", stride, 1, "frames")
-        stream, bar = self._open(topology, files, stride, passes=1 if self.reduction is None else 2)
-        interval = self._times_stride(stride) or stream.frame_interval()
+        _, stream, bar = self._open(topology, files, stride, passes=1 if self.reduction is None else 2)
+        interval = stream.frame_interval() if self._interval is None else self._interval.times(stride)
         try:
             dtrajs, fitted = self._fit(stream)
         finally:
             bar.close()
-        fitted.sources = stream.sources()
-        fitted.stride = stride
-        fitted.n_atoms = self._topology.n_atoms
-        if isinstance(topology, str | Path):
-            path = expand_home(topology).resolve()
-            fitted.topology, fitted.topology_sha256 = str(path), sha256_of(path)
-        fitted.frame_interval = interval
+        fitted.take_files(stream, topology, self._topology.n_atoms, stride, interval)
         fitted.index = FrameIndex.build(dtrajs, self.n_states, stream.parts, stride)
         self._fitted = fitted
         return dtrajs
@@ -182,10 +168,12 @@ class Tokenizer:
         self._fitted = fitted
         return dtrajs
 
-    def transform(self, topology: Any, files: FilesLike, stride: int | None = None) -> list[NDArray[np.int64]]:
-        """Give each frame of other files its state; the stride is the fit's unless given.
+    def transform(
+        self, topology: Any, files: FilesLike | None = None, stride: int | None = None
+    ) -> list[NDArray[np.int64]]:
+        """Give each frame of other trajectories its state; the stride is the fit's unless given.
 
-        The frame index stays that of the fitted files.
+        The frame index stays that of the fitted ones.
         """
         fitted = self._need_fit()
         stride = fitted.stride if stride is None else stride
@@ -193,7 +181,7 @@ class Tokenizer:
         if not fitted.n_atoms:
             raise InputError("this tokenizer was fitted to arrays; use transform_arrays")
         kept = self._topology
-        stream, bar = self._open(topology, files, stride, passes=1)
+        _, stream, bar = self._open(topology, files, stride, passes=1)
         try:
             if self._topology.n_atoms != fitted.n_atoms:
                 raise InputError(
@@ -209,27 +197,14 @@ class Tokenizer:
         """Give each frame of features you computed its state."""
         return self._need_fit().assign(ArrayStream(arrays))
 
-    def _open(self, topology: Any, files: FilesLike, stride: int, passes: int) -> tuple[FileStream, Progress]:
-        if any(item is None for item in self.features):
-            raise InputError(
-                "the tokenizer was made with a function as feature, and functions are not stored; "
-                "pass it again: Tokenizer.load(folder, features=...)"
-            )
-        resolved = load_topology(topology)
-        trajectories = open_parts(group_files(files), resolved.n_atoms, regardless=self._interval is not None)
-        compute = feature_kinds.prepare(self.features, resolved)
-        total = passes * sum(part.n_frames or part.source.count() for parts in trajectories for part in parts)
-        bar = progress_bar(total or None, "tokenize", "frame", self.progress)  # type: ignore[arg-type]
-        self._topology = resolved
-        return FileStream(trajectories, resolved, compute, stride, on_frames=bar.update), bar
+    def _open(self, topology: Any, files: FilesLike | None, stride: int, passes: int) -> Opened:
+        known = self._interval is not None
+        opened = open_stream(self.features, topology, files, stride, passes, regardless=known, progress=self.progress)
+        self._topology = opened.topology
+        return opened
 
     def _fit(self, stream: FeatureStream) -> Fit:
         return fit(stream, self.reduction, self.lagtime, self.n_components, self.n_states, self.seed)
-
-    def _times_stride(self, stride: int) -> FrameInterval | None:
-        return None if self._interval is None else FrameInterval(self._interval.value * stride, self._interval.unit)
-
-    # -- what was found -----------------------------------------------------------------------------------------------
 
     def _need_fit(self) -> Fitted:
         if self._fitted is None:
@@ -275,8 +250,6 @@ class Tokenizer:
         """The files of the fitted data, in the order of the frame index."""
         return self._need_fit().sources
 
-    # -- back to structures -------------------------------------------------------------------------------------------
-
     def to_structures(
         self,
         labels: ArrayLike,
@@ -284,7 +257,7 @@ class Tokenizer:
         seed: int = 0,
         *,
         topology: Any = None,
-        files: Sequence[str | Path] | None = None,
+        files: FilesLike | None = None,
         write_pdb: bool = False,
         overwrite: bool = False,
     ) -> Path:
@@ -299,7 +272,8 @@ class Tokenizer:
         seed : int
             Of the drawing: equal labels and seed give equal structures.
         topology, files : optional
-            Where the topology and the source trajectories are now, if they moved; `files` in the order of `sources`.
+            Where the topology and the source trajectories are now, if they moved or were in memory when the tokenizer
+            was saved; `files` in the order of `sources`.
         write_pdb : bool
             Also write the first structure as a PDB beside, as topology for viewers.
         overwrite : bool
@@ -321,15 +295,13 @@ class Tokenizer:
             Path(out),
             labels,
             fitted,
-            find_files(files, fitted),
+            find_sources(files, fitted),
             resolved,
             seed=seed,
             write_pdb=write_pdb,
             overwrite=overwrite,
             show_progress=self.progress,
         )
-
-    # -- on disk ------------------------------------------------------------------------------------------------------
 
     def save(self, folder: str | Path) -> None:
         """Write tokenizer.json, tokenizer.npz and frames_index.npz to a folder (made if absent)."""

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from nanomd.base.errors import InputError
 from nanomd.base.paths import expand_home
+from nanomd.tokenize.memory import is_universe, universe_topology
 from nanomd.tokenize.plain_path import plain_path, suffix_of
 
 # A peptide bond is 0.133 nm long; residues further apart are not bonded.
@@ -24,7 +25,7 @@ _WITH_BONDS = {".prmtop", ".parm7", ".prm7", ".psf", ".mol2"}
 
 
 def load_topology(topology: Any) -> Any:
-    """Return an `mdtraj.Topology` from a file (PDB, GRO, PSF, prmtop, H5...), a Topology or a Trajectory.
+    """Return an `mdtraj.Topology` from a file (PDB, GRO, PSF, prmtop, H5...), or from an object that has one.
 
     GRO files know no chains, and in PDB files with missing residues mdtraj joins what lies on both sides of a gap. The
     chains of the result end there: see `split_chains`.
@@ -40,8 +41,13 @@ def load_topology(topology: Any) -> Any:
         return split_chains(topology)
     if isinstance(topology, mdtraj.Trajectory):
         return split_chains(topology.topology, topology[:1])
+    if is_universe(topology):
+        return split_chains(universe_topology(topology))
     if not isinstance(topology, str | Path):
-        raise InputError(f"topology must be a file, an mdtraj Topology or Trajectory, got {type(topology).__name__}")
+        raise InputError(
+            "topology must be a file, an mdtraj Topology or Trajectory or an MDAnalysis Universe, got "
+            f"{type(topology).__name__}"
+        )
     path = expand_home(topology)
     if not path.is_file():
         raise InputError(f"topology {str(topology)!r} does not exist; give a PDB, GRO, PSF or prmtop file")
