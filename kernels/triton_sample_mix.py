@@ -11,27 +11,6 @@ MAX_BLOCK = 1024
 
 
 @triton.jit
-def _philox(key, c0, c1, c2, c3):
-    """Philox4x32-10 on uint32 tensors; the same bits as csrc/include/nanomd/philox.h."""
-    k0 = key.to(tl.uint32)
-    k1 = (key >> 32).to(tl.uint32)
-    for _ in tl.static_range(10):
-        m0 = tl.full(c0.shape, 0xD2511F53, tl.uint32)
-        m1 = tl.full(c0.shape, 0xCD9E8D57, tl.uint32)
-        high0 = tl.umulhi(m0, c0)
-        high1 = tl.umulhi(m1, c2)
-        low0 = m0 * c0
-        low1 = m1 * c2
-        c0 = high1 ^ c1 ^ k0
-        c1 = low1
-        c2 = high0 ^ c3 ^ k1
-        c3 = low0
-        k0 = (k0.to(tl.uint64) + 0x9E3779B9).to(tl.uint32)
-        k1 = (k1.to(tl.uint64) + 0xBB67AE85).to(tl.uint32)
-    return c0, c1, c2, c3
-
-
-@triton.jit
 def _uniform53(high, low):
     bits = (high.to(tl.uint64) << 32) | low.to(tl.uint64)
     return (bits >> 11).to(tl.int64).to(tl.float64) * 1.1102230246251565e-16  # 2^-53
@@ -59,7 +38,7 @@ def sample_and_mix(
     position = row % T
     token = tl.load(TOKENS + row, mask=row < N, other=0)
     step = tl.load(STEP) + tl.zeros((ROWS,), tl.int64)
-    w0, w1, w2, w3 = _philox(
+    w0, w1, w2, w3 = tl.philox(  # the same bits as csrc/include/nanomd/philox.h: low words first, ten rounds
         key, step.to(tl.uint32), (step >> 32).to(tl.uint32), position.to(tl.uint32),
         (sequence + first_sequence).to(tl.uint32),
     )  # fmt: skip

@@ -85,13 +85,30 @@ class Parser {
     }
   }
 
+  void digits(const char* missing) {
+    require(peek() >= '0' && peek() <= '9', missing);
+    while (peek() >= '0' && peek() <= '9') ++at_;
+  }
+
   Json number() {
     Json value;
     value.kind = Json::Kind::kNumber;
+    // from_chars takes more than JSON allows (01, 1., 1.e5): what it is given is looked at first.
     const std::size_t begin = at_;
     if (peek() == '-') ++at_;
-    require(peek() >= '0' && peek() <= '9', "a value is missing");
-    while (at_ < text_.size() && std::string_view("0123456789+-.eE").find(text_[at_]) != std::string_view::npos) ++at_;
+    if (peek() == '0')
+      ++at_;
+    else
+      digits("a value is missing");
+    if (peek() == '.') {
+      ++at_;
+      digits("a digit is missing");
+    }
+    if (peek() == 'e' || peek() == 'E') {
+      ++at_;
+      if (peek() == '+' || peek() == '-') ++at_;
+      digits("a digit is missing");
+    }
     const char *first = text_.data() + begin, *last = text_.data() + at_;
     const auto real = std::from_chars(first, last, value.number);
     require(real.ec == std::errc() && real.ptr == last && std::isfinite(value.number), "a number cannot be read");

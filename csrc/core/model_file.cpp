@@ -14,8 +14,9 @@ namespace nanomd {
 namespace {
 
 static_assert(std::endian::native == std::endian::little, "safetensors files are little-endian");
-constexpr std::uint64_t kMaxHeader = 16u << 20;  // bytes; real headers take a few kilobytes
-constexpr std::uint64_t kMaxJson = 64u << 20;    // bytes; 65536 state symbols take less than one megabyte
+// Bytes. A thousand layers take one megabyte of header, 65536 state symbols one of configuration; once read, a value of
+// two bytes takes a hundred times that.
+constexpr std::uint64_t kMaxHeader = 4u << 20, kMaxJson = 16u << 20;
 constexpr std::int64_t kMaxSize = std::int64_t{1} << 40;
 
 std::ifstream open_file(const std::string& path, std::uint64_t& size) {
