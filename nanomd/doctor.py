@@ -29,7 +29,7 @@ def examine(run: str | Path | None = None) -> dict[str, Any]:
     Parameters
     ----------
     run : path, optional
-        A run folder whose finished steps are listed as well.
+        A run folder whose finished steps are listed and checked as well: every result is read, every digest computed.
     """
     from nanomd import __version__
     from nanomd._native import cuda_info, instruction_set
@@ -51,11 +51,13 @@ def examine(run: str | Path | None = None) -> dict[str, Any]:
     }
     facts["backends"] = backends(facts)
     if run is not None:
+        from nanomd.study.check import check_run
         from nanomd.study.folder import RunFolder
 
         stages = RunFolder(run, create=False).provenance().stages
         facts["run"] = {
-            name: {k: stage.get(k) for k in ("finished", "seconds", "backend")} for name, stage in stages.items()
+            name: {k: stages.get(name, {}).get(k) for k in ("finished", "seconds", "backend")} | {"problems": problems}
+            for name, problems in check_run(run).items()
         }
     return facts
 
@@ -133,8 +135,9 @@ def describe(facts: dict[str, Any]) -> str:
     for name, fact in facts["backends"].items():
         rows.append((f"{name} uses", f"{fact['use']} ({fact['why']})"))
     for name, fact in facts.get("run", {}).items():
-        rows.append((f"run: {name}", f"finished {fact['finished']} in {fact['seconds']} s"))
-    return "\n".join(f"{name:<15}{text}" for name, text in rows)
+        done = f"finished {fact['finished']} in {fact['seconds']} s" if fact["finished"] else "not finished"
+        rows.append((f"run: {name}", "; ".join([done, *(fact["problems"] or ["whole"])])))
+    return "\n".join(f"{name:<14} {text}" for name, text in rows)
 
 
 def _why(reason: str) -> str:

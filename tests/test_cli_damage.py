@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from command_line import GENERATE, TRAIN, ok, refused
+from command_line import GENERATE, TRAIN, ok, refused, run
 
 from nanomd.base.files import sha256_of
 
@@ -50,3 +50,27 @@ def test_a_refused_force_keeps_every_result(copy: Path, capsys: pytest.CaptureFi
     ok("train", "--run", copy, *TRAIN)
     ok("generate", "--run", copy, *GENERATE)
     assert "nothing to do" in capsys.readouterr().out
+
+
+def test_doctor_checks_every_result_of_a_run(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def flip(file: Path) -> None:
+        data = bytearray(file.read_bytes())
+        data[-1] ^= 1
+        file.write_bytes(data)
+
+    ok("doctor", "--run", copy)
+    assert capsys.readouterr().out.count("; whole") == 6
+    for name, stage, says in (
+        ("generated/shard_0000.npy", "generate", "shard_0000.npy has changed"),
+        ("tokens/md_0001.npy", "tokenize", "has changed since `train` read it"),
+        ("model/model.safetensors", "generate", "was made by another model"),
+    ):
+        flip(copy / name)
+        assert run("doctor", "--run", copy) == 2
+        lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("run: ")]
+        assert [line.split()[1] for line in lines if "whole" not in line] == [stage]
+        assert says in "".join(lines)
+        flip(copy / name)
+    (copy / "report/validation.json").write_text("{}")
+    assert run("doctor", "--run", copy) == 2
+    ok("generate", "--run", copy, *GENERATE)

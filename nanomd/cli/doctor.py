@@ -10,7 +10,7 @@ from nanomd.cli.common import add_common
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     add_common(parser, run=False, seed=False, force=False)
-    parser.add_argument("--run", default=None, metavar="DIR", help="also say what this run folder holds")
+    parser.add_argument("--run", default=None, metavar="DIR", help="also check that this run folder is whole")
     parser.add_argument("--json", action="store_true", help="as JSON")
 
 
@@ -22,4 +22,4 @@ def run(options: argparse.Namespace) -> int:
 
     facts = doctor.examine(options.run)
     print(json.dumps(facts, indent=1) if options.json else doctor.describe(facts))
-    return 0
+    return 2 if any(fact["problems"] for fact in facts.get("run", {}).values()) else 0
