@@ -101,8 +101,9 @@ def test_a_timescale_that_rises_to_the_end_is_said_to():
         (1, 9000.0, 500_000, 1),
         (7, 9000.0, 500_000, 7),  # spanned by one step
         (12, 9000.0, 500_000, 10),
-        (100, 9000.0, 500_000, 25),  # by four
-        (3500, 7000.0, 500_000, 350),  # a twentieth of the slowest timescale
+        (100, 9000.0, 500_000, 10),
+        (2400, 9000.0, 500_000, 100),  # within the context
+        (3500, 1000.0, 500_000, 50),  # a twentieth of the slowest timescale
         (40, 300.0, 50, 3),  # sixteen steps in a trajectory
         (40, np.nan, 5, 1),
     ],

@@ -3,9 +3,9 @@ r"""What a training takes from its data: how far apart frames are read, how much
 **Stride.** A model that reads every frame spends its window on the quickest motions, and its errors a frame add up
 over the thousands of frames between two rare events. Read every s-th frame, with all s offsets as data, a step of the
 model is s frames, the same window reaches s times further back, and what is left for the context to explain shrinks,
-until at strides beyond the memory nothing is left and the model is the Markov model at that lag. The stride is a
-quarter of the memory (`nanomd.kinetics.time_scales`), all of it up to ten frames, at most a twentieth of the slowest
-timescale, and short enough for trajectories to hold some sixteen steps.
+until at strides beyond the memory nothing is left and the model is the Markov model at that lag. The stride is
+such that the context holds the memory (`nanomd.kinetics.time_scales`) in some 24 steps, at least ten frames where the
+memory is that long, at most a twentieth of the slowest timescale, and short enough for trajectories to hold sixteen steps.
 
 **Both directions in time.** Equilibrium dynamics looks alike forwards and backwards, so that trajectories read
 backwards are twice the data. Under detailed balance the two directions of n transitions between a pair of states are
@@ -28,13 +28,13 @@ from nanomd.kinetics.inputs import usable_length
 from nanomd.kinetics.time_scales import TimeScales, slow_time_scales
 
 WHOLE_MEMORY = 10  # frames: a memory up to here is spanned by one step
-MEMORY_STEPS = 4  # steps that span a longer one
+MEMORY_STEPS = 24  # steps that span a longer one: it fits into the context
 SLOWEST_STEPS = 20  # steps in the slowest timescale, at least
 LEAST_STEPS = 16  # steps in a trajectory, at least
 LONGEST_CONTEXT = 32  # steps of context: several memories
 SHORTEST_CONTEXT = 4
-EPOCHS = 50  # times that a frame is read, at most: small models begin to learn frames by heart later
-LEAST_UPDATES, MOST_UPDATES = 60, 400
+EPOCHS = 150  # times that a frame is read, at most
+LEAST_UPDATES, MOST_UPDATES = 100, 400
 # Beside what depends on the data: one observation of the prior a state keeps slow rates of many states from drifting.
 AUTO_TRAINING: dict[str, Any] = {"batch_size": 32, "refit_pseudocount": 1.0}
 IRREVERSIBLE = 4.0  # standard deviations of the currents; equilibrium data exceed it once in 30,000 times
