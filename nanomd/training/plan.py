@@ -3,9 +3,10 @@ r"""What a training takes from its data: how far apart frames are read, how much
 **Stride.** A model that reads every frame spends its window on the quickest motions, and its errors a frame add up
 over the thousands of frames between two rare events. Read every s-th frame, with all s offsets as data, a step of the
 model is s frames, the same window reaches s times further back, and what is left for the context to explain shrinks,
-until at strides beyond the memory nothing is left and the model is the Markov model at that lag. The stride is
-such that the context holds the memory (`nanomd.kinetics.time_scales`) in some 24 steps, at least ten frames where the
-memory is that long, at most a twentieth of the slowest timescale, and short enough for trajectories to hold sixteen steps.
+until at strides beyond the memory nothing is left and the model is the Markov model at that lag. The stride is such
+that the context holds the memory (`nanomd.kinetics.time_scales`) in some 24 steps, at least ten frames where the
+memory is that long, at most a twentieth of the slowest timescale, and short enough for trajectories to hold sixteen
+steps.
 
 **Both directions in time.** Equilibrium dynamics looks alike forwards and backwards, so that trajectories read
 backwards are twice the data. Under detailed balance the two directions of n transitions between a pair of states are
