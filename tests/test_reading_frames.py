@@ -11,6 +11,8 @@ import sys
 import mdtraj
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from md_files import beads, walk, write_top, write_trr, write_xtc
 from mdtraj.formats import DCDTrajectoryFile
 
@@ -102,6 +104,23 @@ def test_headers_agree_with_the_frames(tmp_path):
     assert read_headers(tmp_path / "10.xtc", ".dcd") is None
 
 
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sampled_from(["xtc", "trr"]), st.integers(0, 2**32), st.integers(0, 4), st.integers(0, 400))
+def test_headers_of_any_bytes_end_in_a_fault_or_frames(tmp_path, suffix, seed, n_flips, length):
+    rng = np.random.default_rng(seed)
+    path = tmp_path / f"a.{suffix}"
+    xyz = walk(3, n_atoms=11)
+    write_xtc(path, xyz, range(3)) if suffix == "xtc" else write_trr(path, xyz, [True, False, True])
+    data = bytearray(path.read_bytes())
+    for _ in range(n_flips):
+        data[rng.integers(len(data))] = rng.integers(256)
+    path.write_bytes(bytes(data[: len(data) - length]))
+    headers = read_headers(path)
+    if headers is not None:
+        assert len(headers.times) == len(headers.n_atoms) == len(headers.has_positions) <= 3 or n_flips
+        assert headers.fault or n_flips or length == 0 or len(headers.times) < 3
+
+
 def test_a_file_that_is_given_twice_is_refused(tmp_path):
     xyz = walk(40)
     top, path = write_top(tmp_path / "a.pdb", xyz), write_xtc(tmp_path / "a.xtc", xyz, range(40))
@@ -184,9 +203,10 @@ def test_formats_that_cannot_be_read_are_not_called_damaged(tmp_path, name, says
 
 
 def test_a_missing_reader_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr("nanomd.tokenize.sources.find_spec", lambda name: None)
+    monkeypatch.setattr("nanomd.tokenize.formats.find_spec", lambda name: None)
     (tmp_path / "a.h5").write_bytes(b"some bytes")
     refused(write_top(tmp_path / "a.pdb", walk(1)), tmp_path / "a.h5", r"need the module tables; `pip install tables`")
+    refused(tmp_path / "a.h5", tmp_path / "a.xtc", r"need the module tables")
 
 
 @pytest.mark.filterwarnings("ignore:(?s).*netCDF4")

@@ -11,13 +11,14 @@ import mmap
 import struct
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 _XTC_MAGIC, _XTC_LARGE_MAGIC = 1995, 2023
 _TRR_MAGIC = 1993
+_XTC_HEAD, _INT32, _INT64 = struct.Struct(">iiif"), struct.Struct(">i"), struct.Struct(">q")
 _XTC_PLAIN_ATOMS = 9  # frames of so few atoms are stored as plain floats
 
 
@@ -40,13 +41,8 @@ class Headers(NamedTuple):
     fault: str
 
 
-class _Frame(NamedTuple):
-    """One frame's header, and where the next one begins."""
-
-    end: int
-    time: float
-    n_atoms: int
-    has_positions: bool
+#: One frame's header: where the next one begins, time, atoms, and whether it has positions.
+_Frame: TypeAlias = tuple[int, float, int, bool]
 
 
 class _FaultError(Exception):
@@ -66,15 +62,15 @@ def _walk(data: mmap.mmap, reader: Callable[[mmap.mmap, int], _Frame]) -> Header
     times: list[float] = []
     atoms: list[int] = []
     positions: list[bool] = []
-    begin, fault = 0, ""
-    while begin < len(data):
+    begin, size, fault = 0, len(data), ""
+    while begin < size:
         try:
             end, time, n_atoms, has_positions = reader(data, begin)
         except (_FaultError, struct.error) as error:
             fault = str(error) if isinstance(error, _FaultError) else "it ends inside a header"
             break
-        if end > len(data):
-            fault = f"it ends {end - len(data)} bytes before the end of a frame"
+        if end > size:
+            fault = f"it ends {end - size} bytes before the end of a frame"
             break
         times.append(time)
         atoms.append(n_atoms)
@@ -85,16 +81,16 @@ def _walk(data: mmap.mmap, reader: Callable[[mmap.mmap, int], _Frame]) -> Header
 
 def _xtc_frame(data: mmap.mmap, begin: int) -> _Frame:
     """Read the header of an XTC frame: magic, atoms, step, time, box; then a count of bytes."""
-    magic, n_atoms, _, time = struct.unpack_from(">iiif", data, begin)
+    magic, n_atoms, _, time = _XTC_HEAD.unpack_from(data, begin)
     if magic not in (_XTC_MAGIC, _XTC_LARGE_MAGIC) or n_atoms < 1:
         raise _FaultError(f"byte {begin} begins no XTC frame")
     if n_atoms <= _XTC_PLAIN_ATOMS:
-        return _Frame(begin + 56 + 12 * n_atoms, time, n_atoms, True)
+        return begin + 56 + 12 * n_atoms, time, n_atoms, True
     large = magic == _XTC_LARGE_MAGIC  # more than 298 million atoms, whose bytes are counted in 64 bits
-    (n_bytes,) = struct.unpack_from(">q" if large else ">i", data, begin + 88)
+    (n_bytes,) = (_INT64 if large else _INT32).unpack_from(data, begin + 88)
     if n_bytes < 0:
         raise _FaultError(f"byte {begin} begins no XTC frame")
-    return _Frame(begin + (96 if large else 92) + (n_bytes + 3) // 4 * 4, time, n_atoms, True)
+    return begin + (96 if large else 92) + (n_bytes + 3) // 4 * 4, time, n_atoms, True
 
 
 def _trr_frame(data: mmap.mmap, begin: int) -> _Frame:
@@ -112,7 +108,7 @@ def _trr_frame(data: mmap.mmap, begin: int) -> _Frame:
     if values not in (4, 8):
         raise _FaultError(f"the frame at byte {begin} has {values} bytes a number")
     (time,) = struct.unpack_from(">d" if values == 8 else ">f", data, at + 52)
-    return _Frame(at + 52 + 2 * values + sum(sizes), time, n_atoms, x > 0)
+    return at + 52 + 2 * values + sum(sizes), time, n_atoms, x > 0
 
 
 def check_written(path: Path, n_frames: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,14 @@ from nanomd.base.errors import NanomdWarning
 _FRAMES_A_CHUNK = 8
 _FRAMES = 64  # so many frames with a broken molecule, and the files are not those of whole ones
 _SAME_NM = 1e-3
+
+
+class _Molecule(NamedTuple):
+    """Atoms whose distances are measured, their pairs, and the bonded neighbours of the whole molecule."""
+
+    atoms: NDArray[np.int64]
+    pairs: NDArray[np.int64]
+    edges: NDArray[np.int64]
 
 
 class ImageCheck:
@@ -39,13 +47,14 @@ class ImageCheck:
         n = topology.n_atoms
         graph = coo_array((np.ones(len(edges), np.int8), (edges[:, 0], edges[:, 1])), shape=(n, n))
         _, molecule = connected_components(graph, directed=False)
-        inside = molecule[pairs[:, 0]] == molecule[pairs[:, 1]]
-        self._pairs = pairs[inside]
-        self._molecules = np.unique(molecule[self._pairs[:, 0]]) if inside.any() else np.empty(0, np.int64)
-        self._of_pair = molecule[self._pairs[:, 0]]
-        self._edges = edges[np.isin(molecule[edges[:, 0]], self._molecules)]
-        self._of_edge = molecule[self._edges[:, 0]]
-        self._left = _FRAMES if len(self._molecules) and len(self._edges) else 0
+        of_pair, of_edge = molecule[pairs[:, 0]], molecule[edges[:, 0]]
+        within = of_pair == molecule[pairs[:, 1]]
+        self._molecules = [
+            _Molecule(np.unique(pairs[mine]), pairs[mine], edges[of_edge == number])
+            for number in np.unique(of_pair[within])
+            if (mine := within & (of_pair == number)).any() and (of_edge == number).any()
+        ]
+        self._left = _FRAMES if self._molecules else 0
 
     def look(self, chunk: Any) -> None:
         """Look at the frames of a chunk in which a molecule is longer than half the box."""
@@ -53,9 +62,8 @@ class ImageCheck:
         if not self._left or box is None:
             return
         half = 0.5 * np.abs(np.diagonal(box, axis1=1, axis2=2)).astype(np.float64)
-        for molecule in self._molecules:
-            pairs, edges = self._pairs[self._of_pair == molecule], self._edges[self._of_edge == molecule]
-            xyz = chunk.xyz[:, np.unique(pairs)]
+        for atoms, pairs, edges in self._molecules:
+            xyz = chunk.xyz[:, atoms]
             long = ((xyz.max(axis=1) - xyz.min(axis=1)) > half).any(axis=1) & (half > 0).all(axis=1)
             for frame in np.flatnonzero(long)[:_FRAMES_A_CHUNK]:
                 self._left -= 1

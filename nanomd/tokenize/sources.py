@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -16,6 +14,7 @@ from nanomd.base.errors import InputError
 from nanomd.base.files import sha256_of
 from nanomd.base.paths import expand_paths
 from nanomd.tokenize.coordinates import check_coordinates, frame_list
+from nanomd.tokenize.formats import IN_CHUNKS, SEEKABLE, check_format, open_file, quiet, read_times
 from nanomd.tokenize.headers import Headers, read_headers
 from nanomd.tokenize.memory import InMemory, in_memory, is_trajectory, is_universe
 from nanomd.tokenize.plain_path import plain_path, suffix_of
@@ -25,19 +24,6 @@ from nanomd.tokenize.times import Stamps
 FilesLike: TypeAlias = "Any"
 Item: TypeAlias = "Path | InMemory"
 
-# Formats that mdtraj reads a few frames at a time, and those that it only loads whole.
-_IN_CHUNKS = {
-    ".xtc", ".trr", ".dcd", ".nc", ".netcdf", ".ncdf", ".h5", ".hdf5", ".lh5", ".gro", ".mdcrd", ".crd", ".xyz",
-    ".xyz.gz", ".lammpstrj", ".gsd",
-}  # fmt: skip
-_WHOLE = {
-    ".pdb", ".pdb.gz", ".pdbx", ".pdbx.gz", ".cif", ".cif.gz", ".mmcif", ".mmcif.gz", ".arc", ".ncrst", ".rst7",
-    ".restrt", ".inpcrd", ".mol2",
-}  # fmt: skip
-_MODULES = {".h5": "tables", ".hdf5": "tables", ".lh5": "tables", ".gsd": "gsd"}
-#: Formats that mdtraj can seek in.
-SEEKABLE = {".xtc", ".trr", ".dcd", ".nc", ".h5"}
-_NETCDF = {".nc", ".netcdf", ".ncdf"}
 _CHUNK_BYTES = 32 * 2**20
 _MAX_CHUNK = 4096
 
@@ -122,25 +108,6 @@ def chunk_frames(n_atoms: int) -> int:
     return max(1, min(_MAX_CHUNK, _CHUNK_BYTES // (12 * max(n_atoms, 1))))
 
 
-@contextmanager
-def open_file(path: Path) -> Iterator[Any]:
-    """Open a trajectory file with mdtraj's reader of its format."""
-    import mdtraj
-
-    with plain_path(path) as name, ExitStack() as stack:
-        with _quiet():
-            file = stack.enter_context(mdtraj.open(name))
-        yield file
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep mdtraj from warning that scipy reads NetCDF files, which it does well."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="(?s).*netCDF4")
-        yield
-
-
 class FileSource:
     """A trajectory file, opened for reading front to back.
 
@@ -159,7 +126,7 @@ class FileSource:
 
     def __init__(self, path: Path, n_atoms: int) -> None:
         self.path, self.name, self.n_atoms = path, str(path), n_atoms
-        _check_format(path)
+        check_format(path)
         self._headers = read_headers(path)
         if self._headers is not None:
             _check_headers(path, self._headers, n_atoms)
@@ -180,7 +147,7 @@ class FileSource:
         """Return the time stamps; None where the format has none: mdtraj then counts and calls it picoseconds."""
         if self._headers is not None:
             return Stamps(str(self.path), self._headers.times)
-        times = _netcdf_times(self.path) if suffix_of(self.path) in _NETCDF else None
+        times = read_times(self.path)
         return None if times is None else Stamps(str(self.path), times)
 
     def chunks(self, topology: Any, chunk: int | None = None) -> Iterator[tuple[int, Any]]:
@@ -204,7 +171,7 @@ class FileSource:
             chunks = _read(name, suffix_of(self.path), topology, chunk or chunk_frames(self.n_atoms))
             while True:
                 try:
-                    with _quiet():
+                    with quiet():
                         trajectory = next(chunks)
                 except StopIteration:
                     break
@@ -257,25 +224,12 @@ def read_chunks(path: Path, topology: Any, chunk: int | None = None) -> Iterator
 def _read(name: str, suffix: str, topology: Any, chunk: int) -> Iterator[Any]:
     import mdtraj
 
-    if suffix in _IN_CHUNKS:
+    if suffix in IN_CHUNKS:
         yield from mdtraj.iterload(name, top=topology, chunk=chunk)
         return
     whole = mdtraj.load(name, top=topology)
     for first in range(0, whole.n_frames, chunk):
         yield whole[first : first + chunk]
-
-
-def _check_format(path: Path) -> None:
-    suffix = suffix_of(path)
-    module = _MODULES.get(suffix)
-    if module is not None and find_spec(module) is None:
-        raise InputError(f"{path}: {suffix} files need the module {module}; `pip install {module}`, or convert to XTC")
-    if suffix not in _IN_CHUNKS | _WHOLE:
-        how = f"`gmx trjconv -f {path.name} -o {path.stem}.xtc`" if suffix == ".tng" else "to XTC for example"
-        raise InputError(
-            f"{path} cannot be read: {f'{suffix} is' if suffix else 'a name without suffix tells'} no format that is "
-            f"known here; convert it, {how}"
-        )
 
 
 def _check_headers(path: Path, headers: Headers, n_atoms: int) -> None:
@@ -326,18 +280,3 @@ def _intact(path: Path) -> _Intact:
         while len(xyz := np.asarray(file.read(n_frames=1)[0])):
             n_frames, n_atoms = n_frames + 1, int(xyz.shape[-2])
     return _Intact(n_frames, n_atoms)
-
-
-def _netcdf_times(path: Path) -> Any:
-    """Return the times of an Amber trajectory in ps, None where it has none."""
-    from scipy.io import netcdf_file
-
-    try:
-        with netcdf_file(path, mmap=False) as file:
-            variable = file.variables.get("time")
-            units = bytes(getattr(variable, "units", b"")).decode("ascii", "replace")
-            if variable is None or not units.startswith("pico"):
-                return None
-            return np.array(variable[:], dtype=np.float64)
-    except (OSError, ValueError, TypeError, KeyError, IndexError):
-        return None

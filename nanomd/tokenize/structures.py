@@ -15,19 +15,11 @@ from nanomd.base.paths import expand_home
 from nanomd.base.progress import Progress, progress_bar
 from nanomd.data.dtrajs import load_dtrajs
 from nanomd.tokenize.fitted import Fitted
+from nanomd.tokenize.formats import SEEKABLE, open_file
 from nanomd.tokenize.frame_index import FrameIndex
 from nanomd.tokenize.headers import check_written
 from nanomd.tokenize.plain_path import plain_path, suffix_of
-from nanomd.tokenize.sources import (
-    SEEKABLE,
-    FilesLike,
-    Item,
-    SourceFile,
-    chunk_frames,
-    group_files,
-    open_file,
-    open_source,
-)  # fmt: skip
+from nanomd.tokenize.sources import FilesLike, Item, SourceFile, chunk_frames, group_files, open_source  # fmt: skip
 from nanomd.tokenize.topology import load_topology
 
 _BLOCK_BYTES = 128 * 2**20

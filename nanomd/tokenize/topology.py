@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from nanomd.base.errors import InputError
 from nanomd.base.paths import expand_home
+from nanomd.tokenize.formats import check_module
 from nanomd.tokenize.memory import is_universe, universe_topology
 from nanomd.tokenize.plain_path import plain_path, suffix_of
 
@@ -51,6 +52,7 @@ def load_topology(topology: Any) -> Any:
     path = expand_home(topology)
     if not path.is_file():
         raise InputError(f"topology {str(topology)!r} does not exist; give a PDB, GRO, PSF or prmtop file")
+    check_module(path)
     structure = None
     with warnings.catch_warnings(), plain_path(path) as name:
         # mdtraj leaves a PDB file open when it cannot be parsed.
