@@ -1,5 +1,6 @@
 """Shards: the union is the unsharded rollout, and merging checks that it is whole. By hand, by command line, by Ray."""
 
+import dataclasses
 import importlib.metadata
 import os
 import shutil
@@ -10,11 +11,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from rollout_models import make_files
+from rollout_models import LABELS, make_files
 
 from nanomd.base.errors import InputError, StoreError
 from nanomd.base.files import lock_folder, sha256_of
+from nanomd.base.units import FrameInterval
 from nanomd.cli.main import main
+from nanomd.data.states import StateMap
 from nanomd.model.files import save_model
 from nanomd.rollout.observables import Observables
 from nanomd.rollout.parts import Part, find_parts, merge_parts
@@ -254,3 +257,20 @@ def test_two_ray_workers(sampler, tmp_path):
     assert len({*processes, os.getpid()}) == 3
     merged, whole = merge_parts(out), sampler.generate(**OPTIONS)
     assert np.array_equal(np.asarray(merged.tokens), whole.tokens) and merged.observables == whole.observables
+
+
+def test_parts_with_other_labels_are_no_parts_of_one_rollout(sampler, tmp_path):
+    """The same weights with other labels of the states, or another time between frames, are another rollout."""
+    options = {"n_steps": 50, "n_trajs": 4, "start": 8}
+    others = {
+        "labels of its states": {"state_map": StateMap(np.array([4, *LABELS[1:]]))},
+        "frame interval": {"frame_interval": FrameInterval(0.3, "ns")},
+    }
+    for i, (what, changes) in enumerate(others.items()):
+        other, out = Sampler(dataclasses.replace(sampler.files, **changes)), tmp_path / str(i)
+        sampler.generate(**options, shard=(0, 2), out=out)
+        other.generate(**options, shard=(1, 2), out=out)
+        with pytest.raises(StoreError, match=f"has another {what} than"):
+            merge_parts(out)
+        with pytest.raises(InputError, match=f"holds a rollout with .*{what}, so it cannot be resumed"):
+            other.generate(**options, shard=(0, 2), out=out, resume=True)

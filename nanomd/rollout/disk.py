@@ -69,6 +69,10 @@ def _open_store(run: Run, out: Path, resume: bool) -> TokenStore:
             f"{out} holds a rollout with {key} = {found.get(key)!r}, so it cannot be resumed with {value!r}; "
             "use the same options or another folder"
         )
+    described = run.result(np.zeros((0, 0), run.dtype), 0.0).describe()
+    for key, what in {"state_map": "other labels of its states", "frame_interval": "another frame interval"}.items():
+        if store.info.get(key) != described[key]:
+            raise InputError(f"{out} holds a rollout with {what}, so it cannot be resumed; use another folder")
     if longer:
         store.lengthen(layout.n_steps, lambda index: _tail(run, store, index))
     return store

@@ -205,6 +205,9 @@ def _check_fits(first: TokenStore, store: TokenStore, begin: int) -> None:
                 f"{store.path} was made with {key} = {store.run.get(key)!r}, but {first.path} with "
                 f"{first.run.get(key)!r}; they are no parts of one rollout"
             )
+    for key, what in {"state_map": "labels of its states", "frame_interval": "frame interval"}.items():
+        if first.info.get(key) != store.info.get(key):
+            raise StoreError(f"{store.path} has another {what} than {first.path}; they are no parts of one rollout")
     for key in ("n_steps", "stride", "dtype", "keeps_tokens"):
         here, there = getattr(store.layout, key), getattr(first.layout, key)
         if here != there:
