@@ -1,9 +1,12 @@
 """What a rollout is asked for: NumPy's numbers are numbers, and what cannot be is refused at once, in one line."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from rollout_models import make_files
 
+from nanomd import _native
 from nanomd.base.errors import InputError
 from nanomd.model.starts import _DOMAIN, start_prompts, uniforms
 from nanomd.rollout.observables import Observables
@@ -44,6 +47,7 @@ def test_numpy_integers_are_numbers(sampler, tmp_path, kind):
         ({"stride": 0}, r"stride must be in \[1, "),
         ({"stride": 41}, r"stride must be in \[1, 40\], got 41"),
         ({"n_threads": 0}, r"n_threads must be in \[1, "),
+        ({"n_threads": 2**40}, r"n_threads must be in \[1, 65536\]"),
         ({"first_trajectory": 2**62 + 1}, "first_trajectory must be in"),
         ({"sampling_temperature": float("nan")}, "sampling_temperature"),
         ({"sampling_temperature": float("inf")}, "sampling_temperature"),
@@ -77,6 +81,9 @@ def test_what_cannot_be_is_refused(sampler, options, message):
         ({"bins": [0, 1.5]}, "bins must be a whole number, got 1.5"),
         ({"bins": True}, "bins must be a whole number, got True"),
         ({"bins": []}, "bins must be increasing edges"),
+        ({"bins": [0, 2**63]}, r"bins must be in \[0, "),
+        ({"sets": {"A": [2**70]}}, r"set 'A' must be in \[0, "),
+        ({"sets": {"A": [-1]}}, r"set 'A' must be in \[0, "),
     ],
 )
 def test_observables_that_cannot_be_are_refused(arguments, message):
@@ -200,3 +207,28 @@ def test_resuming_something_else_says_what_differs(sampler, tmp_path):
             sampler.generate(**{"n_steps": 50, "n_trajs": 5, "start": 5, **changes}, out=tmp_path, resume=True)
     with pytest.raises(InputError, match="the weights of another model"):
         Sampler(make_files(seed=1)).generate(50, 5, start=5, out=tmp_path, resume=True)
+
+
+@pytest.mark.parametrize("isa", ["", *_native.available_isas()])
+@pytest.mark.parametrize(("limit", "n_trajs", "drafts"), [(0, 17, 0), (16, 3, 0), (16, 1, 4), (-1, 1, "auto")])
+def test_a_model_that_overflows_is_no_rollout(sampler, isa, limit, n_trajs, drafts):
+    """Finite weights, and activations beyond float32: not the first state for ever, but an error that names it."""
+    tensors = {name: x * np.float32(1e30 if "mlp" in name else 1) for name, x in sampler.files.tensors.items()}
+    bad = Sampler(dataclasses.replace(sampler.files, tensors=tensors), column_limit=limit, isa=isa)
+    with pytest.raises(InputError, match=r"not finite for state 0 of trajectory [0-9]+: its weights are too large"):
+        bad.generate(20, n_trajs, lookahead=drafts)
+    with pytest.raises(InputError, match="probabilities that are not finite"):
+        bad.log_probs([[5, 8]])
+
+
+def test_the_reference_refuses_what_is_not_finite(sampler):
+    tensors = dict(sampler.files.tensors)
+    tensors["head.bias"] = tensors["head.bias"] * np.float32("nan")
+    with pytest.raises(InputError, match="not finite for state 0 of trajectory 7"):
+        Sampler(dataclasses.replace(sampler.files, tensors=tensors), "reference").generate(5, 2, first_trajectory=7)
+
+
+def test_no_stationary_distribution(sampler):
+    starts = dataclasses.replace(sampler.files.starts, stationary=np.zeros(11))
+    with pytest.raises(InputError, match="stationary distribution of the model is empty"):
+        Sampler(dataclasses.replace(sampler.files, starts=starts)).generate(5)

@@ -170,6 +170,7 @@ py::object sample_counts(const Array<float>& logits, std::uint64_t seed, std::ui
   const py::gil_scoped_release release;
   std::int32_t state = 0;
   kernels.sample_column(row.data(), n, static_cast<float>(1.0 / temperature), 0.0, &state);  // logits -> weights
+  check(state >= 0, "logits must be finite");
   for (std::uint64_t step = 0; step < n_draws; ++step)
     ++count[sample_state(row.data(), n, rollout_uniform(seed, step, trajectory))];
   return py::object(std::move(counts));

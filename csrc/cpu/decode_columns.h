@@ -29,7 +29,7 @@ class ColumnPass {
     forward(pass, pass.model);
   }
 
-  // Logits of one column -> unnormalised probabilities, in place, and the drawn state.
+  // Logits of one column -> unnormalised probabilities, in place, and the drawn state, -1 if they are not finite.
   static void sample(float* logits, int n_states, float inverse_temperature, double u, std::int32_t* state) {
     float top = logits[0];
     for (int k = 1; k < n_states; ++k) top = logits[k] > top ? logits[k] : top;

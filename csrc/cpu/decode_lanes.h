@@ -21,7 +21,7 @@ class LanePass {
     forward(pass, pass.model);
   }
 
-  // Logits [k][16] -> unnormalised probabilities, in place, and the drawn states.
+  // Logits [k][16] -> unnormalised probabilities, in place, and the drawn states, -1 where they are not finite.
   static void sample(float* logits, int n_states, float inverse_temperature, const double* u, std::int32_t* state) {
     const Vec inverse = Vec::set(inverse_temperature);
     Vec top = Vec::load(logits);
@@ -45,7 +45,7 @@ class LanePass {
       if (k == n_states) do
           --k;
         while (k > 0 && !(logits[static_cast<std::size_t>(k) * kLanes + lane] > 0.0f));
-      state[lane] = k;
+      state[lane] = total[lane] > 0.0 && total[lane] < 1e300 ? k : -1;
     }
   }
 

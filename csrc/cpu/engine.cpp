@@ -161,6 +161,10 @@ class CpuSession final : public Session {
     const int lanes = member.piece.n_trajs;
     for (std::uint64_t s = step; s < step + n_steps; ++s, ++position) {
       draw(member, s, scratch);
+      for (int lane = 0; lane < lanes; ++lane)
+        check(member.token[lane] >= 0, "the model gave probabilities that are not finite for state ", s,
+              " of trajectory ", trajectory_[static_cast<std::size_t>(member.piece.first + lane)],
+              ": its weights are too large or damaged");
       std::uint16_t* recent = member.recent.data() + position % history_ * lanes;
       for (int lane = 0; lane < lanes; ++lane) recent[lane] = static_cast<std::uint16_t>(member.token[lane]);
       if (sink.tokens != nullptr && s % sink.stride == 0) {

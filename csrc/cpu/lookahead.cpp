@@ -97,6 +97,7 @@ std::int32_t Lookahead::next(Group& group, std::int32_t token, std::uint64_t see
   for (bool right = true; right && n_ready_ < n;) {
     const int i = n_ready_++;
     ready_[i] = group.sample_run(scratch, i, inverse_temperature, u[i]);
+    if (ready_[i] < 0) return ready_[next_ready_++];  // not finite: the caller gives up
     right = ready_[i] == guessed[i];
     if (from[i] != nullptr) from[i]->agreement += ((right ? 1.0f : 0.0f) - from[i]->agreement) * kAgreementRate;
     const float* weights = group.logits(scratch, i);

@@ -239,6 +239,8 @@ TEST(sampling_at_the_edges) {
   EXPECT(sample_state(weights, 5, 0.334) == 3);
   EXPECT(sample_state(weights, 5, 1.0 - 0x1.0p-53) == 3);
   EXPECT(sample_state(weights, 5, 1.0) == 3);  // as if rounding had left none
+  const float lost[3] = {0.5f, NAN, 0.5f}, nothing[2] = {0.0f, 0.0f};
+  EXPECT(sample_state(lost, 3, 0.1) == -1 && sample_state(nothing, 2, 0.5) == -1);
   for (const std::string& isa : available_isas()) {
     const Kernels& kernels = choose_kernels(isa);
     AlignedBuffer logits(16 * 16);

@@ -79,6 +79,8 @@ def _drawn(files: ModelFiles, kind: str, n_trajs: int, first_trajectory: int, se
     if kind == "uniform":
         return _index(u, files.config.n_states)[:, None].astype(np.uint16)
     cumulative = np.cumsum(files.starts.stationary)
+    if not cumulative[-1] > 0:
+        raise InputError("the stationary distribution of the model is empty; use another start, such as 'uniform'")
     last = int(np.flatnonzero(files.starts.stationary)[-1])
     tokens: NDArray[np.int64] = np.searchsorted(cumulative, u * cumulative[-1], side="right")
     return np.minimum(tokens, last)[:, None].astype(np.uint16)

@@ -11,9 +11,12 @@ from numpy.typing import NDArray
 
 from nanomd import _native
 from nanomd.base.backends import choose_backend
+from nanomd.base.checks import check_whole
 from nanomd.base.errors import BackendUnavailableError
 from nanomd.model.files import ModelFiles
 from nanomd.model.rope import rope_multipliers
+
+MAX_THREADS = 1 << 16
 
 
 class RolloutSession(Protocol):
@@ -75,8 +78,10 @@ class RolloutEngine(Protocol):
         """Return ln p(next state) after every position, (n, T, n_states)."""
 
 
-def available_threads() -> int:
-    """Return the number of CPUs that this process may use."""
+def check_threads(n_threads: int | None) -> int:
+    """Return a number of threads: by default one for each CPU that this process may use."""
+    if n_threads is not None:
+        return check_whole("n_threads", n_threads, 1, MAX_THREADS)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -20,7 +20,7 @@ from nanomd import _native
 from nanomd.base.arrays import read_npz
 from nanomd.base.checks import check_whole
 from nanomd.base.errors import InputError, StoreError
-from nanomd.data.dtrajs import DtrajsLike, load_dtrajs
+from nanomd.data.dtrajs import MAX_LABEL, DtrajsLike, load_dtrajs
 from nanomd.data.states import StateMap
 from nanomd.rollout.durations import Durations, log_bin_edges
 
@@ -82,7 +82,9 @@ class Observables:
             raise InputError(f"lagtimes must differ from each other, got {list(lagtimes)}")
         if not isinstance(self.sets, Mapping):
             raise InputError(f"sets must map names to states, as in {{'folded': [0, 1]}}, got {self.sets!r}")
-        sets = {str(name): _whole_numbers(f"set {str(name)!r}", labels) for name, labels in self.sets.items()}
+        sets = {
+            str(name): _whole_numbers(f"set {str(name)!r}", labels, 0, MAX_LABEL) for name, labels in self.sets.items()
+        }
         owner: dict[int, str] = {}
         for name, labels in sets.items():
             if not name or not name.isprintable():
@@ -96,7 +98,7 @@ class Observables:
         object.__setattr__(self, "sets", sets)
         if not isinstance(self.bins, str):
             one = np.ndim(self.bins) == 0
-            bins = check_whole("bins", self.bins, 2, 1 << 20) if one else _whole_numbers("bins", self.bins)
+            bins = check_whole("bins", self.bins, 2, 1 << 20) if one else _whole_numbers("bins", self.bins, 0, 2**62)
             object.__setattr__(self, "bins", bins)
         edges = self.bin_edges
         if edges[:1] != (0,) or any(a >= b for a, b in pairwise(edges)):
@@ -161,7 +163,7 @@ class Observables:
             latest = np.maximum.accumulate(np.where(assigned, np.arange(len(labels)), 0))
             tokens = states.encode_labels(labels[latest])  # an unassigned frame belongs to the state before it ...
             writer = _native.NativeObservables(spec, 1, totals)
-            writer.add(tokens[None, :], n_threads)
+            writer.add(tokens[None, :], check_whole("n_threads", n_threads, 1, 1 << 16))
             writer.finish()
             totals = writer.totals()
             if not assigned.all():

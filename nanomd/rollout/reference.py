@@ -138,6 +138,12 @@ class ReferenceSession:
             self._forget(self.reads_from())
             logits = self.engine.logits(self.known) / self.temperature
             probabilities = torch.from_numpy(logits).softmax(-1).numpy()
+            lost = np.flatnonzero(~np.isfinite(probabilities).all(axis=-1))
+            if lost.size:
+                raise InputError(
+                    f"the model gave probabilities that are not finite for state {self.step} of trajectory "
+                    f"{self.trajectories[lost[0]]}: its weights are too large or damaged"
+                )
             drawn = [
                 draw_state(p, _native.rollout_uniform(self.seed, self.step, int(index)))
                 for p, index in zip(probabilities, self.trajectories, strict=True)

@@ -15,7 +15,7 @@ from nanomd.base.progress import skip
 from nanomd.data.states import token_dtype
 from nanomd.model.files import ModelFiles
 from nanomd.rollout.beginning import Beginning
-from nanomd.rollout.engine import RolloutEngine, RolloutSession, available_threads
+from nanomd.rollout.engine import RolloutEngine, RolloutSession, check_threads
 from nanomd.rollout.manifest import StoreLayout
 from nanomd.rollout.observables import ObservablesResult
 from nanomd.rollout.request import RolloutRequest
@@ -38,7 +38,7 @@ class Run:
     ) -> None:
         self.engine, self.files, self.request, self.config, self.begin = engine, files, request, config, begin
         self.first_trajectory = request.trajectories.start
-        self.n_threads = config.n_threads or available_threads()
+        self.n_threads = check_threads(config.n_threads)
         self.dtype = token_dtype(files.config.n_states)
         observables = request.observables
         self.spec = None if observables is None else observables.spec(files.state_map)

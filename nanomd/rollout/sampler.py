@@ -20,7 +20,7 @@ from nanomd.model.files import ModelFiles, load_model_files
 from nanomd.model.starts import start_prompts
 from nanomd.rollout.beginning import beginning
 from nanomd.rollout.disk import run_to_disk
-from nanomd.rollout.engine import available_threads, open_engine, resolve_backend
+from nanomd.rollout.engine import check_threads, open_engine, resolve_backend
 from nanomd.rollout.modes import resolve_hop_keep, resolve_mode
 from nanomd.rollout.observables import Observables, ObservablesResult
 from nanomd.rollout.parts import Part, merge_parts
@@ -265,27 +265,31 @@ class Sampler:
         Returns
         -------
         list of (T, n_states) float32
+
+        Raises
+        ------
+        InputError
+            For bad arguments, an unknown state, or a model whose probabilities are not finite.
         """
         mode = resolve_mode(self.config, mode)
         keep = resolve_hop_keep(self.config, mode, None if hop_keep is None else check_whole("hop_keep", hop_keep))
         last = 2**62 if mode == "ring" else 0
         check_whole("first_position", first_position, 0, last, "other positions than 0 are for mode ring")
-        threads = available_threads() if n_threads is None else check_whole("n_threads", n_threads, 1)
+        threads = check_threads(n_threads)
         results = []
         for dtraj in dtrajs:
             labels = np.asarray(dtraj)
             if labels.ndim != 1 or not labels.size:
                 raise InputError(f"a dtraj must be a non-empty 1-D array, got shape {labels.shape}")
             tokens = start_prompts(self.files, labels[None, :], 1, 0, 0)
-            results.append(
-                self.engine.log_probs(
-                    tokens,
-                    mode=mode,
-                    hop_keep=keep,
-                    first_position=first_position,
-                    n_threads=threads,
-                )[0]
-            )
+            log_p = self.engine.log_probs(
+                tokens, mode=mode, hop_keep=keep, first_position=first_position, n_threads=threads
+            )[0]
+            if np.isnan(log_p).any():
+                raise InputError(
+                    "the model gave probabilities that are not finite: its weights are too large or damaged"
+                )
+            results.append(log_p)
         return results
 
 
