@@ -343,3 +343,16 @@ def test_lookahead_changes_no_state_and_precision_is_recorded(finished: Path, tm
     assert np.array_equal(states["off"], states["ahead"])
     assert states["half"].shape == states["off"].shape
     assert 'precision = "fp16"' in (folders["half"] / "config.toml").read_text()
+
+
+def test_a_refused_first_step_leaves_no_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "run"
+    np.save(tmp_path / "one.npy", np.zeros(50, np.int64))
+    np.save(tmp_path / "table.npy", np.zeros((3, 3)))
+    for options in ([], [tmp_path / "absent.npy"], [tmp_path / "one.npy"], [tmp_path / "table.npy"]):
+        refused(capsys, "tokenize", "--run", folder, *options)
+        assert not folder.exists()
+    folder.mkdir()
+    (folder / "mine.txt").write_text("kept")
+    refused(capsys, "tokenize", "--run", folder, tmp_path / "one.npy")
+    assert (folder / "mine.txt").read_text() == "kept"

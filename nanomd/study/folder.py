@@ -26,6 +26,7 @@ from nanomd.base.codec import dump_toml, load_toml
 from nanomd.base.environment import environment
 from nanomd.base.errors import BackendUnavailableError, InputError, StoreError
 from nanomd.base.files import explain_os_error, lock_folder, sweep_parts, write_atomic
+from nanomd.base.paths import expand_home
 from nanomd.study.provenance import Provenance, mark_stale, plain, read_provenance, stale_notes
 from nanomd.study.staging import Staging, is_filled, make_link_targets
 
@@ -43,6 +44,7 @@ _FOLDERS = {
     "report": ("report/index.html", "report/png"),
 }
 _RESUMABLE = ("train", "generate")
+_HOUSEKEEPING = {".lock", "config.toml", "provenance.json"}
 
 
 class RunFolder:
@@ -62,7 +64,8 @@ class RunFolder:
     """
 
     def __init__(self, path: str | Path, create: bool = True) -> None:
-        self.path = Path(path)
+        self.path = expand_home(path)
+        self._made = not self.path.exists()
         if self.path.exists() and not self.path.is_dir():
             raise StoreError(f"run folder {self.path} is a file; give a folder")
         if not self.path.exists():
@@ -142,6 +145,7 @@ class RunFolder:
                 yield self
             except (InputError, BackendUnavailableError):
                 self._forget()
+                self._unmake()
                 raise
             finally:
                 self.work, self._begun = self.path, None
@@ -164,6 +168,13 @@ class RunFolder:
             staging.discard()
             value.unfinished.pop(stage, None)
             self._write(value)
+
+    def _unmake(self) -> None:
+        """Remove the folder if it was made for a step that left nothing in it."""
+        if self._made and {file.name for file in self.path.iterdir()} <= _HOUSEKEEPING:
+            for file in self.path.iterdir():
+                file.unlink()
+            self.path.rmdir()
 
     # --- settings and provenance -------------------------------------------------------------------------------------
     def record_config(self, section: str, values: Mapping[str, Any]) -> None:

@@ -14,7 +14,7 @@ from nanomd.base.arrays import write_array
 from nanomd.base.checks import check_range
 from nanomd.base.errors import InputError
 from nanomd.base.files import replacing, sha256_of, write_atomic
-from nanomd.base.paths import expand_paths
+from nanomd.base.paths import expand_home, expand_paths
 from nanomd.base.units import FrameInterval
 from nanomd.study.folder import RunFolder
 from nanomd.study.known_systems import FourState, Scheme, known_system
@@ -65,14 +65,14 @@ def tokenize(
     `nanomd.tokenize.features.make_feature`; with ``"arrays"`` the files hold features, (n_frames, n_features).
     """
     check_range("stride", stride, 1)
-    folder = RunFolder(run)
     measured = Measured(features, select, min_separation, periodic)
     coordinates = Coordinates(reduction, lagtime, n_components)
     choices = Choices(n_states=n_states, stride=stride, seed=seed, frame_interval=frame_interval, progress=progress)
     source = _find_source(
-        folder, files, choices, measured, coordinates,
+        run, files, choices, measured, coordinates,
         top=top, system=system, data=data, scheme=scheme, join_folders=join_folders,
     )  # fmt: skip
+    folder = RunFolder(run)
     with begin_step(folder, "tokenize", source.settings, lambda: _hashes(source.files), force=force) as step:
         if step.done:
             return step.nothing_to_do()
@@ -87,7 +87,7 @@ def tokenize(
 
 
 def _find_source(
-    folder: RunFolder,
+    run: str | Path,
     files: Sequence[str | Path],
     choices: Choices,
     measured: Measured,
@@ -127,11 +127,12 @@ def _find_source(
         return FeatureArrays(paths, choices, coordinates)
     if files:
         return ReadyMade(paths, choices)
-    simulated = folder.record("simulate")
-    if not simulated:
+    folder = RunFolder(run, create=False) if expand_home(run).exists() else None
+    simulated = {} if folder is None else folder.record("simulate")
+    if folder is None or not simulated:
         raise InputError(
             "nothing to tokenize: give trajectory files with --top, discrete trajectories, or --system, "
-            f"or run `nanomd simulate --run {folder.path}` first"
+            f"or run `nanomd simulate --run {run}` first"
         )
     of = str(simulated.get("settings", {}).get("system", "four-state"))
     if of == "four-state":
