@@ -7,10 +7,13 @@ import pytest
 from rollout_models import make_files
 
 from nanomd.base.errors import InputError, StoreError
+from nanomd.cli.main import main
+from nanomd.model.files import save_model
 from nanomd.rollout.observables import Observables
 from nanomd.rollout.parts import merge_parts
 from nanomd.rollout.sampler import Rollout, Sampler
 from nanomd.rollout.store import TokenStore
+from nanomd.study.folder import RunFolder
 
 OBSERVABLES = Observables([1, 30], {"A": [5], "B": [8, 11]})
 CASES = [
@@ -161,3 +164,56 @@ def test_what_has_changed_is_not_made_longer(tmp_path):
         sampler.generate(300, 3, out=tmp_path / "a", resume=True)
     shutil.copy(tmp_path / "copy.npy", file)
     assert sampler.generate(300, 3, out=tmp_path / "a", resume=True) == sampler.generate(300, 3)
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run folder with a trained model, as far as `generate` can tell."""
+    folder = RunFolder(tmp_path / "run")
+    save_model(folder.model, make_files())
+    folder.record_config("train", {})
+    folder.finish("train", {}, {}, 1.0)
+    return folder.path
+
+
+def test_command_line(run, capsys):
+    """A stride, another option or no --extend are refused, and lose nothing."""
+    command = ["generate", "--run", str(run), "--n-trajs", "6", "--seed", "2", "--quiet"]
+    assert main([*command, "--n-steps", "50"]) == 0
+    before = Rollout.load(run / "generated").tokens.copy()
+    for refused in (
+        ["90"],
+        ["90", "--resume"],
+        ["90", "--extend", "--seed", "3"],
+        ["90", "--extend", "--stride", "2"],
+        ["40", "--extend"],
+    ):
+        assert main([*command, "--n-steps", *refused]) == 2
+        assert "n_steps (50 -> " in capsys.readouterr().err
+        assert np.array_equal(Rollout.load(run / "generated").tokens, before)
+        assert RunFolder(run).record("generate")["settings"]["n_steps"] == 50
+    assert main([*command, "--n-steps", "90", "--extend"]) == 0
+    whole = Sampler(make_files()).generate(90, 6, seed=2)
+    assert Rollout.load(run / "generated") == whole
+    record = RunFolder(run).record("generate")
+    assert record["settings"]["n_steps"] == 90 and RunFolder(run).config("generate")["n_steps"] == 90
+    assert main([*command, "--n-steps", "90"]) == 0 and main([*command, "--n-steps", "90", "--extend"]) == 0
+    assert main([*command, "--n-steps", "100", "--extend", "--force"]) == 2
+    assert "use one of them" in capsys.readouterr().err
+
+
+def test_parts_by_command_line(run, capsys):
+    command = ["generate", "--run", str(run), "--n-trajs", "6", "--seed", "2", "--quiet", "--extend"]
+    for part, n_steps in (("0/2", "50"), ("1/2", "50"), ("0/2", "90")):
+        assert main([*command, "--shard", part, "--n-steps", n_steps]) == 0
+    assert main(["generate", "--run", str(run), "--merge"]) == 2
+    assert "n_steps (90 and 50)" in capsys.readouterr().err
+    assert main([*command, "--shard", "0/2", "--n-steps", "50"]) == 2
+    assert "other options" in capsys.readouterr().err
+    assert main([*command, "--shard", "1/2", "--n-steps", "90"]) == 0
+    assert main(["generate", "--run", str(run), "--merge", "--quiet"]) == 0
+    assert Rollout.load(run / "generated") == Sampler(make_files()).generate(90, 6, seed=2)
+    file = run / "generated" / "shard_0000.npy"
+    file.write_bytes(file.read_bytes()[:-1])
+    assert main(["generate", "--run", str(run), "--merge"]) == 2
+    assert "it was truncated" in capsys.readouterr().err

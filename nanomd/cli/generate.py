@@ -16,6 +16,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     add_common(parser)
     add_resume(parser)
+    parser.add_argument(
+        "--extend",
+        action="store_true",
+        help="make the trajectories that are there longer, to --n-steps; the other options as before",
+    )
     parser.add_argument("--n-steps", type=whole, default=1_000_000, help="steps per trajectory (default: %(default)s)")
     parser.add_argument("--n-trajs", type=whole, default=16, help="trajectories (default: %(default)s)")
     parser.add_argument(
@@ -91,6 +96,8 @@ def run(options: argparse.Namespace) -> int:
             raise InputError("--merge takes all shards; leave --shard out")
         say(options, merge(options.run))
         return 0
+    if options.extend and options.force:
+        raise InputError("--extend keeps what is there and --force replaces it; use one of them")
     observables = None
     if options.observe_lags or options.sets or options.no_tokens:
         sets = dict(parse_set(text) for text in options.sets)
@@ -108,7 +115,7 @@ def run(options: argparse.Namespace) -> int:
         stride=options.stride,
         sampling_temperature=options.sampling_temperature,
         n_threads=options.n_threads,
-        resume=options.resume,
+        resume=options.resume or options.extend,
         part=None if options.shard is None else Part.parse(options.shard),
         observables=observables,
         store_tokens=not options.no_tokens,
@@ -120,6 +127,7 @@ def run(options: argparse.Namespace) -> int:
         backend=options.backend,
         precision=options.precision,
         force=options.force,
+        extend=options.extend,
         progress=progress(options),
     )
     say(options, text)

@@ -81,6 +81,11 @@ class RolloutRequest:
             self.part.trajectories(self.n_trajs)
 
     @property
+    def keeps_every_state(self) -> bool:
+        """Whether the rollout can be made longer later: what the next step reads is among what is stored."""
+        return self.stride == 1 and self.store_tokens
+
+    @property
     def trajectories(self) -> range:
         """Global indices of the trajectories to generate."""
         own = range(self.n_trajs) if self.part is None else self.part.trajectories(self.n_trajs)

@@ -302,6 +302,23 @@ class RunFolder:
             self.record_config(stage, settings)
         return True
 
+    def lengthen(self, stage: str, settings: Mapping[str, Any], inputs: Mapping[str, str], by: str) -> None:
+        """Make a step unfinished that only a larger value of the setting `by` tells from what is asked.
+
+        `begin` with ``resume=True`` then goes on with what is there. Anything else is left to `begin`.
+        """
+        asked = {"settings": plain(settings), "inputs": dict(inputs)}
+        value = self.provenance()
+        known = value.stages.get(stage) or value.unfinished.get(stage)
+        if known is None or self.staging(stage).exists or not self.outputs(stage):
+            return
+        old, new = known["settings"].get(by), asked["settings"][by]
+        longer = {**known, "settings": {**known["settings"], by: new}}
+        if isinstance(old, int) and new > old and not _differences(longer, asked):
+            value.stages.pop(stage, None)
+            value.unfinished[stage] = asked
+            self._write(value)
+
     def finish(
         self, stage: str, settings: Mapping[str, Any], inputs: Mapping[str, str], seconds: float, **extra: Any
     ) -> None:

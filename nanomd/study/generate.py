@@ -30,6 +30,7 @@ def generate(
     backend: str = "auto",
     precision: str = "fp32",
     force: bool = False,
+    extend: bool = False,
     progress: bool | None = None,
 ) -> str:
     """Roll the model of a run folder out into generated/, or a part of the trajectories into a folder in there.
@@ -40,6 +41,10 @@ def generate(
         Its `out` and `progress` are set here.
     backend, precision : str
         See `nanomd.Sampler`.
+    force : bool
+        Replace another result.
+    extend : bool
+        Make the trajectories that are there longer, to `n_steps`; the request must be one to resume.
     progress : bool, optional
         Whether to show a progress bar; on a terminal only when None.
     """
@@ -55,6 +60,8 @@ def generate(
         inputs = {"model": sha256_of(folder.model)}
         sampler = Sampler.load(folder.model, backend=backend, precision=precision)
         if part is None:
+            if extend and request.keeps_every_state:
+                folder.lengthen("generate", settings, inputs, "n_steps")
             if not folder.begin("generate", settings, inputs, force=force, resume=resume):
                 load_generated(folder)
                 notes = folder.stale_notes("generate", itself=True)
@@ -65,7 +72,7 @@ def generate(
             if TokenStore.exists(folder.generated):
                 raise StoreError(f"{folder.generated} holds a whole rollout already; use another --run for the shards")
             make_link_targets([folder.generated])
-            _begin_part(part.folder(folder.generated), settings, inputs, resume)
+            _begin_part(part.folder(folder.generated), settings, inputs, request, extend)
         bar = progress_bar(request.n_steps * len(request.trajectories), "generate", "step", progress)
         try:
             rollout = sampler.run(replace(request, out=folder.work / "generated", progress=bar))
@@ -98,6 +105,7 @@ def merge(run: str | Path) -> str:
     with folder.lock():
         kept, joined = folder.generated / _SETTINGS, TokenStore.exists(folder.generated)
         if joined and not kept.exists() and folder.record("generate"):
+            load_generated(folder)
             return f"generate: {folder.path} already holds the whole rollout; nothing to do"
         # A merge that was killed late may have removed parts, but never the record of what they were made with.
         sources = [folder.generated] if joined else list(find_parts(folder.generated).values())
@@ -123,16 +131,22 @@ def merge(run: str | Path) -> str:
     return f"merged: {_describe(rollout)}"
 
 
-def _begin_part(path: Path, settings: dict[str, Any], inputs: dict[str, str], resume: bool) -> None:
+def _begin_part(
+    path: Path, settings: dict[str, Any], inputs: dict[str, str], request: RolloutRequest, extend: bool
+) -> None:
     file = path / _SETTINGS
     record = json.loads(json.dumps({"settings": settings, "inputs": inputs}))
+    longer = False
     if file.exists():
         old = _read_settings(file)
-        if old != record:
+        done = old["settings"].get("n_steps")
+        if extend and request.keeps_every_state and isinstance(done, int) and done < request.n_steps:
+            longer = {**old, "settings": {**old["settings"], "n_steps": request.n_steps}} == record
+        if old != record and not longer:
             raise StoreError(f"{path} was begun with other options or another model; use the same, or remove it")
-        if not resume:
+        if not request.resume:
             raise StoreError(f"{path} is there already; go on with --resume, or remove it")
-    else:
+    if longer or not file.exists():
         path.mkdir(parents=True, exist_ok=True)
         write_atomic(file, json.dumps(record) + "\n")
 
