@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 from command_line import GENERATE, TRAIN, ok
+from md_files import trajectory
+
+from nanomd.tokenize import sources as reading
 
 
 @pytest.fixture(scope="session")
@@ -25,3 +28,16 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def copy(finished: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+@pytest.fixture
+def md(tmp_path, monkeypatch):
+    """Three XTC files of 50, 37 and 64 frames, read in chunks of 7, and the two-state truth of each."""
+    monkeypatch.setattr(reading, "_MAX_CHUNK", 7)
+    truth = []
+    for index, n_frames in enumerate((50, 37, 64)):
+        made, state = trajectory(n_frames, index)
+        made.save_xtc(str(tmp_path / f"run_{index}.xtc"))
+        truth.append(state)
+    made[0].save_pdb(str(tmp_path / "top.pdb"))
+    return tmp_path, tmp_path / "top.pdb", str(tmp_path / "run_*.xtc"), truth

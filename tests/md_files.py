@@ -1,4 +1,4 @@
-"""Small trajectories for tests of reading: walks of a chain of C-alpha atoms, and files as programs leave them."""
+"""Small trajectories: peptides that switch shapes, walks of C-alpha atoms, and files as programs leave them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import mdtraj
 import numpy as np
 
 N_ATOMS = 12
+N_RESIDUES = 6
 
 
 def beads(n_residues=N_ATOMS, n_chains=1):
@@ -53,3 +54,31 @@ def write_trr(path, xyz, with_positions, double=False):
         data += (x.astype(real).tobytes() if keep else b"") + np.zeros_like(x, real).tobytes()
     path.write_bytes(data)
     return path
+
+
+def chain(n_residues=N_RESIDUES):
+    topology = mdtraj.Topology()
+    residues = topology.add_chain()
+    previous = None
+    for _ in range(n_residues):
+        residue = topology.add_residue("ALA", residues)
+        n, ca, c, o = (
+            topology.add_atom(name, mdtraj.element.get_by_symbol(name[0]), residue) for name in ("N", "CA", "C", "O")
+        )
+        for pair in ((n, ca), (ca, c), (c, o)):
+            topology.add_bond(*pair)
+        if previous is not None:
+            topology.add_bond(previous, n)
+        previous = c
+    return topology
+
+
+def trajectory(n_frames, seed, n_residues=N_RESIDUES, spacing=2.0):
+    """A chain that switches between two shapes, and which shape each frame has."""
+    rng = np.random.default_rng(seed)
+    topology = chain(n_residues)
+    base = np.random.default_rng(99).normal(size=(topology.n_atoms, 3)).cumsum(axis=0) * 0.1
+    bend = np.random.default_rng(98).normal(size=base.shape) * 0.3
+    state = (rng.random(n_frames) < 0.1).cumsum() % 2
+    xyz = base + state[:, None, None] * bend + rng.normal(size=(n_frames, *base.shape)) * 0.01
+    return mdtraj.Trajectory(xyz.astype(np.float32), topology, time=np.arange(n_frames) * spacing), state
