@@ -7,9 +7,6 @@ from pathlib import Path
 
 import pytest
 from command_line import GENERATE, TRAIN, ok
-from md_files import trajectory
-
-from nanomd.tokenize import sources as reading
 
 
 @pytest.fixture(scope="session")
@@ -33,7 +30,9 @@ def copy(finished: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def md(tmp_path, monkeypatch):
     """Three XTC files of 50, 37 and 64 frames, read in chunks of 7, and the two-state truth of each."""
-    monkeypatch.setattr(reading, "_MAX_CHUNK", 7)
+    from md_files import trajectory  # mdtraj takes a second to import, and most tests do without
+
+    monkeypatch.setattr("nanomd.tokenize.sources._MAX_CHUNK", 7)
     truth = []
     for index, n_frames in enumerate((50, 37, 64)):
         made, state = trajectory(n_frames, index)
