@@ -266,10 +266,13 @@ def main() -> None:
     print("this card: " + ", ".join(f"{value:.3g} {name}" for name, value in limits.items()), flush=True)
     batches = [1, 4096] if options.quick else [1, 16, 128, 1024, 8448, 67584]
     timing = (0.3, 3) if options.quick else (0.5, 3)
-    cases = []
+    cases: list[dict[str, Any]] = []
+    path = None
     for preset in options.preset:
         cases += measure(preset, random_model(PRESETS[preset]), batches, "cuda", limits, timing, options.compile)
-    print(write_record("cuda_rollout", {"ceilings": limits, "cases": cases}, folder=options.out))
+        # After every preset: what is cut short keeps what was found.
+        path = write_record("cuda_rollout", {"ceilings": limits, "cases": cases}, path, options.out)
+    print(path)
 
 
 if __name__ == "__main__":

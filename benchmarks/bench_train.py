@@ -76,6 +76,8 @@ def main() -> int:
         and (plain or how != "compile" or not cuda)  # a graph of the compiled step takes its place
     ]
     cases = []
+    facts = {"gpu": torch.cuda.get_device_name(0)} if cuda else {}
+    path = options.out
     for precision in options.precision or (["fp32", "bf16"] if cuda else ["fp32"]):
         for name in options.models[:1] if options.quick else options.models:
             model = training_config(name)
@@ -93,8 +95,8 @@ def main() -> int:
                 device=options.device,
             )
             show(cases[-1])
-    facts = {"gpu": torch.cuda.get_device_name(0)} if cuda else {}
-    path = write_record("train", {"cases": cases, **facts}, options.out, options.run, before)
+            # After every case: what is cut short keeps what was found.
+            path = write_record("train", {"cases": cases, **facts}, path, options.run, before)
     if options.profile is not None:
         profile(options.profile, options.models[0], batch, torch.device("cuda" if cuda else "cpu"))
     load = before["load_average"][0]

@@ -1,6 +1,7 @@
 """The GPU benchmark's own code on a CPU: its peers compute the model, and every part of it runs."""
 
 import importlib
+import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -71,3 +72,22 @@ def test_rounding_to_eight_bits(bench):
     for function in (cache.int8, cache.float8, cache.float16):
         exact = function(np.array([[-448.0, 0.0, 224.0 if function is not cache.int8 else 448.0]]))
         assert np.array_equal(function(exact), exact)
+
+
+def test_the_gpu_session_runs_named_stages_and_refuses_others(tmp_path):
+    script = Path(__file__).resolve().parent.parent / "benchmarks" / "gpu_session.sh"
+    environment = {"PATH": "/usr/bin:/bin", "PYTHON": sys.executable, "OUT": str(tmp_path), "CUDA_HOME": "/nowhere"}
+
+    def run(*arguments):
+        return subprocess.run(
+            ["bash", str(script), *arguments], capture_output=True, text=True, env=environment, check=False
+        )
+
+    good = run("--dry-run", "kernels")
+    assert good.returncode == 0, good.stderr
+    summary = (tmp_path / "session.log").read_text().split("== summary")[1]
+    stages = ["bench_attention", "bench_cross_entropy", "bench_sample_mix"]
+    assert [line.split()[:2] for line in summary.splitlines()[1:]] == [[stage, "skipped"] for stage in stages]
+    bad = run("nonsense")
+    assert bad.returncode == 2
+    assert "STAGE" in bad.stderr
