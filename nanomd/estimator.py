@@ -202,6 +202,7 @@ class GPTEstimator:
             return self._fit(dtrajs, bar)
 
     def _fit(self, dtrajs: DtrajsLike, progress: Progress | None) -> Self:
+        from nanomd.training.floor import TOLERANCE, markov_loss, without_context
         from nanomd.training.loop import train
 
         labels = load_dtrajs(dtrajs)
@@ -223,16 +224,24 @@ class GPTEstimator:
             expect(progress, train_config.n_steps)
         fraction, n_trajectories = train_config.validation_fraction, len(tokens)
         training, validation = split_dtrajs(tokens, fraction) if fraction > 0 else (tokens, [])
-        tokens = stride_trajectories(tokens, stride)
+        tokens, training, validation = (stride_trajectories(part, stride) for part in (tokens, training, validation))
         result = train(
             config,
             train_config,
-            stride_trajectories(training, stride),
-            stride_trajectories(validation, stride),
+            training,
+            validation,
             run_dir=self.run_dir,
             resume=self.resume,
             progress=progress,
         )
+        floor = markov_loss(training, validation, config.n_states, train_config.time_reversal)
+        worse = floor is not None and not result.best_loss <= floor * (1 + TOLERANCE)
+        if worse:
+            remedy = "its transformer is switched off" if self.preset == "auto" else "train it less or on more data"
+            chosen.reasons.append(
+                f"warning: worse on held-out data than the Markov model of one step ({result.best_loss:.4f} nats "
+                f"against {floor:.4f}): {remedy}"
+            )
         provenance = {
             "nanomd": __version__,
             "preset": self.preset,
@@ -243,6 +252,7 @@ class GPTEstimator:
             "selection": result.selection,
             "best_step": result.best_step,
             "validation_loss": result.best_loss if np.isfinite(result.best_loss) else None,
+            "markov_validation_loss": floor,
         }
         files = ModelFiles(
             config=config,
@@ -256,6 +266,8 @@ class GPTEstimator:
             provenance=provenance,
             frame_stride=stride,
         )
+        if worse and self.preset == "auto":
+            files = without_context(files)
         self._model = self._finish(files, result.history, tokens, train_config, progress)
         self._last = self._model
         if result.best_step != train_config.n_steps:
@@ -308,6 +320,7 @@ class GPTEstimator:
                 device=chosen.device,
                 n_threads=chosen.n_threads,
                 note=None if progress is None else progress.note,
+                table_only=not files.tensors["head.weight"].any(),
             )
         return GPTModel(files, history=history)
 

@@ -11,6 +11,7 @@ from nanomd import FrameInterval, GPTEstimator, Rollout, Sampler, validate
 from nanomd.data.counts import transition_counts
 from nanomd.data.dtrajs import stride_trajectories
 from nanomd.kinetics.time_scales import TimeScales, slow_time_scales
+from nanomd.training.floor import markov_loss
 from nanomd.training.plan import (
     IRREVERSIBLE,
     LEAST_STEPS,
@@ -193,3 +194,29 @@ def test_a_strided_rollout_is_judged_at_its_stride():
 def test_named_shapes_leave_the_rest_as_it_was():
     config = GPTEstimator("tiny", n_steps=2, refit="off").fit(gate(40, 3000, 0)).fetch_model().provenance["train"]
     assert (config["frame_stride"], config["time_reversal"], config["refit_pseudocount"]) == (None, False, 10.0)
+
+
+# --- The floor -------------------------------------------------------------------------------------------------------
+def test_the_floor_is_the_likelihood_of_the_counts():
+    training, held_out = [chain(REVERSIBLE, 20_000, 0)], [chain(REVERSIBLE, 20_000, 1)]
+    pairs = held_out[0][:-1], held_out[0][1:]
+    exact = -np.log(REVERSIBLE[pairs]).mean()
+    assert markov_loss(training, held_out, 3, both_ways=True) == pytest.approx(exact, rel=0.01)
+    assert markov_loss(training, [np.array([1])], 3, both_ways=True) is None
+
+
+def test_a_training_that_lost_to_the_markov_model_is_handed_over_as_one():
+    """A step size that ruins the weights: the loss is far above that of the counts."""
+    dtraj = chain(REVERSIBLE, 6000, 0)
+    ruined = GPTEstimator(n_steps=4, learning_rate=30.0, warmup_steps=0, seed=1).fit(dtraj).fetch_model()
+    assert any("worse on held-out data than the Markov model" in line for line in ruined.provenance["choices"])
+    assert not ruined.to_files().tensors["head.weight"].any()
+    # What is left is the table of the data's rates, the same for any past.
+    rows = [np.exp(Sampler(ruined.to_files()).log_probs([past])[0][-1]) for past in ([0, 0, 1], [2, 1, 1], [1])]
+    counts = transition_counts([dtraj], 3)
+    assert np.ptp(rows, axis=0).max() < 1e-6
+    assert rows[0] == pytest.approx((counts + counts.T)[1] / (counts + counts.T)[1].sum(), abs=0.003)
+
+    kept = GPTEstimator("tiny", n_steps=4, learning_rate=30.0, warmup_steps=0, seed=1, refit="off").fit(dtraj)
+    assert any("train it less or on more data" in line for line in kept.fetch_model().provenance["choices"])
+    assert kept.fetch_model().to_files().tensors["head.weight"].any()

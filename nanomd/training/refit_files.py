@@ -24,16 +24,26 @@ def refit_files(
     device: str = "auto",
     n_threads: int | None = None,
     note: Callable[[str], None] | None = None,
+    table_only: bool = False,
 ) -> ModelFiles:
     """Return a model whose output layer is fitted to all transitions of tokens.
 
     It has a markov head, and its provenance tells of the fit; see `nanomd.training.refit.refit` for the arguments.
+    With `table_only` the table alone is fitted.
     """
     place = resolve_device(device)
     with torch_settings(place, n_threads):
         module = NanoGPT(files.config)
         module.load_tensors(files.tensors)
-        found = refit(module.to(place), tokens, both_ways=both_ways, pseudocount=pseudocount, ridge=ridge, note=note)
+        found = refit(
+            module.to(place),
+            tokens,
+            both_ways=both_ways,
+            pseudocount=pseudocount,
+            ridge=ridge,
+            note=note,
+            **({"max_iterations": 0} if table_only else {}),
+        )
     layer = {"head.weight": found.head, "head.bias": found.bias, "markov.weight": found.table}
     options = {"both_ways": both_ways, "pseudocount": pseudocount, "ridge": ridge}
     return dataclasses.replace(
