@@ -12,7 +12,7 @@ from typing import IO, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from nanomd.base.errors import InputError, StoreError
+from nanomd.base.errors import InputError, StoreError, one_line
 
 
 # --- written -------------------------------------------------------------------------------------------------------
@@ -83,7 +83,7 @@ def map_npy(path: str | Path) -> NDArray[Any]:
                 return np.empty(shape, dtype, order)
             return np.memmap(stream, dtype, "r", offset, shape, order)
     except (OSError, ValueError, OverflowError, MemoryError) as error:
-        raise InputError(f"{path} cannot be read: {_reason(error)}") from None
+        raise InputError(f"{path} cannot be read: {one_line(error)}") from None
 
 
 def read_npz(path: str | Path, *, compressed: bool = False) -> dict[str, NDArray[Any]]:
@@ -114,7 +114,7 @@ def read_npz(path: str | Path, *, compressed: bool = False) -> dict[str, NDArray
                     array = flat.reshape(shape, order="F" if fortran else "C")
                 arrays[member.filename.removesuffix(".npy")] = array.copy() if array.ndim else array
     except Exception as error:  # a damaged archive raises almost any type
-        raise InputError(f"{path} cannot be read: {_reason(error)}") from None
+        raise InputError(f"{path} cannot be read: {one_line(error)}") from None
     return arrays
 
 
@@ -125,7 +125,7 @@ def _read_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any
         read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
         shape, fortran, dtype = read(stream)
     except Exception as error:  # the header is parsed as Python, and raises as parsers do
-        raise InputError(f"it has no valid .npy header ({_reason(error)})") from None
+        raise InputError(f"it has no valid .npy header ({one_line(error)})") from None
     if dtype.hasobject:
         raise InputError("it holds Python objects")
     if dtype.kind not in "biufcSU" or dtype.itemsize == 0 or dtype.shape:
@@ -133,11 +133,6 @@ def _read_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any
     if any(isinstance(n, bool) or n < 0 for n in shape):
         raise InputError(f"its header has the impossible shape {shape}")
     return shape, fortran, dtype
-
-
-def _reason(error: BaseException) -> str:
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return " ".join(text.split())[:300]
 
 
 def load_array(file: Path, shape: tuple[int | None, ...], dtype: str) -> NDArray[Any]:

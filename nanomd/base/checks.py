@@ -8,7 +8,7 @@ import os
 from itertools import pairwise
 from typing import Any, get_args
 
-from nanomd.base.errors import InputError
+from nanomd.base.errors import InputError, shown
 
 
 def check_range(name: str, value: float, low: float, high: float | None = None, why: str = "") -> None:
@@ -27,7 +27,7 @@ def check_whole(name: str, value: Any, low: int | None = None, high: int | None 
     if whole is None or isinstance(value, bool):
         whole_float = isinstance(value, float) and value.is_integer()
         hint = f"; write {int(value)}" if whole_float else ""
-        raise InputError(f"{name} must be a whole number, got {value!r}{hint}")
+        raise InputError(f"{name} must be a whole number, got {shown(value)}{hint}")
     if low is not None:
         check_range(name, whole, low, high, why)
     return whole
@@ -43,7 +43,7 @@ def check_choice(name: str, value: object, choices: object) -> None:
     """Raise `InputError` unless value is one of the choices of a Literal."""
     allowed = get_args(choices)
     if value not in allowed:
-        raise InputError(f"{name} must be one of {', '.join(map(str, allowed))}, got {value!r}")
+        raise InputError(f"{name} must be one of {', '.join(map(str, allowed))}, got {shown(value)}")
 
 
 def check_lags(name: str, lags: object) -> tuple[int, ...]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from nanomd.base.errors import InputError, NanomdError
+from nanomd.base.errors import InputError, NanomdError, one_line
 
 T = TypeVar("T")
 MAX_JSON = 256 << 20  # bytes; the largest honest file is the manifest of a million shards
@@ -37,7 +36,7 @@ def decode_json(content: bytes | str, kind: type[T], where: str, error: type[Nan
     try:
         return msgspec.json.decode(content, type=kind, strict=True)
     except (msgspec.MsgspecError, RecursionError, UnicodeError, ValueError, OverflowError, TypeError) as problem:
-        raise error(f"{where} is damaged: {_reason(problem)}") from None
+        raise error(f"{where} is damaged: {one_line(problem)}") from None
 
 
 def read_json(path: str | Path, kind: type[T], error: type[NanomdError] = InputError, largest: int = MAX_JSON) -> T:
@@ -66,14 +65,7 @@ def convert(value: object, kind: Any) -> Any:
     try:
         return msgspec.convert(value, kind, strict=True)
     except (msgspec.MsgspecError, RecursionError, OverflowError, TypeError) as problem:
-        raise ValueError(_reason(problem)) from None
-
-
-def _reason(problem: Exception) -> str:
-    """Say what is wrong in one line."""
-    if isinstance(problem, RecursionError):
-        return "it is nested too deeply"
-    return re.sub(r"\s+", " ", str(problem))[:300]
+        raise ValueError(one_line(problem)) from None
 
 
 def load_toml(path: str | Path) -> dict[str, Any]:
@@ -83,7 +75,7 @@ def load_toml(path: str | Path) -> dict[str, Any]:
     try:
         return tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError, ValueError) as problem:
-        raise InputError(f"{path} is not valid TOML: {_reason(problem)}") from None
+        raise InputError(f"{path} is not valid TOML: {one_line(problem)}") from None
 
 
 def dump_toml(sections: Mapping[str, Mapping[str, Any]]) -> str:

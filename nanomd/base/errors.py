@@ -28,3 +28,17 @@ class CancelledError(NanomdError, RuntimeError):
 
 class NanomdWarning(UserWarning):
     """Something that was done as asked, and may not be what was meant."""
+
+
+def one_line(error: BaseException) -> str:
+    """Return the words of another library's error as one line of bounded length."""
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    text = " ".join((getattr(error, "strerror", None) or str(error) or type(error).__name__).split())
+    return text if len(text) <= 300 else f"{text[:300]} ..."
+
+
+def shown(value: object) -> str:
+    """Return the repr of a value, shortened where it is long."""
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:100]} ..."

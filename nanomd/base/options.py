@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal, Self, TypeAlias, get_origin, get_type
 
 from nanomd.base.checks import check_choice, check_finite, check_range
 from nanomd.base.codec import convert
-from nanomd.base.errors import InputError
+from nanomd.base.errors import InputError, shown
 
 # Field -> the smallest and the largest value allowed; None means no bound.
 Ranges: TypeAlias = Mapping[str, tuple[float, float | None]]
@@ -38,7 +38,8 @@ class Options:
         known = option_types(cls)
         unknown = sorted(set(values) - set(known))
         if unknown:
-            raise InputError(f"{cls.__name__} has no option {', '.join(unknown)}; it knows {', '.join(known)}")
+            named = ", ".join(name[:40] for name in unknown[:5])
+            raise InputError(f"{cls.__name__} has no option {named}; it knows {', '.join(known)}")
         return cls(**values)
 
     def replace(self, **changes: Any) -> Self:
@@ -61,8 +62,8 @@ class Options:
             try:
                 checked = convert(plain, kind)
             except ValueError:
-                shown = kind.__name__ if isinstance(kind, type) else kind
-                raise InputError(f"{type(self).__name__}.{name} must be {shown}, got {value!r}") from None
+                wanted = kind.__name__ if isinstance(kind, type) else kind
+                raise InputError(f"{type(self).__name__}.{name} must be {wanted}, got {shown(value)}") from None
             if isinstance(checked, float):
                 check_finite(name, checked)
             if name in self.RANGES and checked is not None:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nanomd.base.arrays import map_npy, read_npz
-from nanomd.base.errors import InputError
+from nanomd.base.errors import InputError, one_line
 from nanomd.base.files import replacing
 from nanomd.base.paths import expand_paths, natural_key
 
@@ -125,7 +125,7 @@ def _load_files(sources: Sequence[str | Path]) -> list[Dtraj]:
         except InputError as error:
             raise InputError(f"{error}; save dtrajs with numpy.save as integers") from None
         except (ValueError, OSError, OverflowError) as error:
-            raise InputError(f"{path} cannot be read as a dtraj: {error}; write one label per line") from None
+            raise InputError(f"{path} cannot be read as a dtraj: {one_line(error)}; write one label per line") from None
         if not arrays:
             raise InputError(f"{path} holds no array; save each trajectory as one 1-D integer array")
         dtrajs.extend(check_dtraj(array, f"{path}{name}") for name, array in arrays.items())

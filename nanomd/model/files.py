@@ -6,19 +6,20 @@ The folder holds ``model.safetensors`` (float32 tensors as named by `ModelConfig
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
-from nanomd.base.checks import check_whole
+from nanomd.base.codec import convert, read_json
 from nanomd.base.config import ModelConfig
-from nanomd.base.errors import InputError, StoreError
+from nanomd.base.errors import InputError, StoreError, one_line, shown
 from nanomd.base.files import explain_os_error, replacing
 from nanomd.base.units import FrameInterval
 from nanomd.data.states import StateMap
@@ -27,7 +28,6 @@ FORMAT = "nanomd-model"
 FORMAT_VERSION = 1
 MAX_START_WINDOWS = 256
 _MAX_HEADER = 16 << 20  # bytes; real headers take a few kilobytes
-_MAX_JSON = 64 << 20  # bytes; 65536 state symbols take less than one megabyte
 _DTYPES: dict[str, np.dtype[Any]] = {
     "F32": np.dtype(np.float32),
     "F64": np.dtype(np.float64),
@@ -133,13 +133,14 @@ def save_model(path: str | Path, files: ModelFiles) -> Path:
         "frame_stride": files.frame_stride,
     }
     starts: dict[str, NDArray[Any]] = {"stationary": files.starts.stationary, "windows": files.starts.windows}
+    text = msgspec.json.format(msgspec.json.encode(description), indent=1) + b"\n"  # NaN becomes null: JSON has none
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as new:
             new.mkdir()
             _write_tensors(new / "model.safetensors", files.tensors)
             _write_tensors(new / "starts.safetensors", starts)
-            (new / "config.json").write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
+            (new / "config.json").write_bytes(text)
     except OSError as error:
         raise StoreError(f"cannot write the model to {path}: {explain_os_error(error)}") from error
     return path
@@ -167,21 +168,20 @@ def load_model_files(path: str | Path) -> ModelFiles:
             f"{path} is not a model folder; it must hold config.json, model.safetensors and starts.safetensors"
         )
     file = path / "config.json"
-    description = _read_json(file)
-    if description.get("format") != FORMAT or description.get("format_version") != FORMAT_VERSION:
-        raise InputError(
-            f"{file} must say format {FORMAT!r}, version {FORMAT_VERSION}; got {description.get('format')!r}, "
-            f"version {description.get('format_version')!r}"
-        )
     try:
-        config = ModelConfig.from_dict(_section(description, "config"))
-        state_map = StateMap.from_dict(_section(description, "state_map"))
-        interval = _section(description, "frame_interval")
-        frame_interval = FrameInterval(float(interval["value"]), str(interval["unit"]))
-        frame_stride = check_whole("frame_stride", description.get("frame_stride", 1), 1)
-        provenance = _section(description, "provenance")
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise InputError(f"{file} is damaged: {error}") from None
+        content = read_json(file, dict[str, Any])
+        form, version = content.get("format"), content.get("format_version")
+        if (form, version) != (FORMAT, FORMAT_VERSION):
+            got = f"{shown(form)}, version {shown(version)}"
+            raise InputError(f"{file} must say format {FORMAT!r}, version {FORMAT_VERSION}; got {got}")
+        description: _Description = convert(content, _Description)
+        config = ModelConfig.from_dict(description.config)
+        state_map = StateMap.from_dict(description.state_map)
+        frame_interval = FrameInterval(description.frame_interval.value, description.frame_interval.unit)
+    except OSError as error:
+        raise InputError(f"{file} cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise error if str(file) in str(error) else InputError(f"{file} is damaged: {one_line(error)}") from None
     shapes = {name: ("F32", shape) for name, shape in config.tensor_shapes().items()}
     tensors = _read_tensors(path / "model.safetensors", shapes)
     starts = _read_tensors(
@@ -194,8 +194,8 @@ def load_model_files(path: str | Path) -> ModelFiles:
         state_map,
         Starts(starts["stationary"], starts["windows"]),
         frame_interval,
-        provenance,
-        frame_stride,
+        description.provenance,
+        description.frame_stride,
     )
     check_model_files(files, str(path))
     return files
@@ -239,27 +239,21 @@ def _read_tensors(file: Path, expected: Mapping[str, tuple[str, tuple[int | None
         raise InputError(f"{file} is damaged: {error}") from None
 
 
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        if file.stat().st_size > _MAX_JSON:
-            raise InputError(f"{file} has {file.stat().st_size} bytes, more than any configuration takes")
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{file} cannot be read: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{file} is not valid JSON: {error}") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{file} must hold a JSON object, got {type(content).__name__}")
-    return content
+@dataclass
+class _Interval:
+    value: float
+    unit: str
 
 
-def _section(description: dict[str, Any], name: str) -> dict[str, Any]:
-    section = description.get(name)
-    if not isinstance(section, dict):
-        raise InputError(f"section {name!r} is missing")
-    return section
+@dataclass
+class _Description:
+    """What config.json holds beside its format."""
+
+    config: dict[str, Any]
+    state_map: dict[str, Any]
+    frame_interval: _Interval
+    provenance: dict[str, Any]
+    frame_stride: Annotated[int, Meta(ge=1)] = 1
 
 
 def _check_array(where: str, name: str, array: NDArray[Any], dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:

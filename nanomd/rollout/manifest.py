@@ -102,7 +102,7 @@ def read_manifest(path: Path) -> Manifest:
         raise StoreError(f"{path} holds no rollout: {MANIFEST} is missing") from None
     version = decode_json(content, _Version, str(file), StoreError)
     if (version.format, version.format_version) != (FORMAT, FORMAT_VERSION):
-        raise StoreError(f"{file} is of format {version.format!r}, version {version.format_version}")
+        raise StoreError(f"{file} is of format {version.format[:40]!r}, version {version.format_version}")
     manifest = decode_json(content, Manifest, str(file), StoreError)
     check_rows(file, manifest)
     return manifest

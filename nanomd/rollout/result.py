@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
 from nanomd.base.checks import check_whole
+from nanomd.base.codec import convert
 from nanomd.base.config import ModelConfig, RolloutConfig
-from nanomd.base.errors import InputError, StoreError
+from nanomd.base.errors import InputError, StoreError, one_line
 from nanomd.base.files import lock_folder
 from nanomd.base.units import FrameInterval
 from nanomd.data.states import StateMap
@@ -241,26 +243,48 @@ class Rollout:
             raise StoreError(f"the rollout in {store.path} has {steps} steps, fewer than its stride; resume it first")
         kept = store.layout.stored_before(steps)
         shards = [store.tokens(index)[:, :kept] for index in begun]
-        info = store.info
         observables = None
         if store.complete and store.observables is not None:
             observables = ObservablesResult.load(store.path / store.observables)
         try:
-            config = RolloutConfig.from_dict(info["config"])
-            interval = info["frame_interval"]
+            info: _Info = convert(store.info, _Info)
+            config = RolloutConfig.from_dict(info.config)
+            before = info.prompt_length or store.run.get("prompt_length", 1)
             return cls(
                 tokens=shards[0] if len(shards) == 1 else ShardedTokens(shards),
-                state_map=StateMap.from_dict(info["state_map"]),
+                state_map=StateMap.from_dict(info.state_map),
                 config=config if store.complete else config.replace(n_steps=steps, n_trajs=sum(map(len, shards))),
-                frame_interval=FrameInterval(float(interval["value"]), str(interval["unit"])),
-                seconds=float(info["seconds"]),
-                backend=str(info["backend"]),
-                model_config=ModelConfig.from_dict(info["model_config"]),
-                first_trajectory=int(info["first_trajectory"]),
+                frame_interval=FrameInterval(info.frame_interval.value, info.frame_interval.unit),
+                seconds=info.seconds,
+                backend=info.backend,
+                model_config=ModelConfig.from_dict(info.model_config),
+                first_trajectory=info.first_trajectory,
                 observables=observables,
-                first_step=int(info.get("first_step", 0)),
-                prompt_length=int(info.get("prompt_length", store.run.get("prompt_length", 1))),
-                frame_stride=check_whole("frame_stride", info.get("frame_stride", 1), 1),
+                first_step=info.first_step,
+                prompt_length=check_whole("prompt_length", before, 0),
+                frame_stride=info.frame_stride,
             )
-        except (KeyError, TypeError, ValueError) as error:
-            raise StoreError(f"the manifest of {store.path} is damaged: {error}") from None
+        except ValueError as error:
+            raise StoreError(f"the manifest of {store.path} is damaged: {one_line(error)}") from None
+
+
+@dataclass
+class _Interval:
+    value: float
+    unit: str
+
+
+@dataclass
+class _Info:
+    """What a rollout records of itself in the manifest of its store; see `Rollout.describe`."""
+
+    state_map: dict[str, Any]
+    config: dict[str, Any]
+    frame_interval: _Interval
+    seconds: float
+    backend: str
+    model_config: dict[str, Any]
+    first_trajectory: Annotated[int, Meta(ge=0)]
+    first_step: Annotated[int, Meta(ge=0)] = 0
+    prompt_length: Annotated[int, Meta(ge=0)] | None = None
+    frame_stride: Annotated[int, Meta(ge=1)] = 1

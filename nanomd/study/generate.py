@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nanomd.base.codec import read_json
 from nanomd.base.errors import InputError, StoreError
 from nanomd.base.files import sha256_of, write_atomic
 from nanomd.base.progress import progress_bar
@@ -153,12 +154,16 @@ def _begin_part(
 
 def _read_settings(file: Path) -> dict[str, dict[str, Any]]:
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        return {key: dict(content[key]) for key in ("settings", "inputs")}
+        record = read_json(file, _PartSettings, StoreError)
     except FileNotFoundError:
         raise StoreError(f"{file} is missing; was this shard made with `nanomd generate --shard`?") from None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise StoreError(f"{file} is damaged: {error}") from None
+    return {"settings": record.settings, "inputs": dict(record.inputs)}
+
+
+@dataclass
+class _PartSettings:
+    settings: dict[str, Any]
+    inputs: dict[str, str]
 
 
 def _finish(

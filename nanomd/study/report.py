@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from nanomd.base.arrays import map_npy
+from nanomd.base.codec import decode_json, read_text_file
+from nanomd.base.errors import StoreError
 from nanomd.base.files import sha256_of
 from nanomd.study.folder import RunFolder
 from nanomd.study.results import held_out_of, load_interpretation, load_tokens, load_validation
@@ -57,10 +58,11 @@ def report(run: str | Path, *, title: str | None = None, summary: str | None = N
 def _summary(stages: dict[str, Any], result: ValidationResult) -> str:
     tokens, train, generate = (stages.get(name, {}) for name in ("tokenize", "train", "generate"))
     settings = generate.get("settings", {})
+    n_steps = settings.get("n_steps")
     return (
         f"A nano-GPT ({train.get('settings', {}).get('preset', 'custom')}, {train.get('n_steps', '?')} training steps) "
         f"over {tokens.get('n_states', '?')} states generated {settings.get('n_trajs', '?')} trajectories of "
-        f"{settings.get('n_steps', '?'):,} steps. The reference, {result.reference}, is "
+        f"{format(n_steps, ',') if isinstance(n_steps, int) else '?'} steps. The reference, {result.reference}, is "
         f"{stages.get('validate', {}).get('judged_by', 'the MD')}; frames are {result.frame_interval} apart."
     )
 
@@ -69,7 +71,12 @@ def _metrics(folder: RunFolder) -> list[dict[str, Any]]:
     file = folder.logs / "metrics.jsonl"
     if not file.exists():
         return []
-    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    lines = read_text_file(file, StoreError).splitlines()
+    rows = [
+        decode_json(line, dict[str, float | None], f"line {number} of {file}", StoreError)
+        for number, line in enumerate(lines, start=1)
+        if line.strip()
+    ]
     return [{**row, "train_loss": row["loss"]} if "loss" in row else row for row in rows]
 
 
@@ -79,10 +86,11 @@ def _speeds(stages: dict[str, Any]) -> dict[str, str | float]:
         ("simulate", "frames_per_second", "simulation (frames per second)"),
         ("generate", "tokens_per_second", "generation (states per second)"),
     ):
-        if key in stages.get(stage, {}):
+        if stages.get(stage, {}).get(key) is not None:
             speeds[name] = float(stages[stage][key])
-    if "frames_per_second" in stages.get("train", {}).get("last_metrics", {}):
-        speeds["training (frames per second)"] = float(stages["train"]["last_metrics"]["frames_per_second"])
+    speed = stages.get("train", {}).get("last_metrics", {}).get("frames_per_second")
+    if speed is not None:
+        speeds["training (frames per second)"] = float(speed)
     for stage, record in stages.items():
         speeds[f"{stage} (seconds)"] = float(record.get("seconds", 0))
     return speeds

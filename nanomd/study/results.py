@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
 
-from nanomd.base.errors import StoreError
+from msgspec import Meta
+
+from nanomd.base.codec import read_json
+from nanomd.base.errors import InputError, StoreError, one_line
 from nanomd.base.files import sha256_of
 from nanomd.base.units import FrameInterval
 from nanomd.study.folder import RunFolder
@@ -22,6 +25,26 @@ if TYPE_CHECKING:
     DTrajs = list[NDArray[np.int64]]
 
 
+@dataclass
+class _Trajectory:
+    name: Annotated[str, Meta(pattern=r"^md_[0-9]{4,9}\.npy$")]
+    n_frames: int
+
+
+@dataclass
+class _Interval:
+    value: float
+    unit: str
+
+
+@dataclass
+class _TokenManifest:
+    """What is read of tokens/manifest.json."""
+
+    trajectories: list[_Trajectory]
+    frame_interval: _Interval
+
+
 def load_tokens(folder: RunFolder) -> tuple[DTrajs, FrameInterval]:
     """Return the discrete trajectories of a run folder and the time between their frames."""
     from nanomd.data.dtrajs import load_dtrajs
@@ -29,12 +52,12 @@ def load_tokens(folder: RunFolder) -> tuple[DTrajs, FrameInterval]:
     file = folder.tokens / "manifest.json"
     folder.require("tokenize", file, f"nanomd tokenize --run {folder.path} ...")
     try:
-        manifest = json.loads(file.read_text(encoding="utf-8"))
-        names = [str(row["name"]) for row in manifest["trajectories"]]
-        lengths = [int(row["n_frames"]) for row in manifest["trajectories"]]
-        interval = FrameInterval(float(manifest["frame_interval"]["value"]), str(manifest["frame_interval"]["unit"]))
-    except (ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"{file} is damaged ({error}); repeat `nanomd tokenize` with --force") from None
+        manifest = read_json(file, _TokenManifest, StoreError)
+        interval = FrameInterval(manifest.frame_interval.value, manifest.frame_interval.unit)
+    except (InputError, StoreError, OSError) as error:
+        raise StoreError(f"{one_line(error)}; repeat `nanomd tokenize` with --force") from None
+    names = [row.name for row in manifest.trajectories]
+    lengths = [row.n_frames for row in manifest.trajectories]
     dtrajs = load_dtrajs([str(folder.tokens / name.rpartition("/")[2]) for name in names])
     if [len(d) for d in dtrajs] != lengths:
         raise StoreError(
@@ -47,7 +70,10 @@ def held_out_of(folder: RunFolder, dtrajs: DTrajs) -> HeldOut:
     """Return which frames the finished training saw, and which it held out."""
     record = folder.record("train")
     if "held_out" not in record:  # older runs hold out the last so many trajectories
-        return hold_out([len(d) for d in dtrajs], int(record.get("settings", {}).get("hold_out", 0)))
+        number = record.get("settings", {}).get("hold_out", 0)
+        if not isinstance(number, int):
+            raise StoreError(f"{folder.path / 'provenance.json'} is damaged: hold_out = {number!r}")
+        return hold_out([len(d) for d in dtrajs], number)
     try:
         found = HeldOut.from_dict(record["held_out"])
         fits = found.n_trajs == len(dtrajs) and all(
