@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from nanomd.base.codec import decode_json, read_text_file
-from nanomd.base.errors import StoreError
+from nanomd.base.errors import StoreError, shown
 
 FORMAT = "nanomd-tokens"
 FORMAT_VERSION = 1
@@ -57,7 +57,7 @@ class StoreLayout(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value < 2**62:
                 raise StoreError(f"{name} of a token store must be a positive whole number, got {value!r}")
         if self.dtype not in ("uint8", "uint16"):
-            raise StoreError(f"dtype of a token store must be uint8 or uint16, got {self.dtype!r}")
+            raise StoreError(f"dtype of a token store must be uint8 or uint16, got {shown(self.dtype)}")
 
     @property
     def n_stored(self) -> int:
