@@ -34,6 +34,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--n-steps", type=whole, default=None, help="optimiser steps in place of the system's")
     parser.add_argument("--report", metavar="METHOD", default=None, help="write report/index.html for this method")
+    parser.add_argument("--cases", nargs="+", metavar="CASE", default=None, help="of the zoo (default: all)")
+    parser.add_argument("--n-threads", type=whole, default=None, help="of the zoo's trainings and rollouts")
     parser.add_argument("--n-processes", type=whole, default=1, help="trainings at a time (default: %(default)s)")
 
 
@@ -44,6 +46,14 @@ def run(options: argparse.Namespace) -> int:
     if options.name == "list":
         for case in experiments.CASES.values():
             print(f"{case.name:20} {case.title}")
+        print(f"{'zoo':20} the defaults alone, on {len(experiments.ZOO)} kinds of data; --cases takes some of them:")
+        print("\n".join(f"  {case.name:20} {case.title}" for case in experiments.ZOO.values()))
         return 0
-    say(options, experiments.run(**arguments(options), progress=progress(options)))
+    if options.name == "zoo":
+        text = experiments.run_zoo(
+            options.out, data=options.data, cases=options.cases, n_threads=options.n_threads, progress=progress(options)
+        )
+        say(options, text)
+        return 0
+    say(options, experiments.run(**arguments(options, "cases", "n_threads"), progress=progress(options)))
     return 0

@@ -11,8 +11,10 @@ from nanomd.experiments import tables
 from nanomd.experiments.cases import CASES, get_case
 from nanomd.experiments.methods import MAIN, METHODS, PIECES, get_method
 from nanomd.experiments.runner import Job, Study, run_jobs
+from nanomd.experiments.zoo import run_zoo
+from nanomd.experiments.zoo_cases import ZOO
 
-__all__ = ["CASES", "METHODS", "run"]
+__all__ = ["CASES", "METHODS", "ZOO", "run", "run_zoo"]
 
 
 def run(

@@ -1,0 +1,159 @@
+"""`nanomd experiment zoo`: the defaults alone, on data that no setting was chosen for, beside Markov models.
+
+For every case ``GPTEstimator().fit(training)`` learns and rolls out, and `nanomd.validate` compares with held-out data
+and with the training data, at the stride that the model chose. A case that is recorded is not repeated.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nanomd.base.errors import InputError
+from nanomd.base.files import write_atomic
+from nanomd.base.progress import progress_bar
+from nanomd.experiments.zoo_cases import ZOO, ZooCase
+
+_CHAINS = 64
+_STEPS = 2_000_000  # of all chains that are judged
+_BURN_IN = 10.0  # slowest timescales
+_BOOTSTRAPS = 50
+_RIVALS = {"MSM": "markov", "MSM (lag 1)": "markov_lag_1"}
+
+
+def run_zoo(
+    out: str | Path,
+    *,
+    data: str | Path | None = None,
+    cases: Sequence[str] | None = None,
+    seed: int = 0,
+    n_threads: int | None = None,
+    progress: bool | None = None,
+) -> str:
+    """Learn and judge, and return the table in Markdown.
+
+    Parameters
+    ----------
+    out : path
+        Gets a folder ``zoo`` with a record for every case, and ``tables.md``.
+    data : path, optional
+        Folder of the molecular dynamics; default NANOMD_DATA.
+    cases : sequence of str, optional
+        Keys of `ZOO`; all when None.
+    seed : int
+        Of training and rollout.
+    n_threads : int, optional
+        CPU threads of training and rollout.
+    progress : bool, optional
+        Show a bar; where a person watches by default.
+
+    Raises
+    ------
+    InputError
+        For an unknown case, or molecular dynamics that are not there.
+    """
+    unknown = sorted(set(cases or ()) - set(ZOO))
+    if unknown:
+        raise InputError(f"the zoo has no {', '.join(unknown)}; it has {', '.join(ZOO)}")
+    chosen = [ZOO[name] for name in cases or ZOO]
+    folder = Path(out) / "zoo"
+    folder.mkdir(parents=True, exist_ok=True)
+    bar = progress_bar(len(chosen), "zoo", "case", progress)
+    records = []
+    try:
+        for case in chosen:
+            file = folder / f"{case.name}_seed{seed}.json"
+            if not file.exists():
+                bar.note(case.name)
+                record = measure(case, data, seed, n_threads)
+                write_atomic(file, json.dumps(record, indent=1, allow_nan=False) + "\n")
+            records.append(json.loads(file.read_text(encoding="utf-8")))
+            bar.update(1)
+    finally:
+        bar.close()
+    text = f"# Defaults on data of many kinds\n\n{zoo_table(records)}\n"
+    write_atomic(folder / "tables.md", text)
+    return text
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """What is left of a rollout without its beginning, as `nanomd.validate` takes it."""
+
+    dtrajs: list[NDArray[np.int64]]
+    frame_stride: int
+    stride: int = 1
+
+
+def measure(case: ZooCase, data: str | Path | None, seed: int, n_threads: int | None = None) -> dict[str, Any]:
+    """Return the record of a case: choices, seconds, and factors of passage times and the slowest timescale."""
+    from nanomd.estimator import GPTEstimator
+    from nanomd.kinetics import validate
+    from nanomd.kinetics.time_scales import slow_time_scales
+
+    training, held_out = case.load(data)
+    begun = time.perf_counter()
+    model = GPTEstimator(seed=seed, n_threads=n_threads).fit(training).fetch_model()
+    trained = time.perf_counter() - begun
+    slowest = slow_time_scales(training, 1 + max(int(x.max()) for x in training)).slowest
+    dropped = int(_BURN_IN * max(np.nan_to_num(slowest), 1.0) / model.frame_stride)
+    begun = time.perf_counter()
+    rollout = model.generate(_STEPS // _CHAINS + dropped, _CHAINS, seed=seed + 1, n_threads=n_threads)
+    generated = time.perf_counter() - begun
+    kept = _Kept([x[dropped:] for x in rollout.dtrajs], model.frame_stride)
+    total = validate(held_out, kept, training=training, n_bootstrap=_BOOTSTRAPS)
+    own = validate(training, kept, n_bootstrap=_BOOTSTRAPS)
+    at = int(np.argmin(abs(own.sources["MD"].lagtimes - own.lagtime)))
+    times = [float(own.sources[name].timescales.value[at, 0]) for name in ("GPT", "MD")]
+    record = {
+        "gpt": total.mfpt_errors["GPT"].factor,
+        "gpt_model": own.mfpt_errors["GPT"].factor,
+        "noise_floor": math.nan if total.noise_floor is None else total.noise_floor.factor,
+        "timescale": times[0] / times[1],
+        **{key: total.mfpt_errors[name].factor for name, key in _RIVALS.items() if name in total.mfpt_errors},
+    }
+    return {
+        "case": case.name,
+        "title": case.title,
+        "seed": seed,
+        "n_states": model.config.n_states,
+        "n_frames": sum(len(x) for x in training),
+        "frame_stride": model.frame_stride,
+        "choices": model.provenance["choices"],
+        "train_seconds": trained,
+        "generate_seconds": generated,
+        "lagtime": own.lagtime * model.frame_stride,
+        **{key: value if math.isfinite(value) else None for key, value in record.items()},
+    }
+
+
+def zoo_table(records: Sequence[dict[str, Any]]) -> str:
+    """Return the records as a table in Markdown; a factor that is not there is infinite, or could not be told."""
+    head = [
+        "data", "states", "frames", "stride", "GPT, total", "noise floor", "MSM", "MSM (lag 1)", "GPT, model",
+        "slowest timescale", "training",
+    ]  # fmt: skip
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for r in records:
+        factors = [
+            "-" if r.get(key) is None else f"{r[key]:.3f}"
+            for key in ("gpt", "noise_floor", "markov", "markov_lag_1", "gpt_model", "timescale")
+        ]
+        row = [
+            r["title"],
+            r["n_states"],
+            f"{r['n_frames']:,}",
+            r["frame_stride"],
+            *factors,
+            f"{r['train_seconds']:.0f} s",
+        ]
+        lines.append("| " + " | ".join(map(str, row)) + " |")
+    return "\n".join(lines)
