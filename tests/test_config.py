@@ -60,6 +60,11 @@ def test_unknown_and_mistyped_options_are_errors(cls):
         cls.from_dict({"n_steps": True})
 
 
+def test_a_missing_option_is_named():
+    with pytest.raises(InputError, match="ModelConfig needs the option n_states"):
+        ModelConfig.from_dict({"d_model": 16})
+
+
 @pytest.mark.parametrize("config", [ModelConfig(n_states=7), TrainConfig(mix_max=0.25), RolloutConfig(start="data")])
 def test_toml_round_trip(config):
     values = tomllib.loads(dump_toml({"section": config.to_dict()}))["section"]

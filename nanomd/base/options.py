@@ -40,6 +40,9 @@ class Options:
         if unknown:
             named = ", ".join(name[:40] for name in unknown[:5])
             raise InputError(f"{cls.__name__} has no option {named}; it knows {', '.join(known)}")
+        for field in dataclasses.fields(cls):
+            if field.name not in values and field.default is dataclasses.MISSING:
+                raise InputError(f"{cls.__name__} needs the option {field.name}")
         return cls(**values)
 
     def replace(self, **changes: Any) -> Self:
