@@ -22,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from nanomd.base.codec import read_json
 from nanomd.base.config import ModelConfig, TrainConfig
 from nanomd.base.errors import InputError, StoreError
 from nanomd.base.files import explain_os_error, replacing
@@ -153,7 +154,7 @@ def load_checkpoint(
         If the checkpoint is damaged, or was made with another configuration or other data.
     """
     try:
-        description = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        description = read_json(path / "state.json", dict[str, Any])
         if (description["format"], description["format_version"]) != (FORMAT, FORMAT_VERSION):
             raise InputError(f"{path / 'state.json'} is no training checkpoint of version {FORMAT_VERSION}")
         saved = description["identity"]
@@ -167,7 +168,7 @@ def load_checkpoint(
             best={},
             loss_scale=[float(value) for value in description.get("loss_scale", [])],
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"checkpoint {path} is damaged: {error!r}; remove it to resume from the one before") from None
