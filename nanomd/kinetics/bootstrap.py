@@ -96,7 +96,7 @@ class Bootstrap:
         if n_blocks < 2:
             return Interval.undefined(value)
         with np.errstate(all="ignore"):
-            centre, spread = _to(value, scale), _to(replicates, scale)
+            centre, spread = to_scale(value, scale), to_scale(replicates, scale)
             finite = np.isfinite(spread)
             number = finite.sum(axis=0)
             mean = np.where(finite, spread, 0.0).sum(axis=0) / number
@@ -110,7 +110,8 @@ class Bootstrap:
         return Interval(value, *(np.where(defined, x, np.nan) for x in (low, high, error)))
 
 
-def _to(value: FloatArray, scale: str) -> FloatArray:
+def to_scale(value: FloatArray, scale: Scale) -> FloatArray:
+    """Return a value on its natural scale."""
     if scale == "log":
         return np.log(value)
     return np.log(value) - np.log1p(-value) if scale == "logit" else value

@@ -1,33 +1,27 @@
-"""`validate`: the kinetics of rollouts and of Markov models beside those of the MD, with a verdict for every number.
+"""`validate`: the kinetics of rollouts and of Markov models beside those of the MD, with a verdict.
 
-The rule of the verdict is that of `nanomd.kinetics.verdict`.
+Three steps: prepare what was handed in, measure every source with one yardstick, judge.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from numpy.typing import ArrayLike
 
-from nanomd.base.errors import InputError
 from nanomd.base.units import FrameInterval
-from nanomd.kinetics import estimates, macrostates, processes
 from nanomd.kinetics.bootstrap import Bootstrap
 from nanomd.kinetics.estimates import Sample
-from nanomd.kinetics.inputs import Trajs, trajectories
-from nanomd.kinetics.lags import Lags, choose_lags
+from nanomd.kinetics.inputs import Trajs
+from nanomd.kinetics.judgement import judge
+from nanomd.kinetics.lags import choose_lags
 from nanomd.kinetics.markov_source import markov_source
-from nanomd.kinetics.memory_source import memory_source, passages_of_pieces
-from nanomd.kinetics.passage_error import mfpt_error
-from nanomd.kinetics.results import MfptError, ValidationResult
+from nanomd.kinetics.memory_source import memory_source
+from nanomd.kinetics.prepare import REFERENCE, prepare
+from nanomd.kinetics.results import ValidationResult
 from nanomd.kinetics.sources import Measured, trajectory_source
-from nanomd.kinetics.verdict import verdict_notes, verdict_rows
 from nanomd.kinetics.yardstick import Yardstick, make_yardstick
-
-TAKEN = ("MD", "GPT", "MSM", "MSM (lag 1)", "memory kernel")
-PIECES = 20.0  # slowest timescales; trajectories shorter than this hold a biased sample of passages
 
 
 def validate(
@@ -37,7 +31,7 @@ def validate(
     lagtimes: Sequence[int] | None = None,
     lagtime: int | None = None,
     n_macrostates: int | None = None,
-    macrostate_of_state: ArrayLike | None = None,
+    macrostate_of_state: ArrayLike | Mapping[int, int | str] | None = None,
     frame_interval: FrameInterval | str | None = None,
     training: Any = None,
     others: Mapping[str, Any] | None = None,
@@ -51,10 +45,11 @@ def validate(
     Parameters
     ----------
     dtrajs : list of arrays of int
-        The reference MD, states 0..n-1 (negative: unassigned).
+        The reference MD: labels of states, whole numbers from 0; negative: unassigned. Where labels are few and far
+        between, states are numbered in their order (`ValidationResult.state_symbols`).
     rollout : Rollout or list of arrays, optional
         What the model generated; the source "GPT". With a Rollout of a model whose step is several frames, or that kept
-        every stride-th state, everything is compared at that stride.
+        every stride-th state, everything is compared at that stride, the MD counted from every offset.
     lagtimes : sequence of int, optional
         Lags of the implied timescales, in frames; by default spaced logarithmically up to a tenth of the length of the
         reference's trajectories, and two slowest timescales.
@@ -64,13 +59,15 @@ def validate(
         slowest timescales have settled: within 5 % (10 % the others) of their value at the longest reliable lag.
     n_macrostates : int, optional
         By default the largest gap among the timescales; all states where there are at most five.
-    macrostate_of_state : array (n_states,), optional
-        Macrostates of your own, 0..m-1 (negative: none), such as folded and unfolded. Timescales are then those of the
-        processes between them (`nanomd.kinetics.processes.processes_between`). By default PCCA+ finds the macrostates.
+    macrostate_of_state : array (n_labels,) or mapping from labels, optional
+        Macrostates of your own, 0..m-1 (negative: none), or names such as "folded" and "unfolded". A label without one
+        is in none, and named in the warnings. Timescales are then those of the processes between them
+        (`nanomd.kinetics.processes.processes_between`). By default PCCA+ finds the macrostates.
     frame_interval : FrameInterval or str, optional
         Time of a frame, such as ``"0.2 ns"``.
     training : list of arrays, optional
-        The MD that the model has seen, `dtrajs` when None: for the Markov models and for unseen transitions.
+        The MD that the model has seen, `dtrajs` when None. The Markov models are made of it, transitions that it never
+        shows are counted, and all sources are compared with it too: it is the source "training MD".
     others : dict of lists of arrays
         More sources, such as ``{"LSTM": ..., "MD held out": ...}``.
     memory_kernel : bool or int
@@ -82,7 +79,8 @@ def validate(
     Returns
     -------
     ValidationResult
-        Sources "MD", "GPT", "MSM" (at `lagtime`), "MSM (lag 1)", and the others.
+        Sources "MD", "GPT", the others, "training MD", "MSM" (at `lagtime`) and "MSM (lag 1)"; each but the first with
+        a verdict: "pass", "fail" or "undecided". What makes it so is in docs/kinetics.md.
 
     Raises
     ------
@@ -99,99 +97,49 @@ def validate(
     >>> result = validate(walk(0.02, 1), list(walk(0.04, 2)), lagtime=1, lagtimes=[1, 5, 10], n_bootstrap=50)
     >>> list(result.sources)
     ['MD', 'GPT', 'MSM']
+    >>> result.verdict
+    'fail'
     >>> print(f"passage times are off by a factor of {result.mfpt_errors['GPT'].factor:.0f}")
     passage times are off by a factor of 2
     """
     Bootstrap.draw(2, n_bootstrap, confidence, seed)  # checks the settings before the work
-    inputs = _prepare(dtrajs, rollout, training, others or {}, frame_interval)
-    lags = choose_lags(inputs.sources["MD"], inputs.n_states, lagtimes, lagtime)
+    inputs = prepare(dtrajs, rollout, training, others or {}, frame_interval, macrostate_of_state)
+    lags = choose_lags(inputs.sources[REFERENCE], inputs.n_states, lagtimes, lagtime)
     yardstick = make_yardstick(
-        inputs.sources["MD"],
+        inputs.sources[REFERENCE],
         inputs.training,
         inputs.n_states,
         lags.lagtimes,
         lags.lagtime,
         n_macrostates=n_macrostates,
-        macrostate_of_state=macrostate_of_state,
+        macrostate_of_state=inputs.macrostate,
     )
-    draw = _Draw(inputs.n_states, lags.slowest, confidence, n_bootstrap, seed)
-    measured = _measure(inputs, yardstick, draw, memory_kernel)
-    return _judge(inputs, lags, yardstick, measured, draw)
 
-
-# --- Prepare ---------------------------------------------------------------------------------------------------------
-@dataclass(frozen=True)
-class _Inputs:
-    """What was handed in, checked: trajectories by source, the reference first; states are 0..n_states-1."""
-
-    sources: dict[str, Trajs]
-    training: Trajs
-    is_reference: bool  # the training data are the reference
-    n_states: int
-    interval: FrameInterval
-    notes: list[str]
-
-
-def _prepare(
-    dtrajs: Any, rollout: Any, training: Any, others: Mapping[str, Any], frame_interval: FrameInterval | str | None
-) -> _Inputs:
-    """Check all trajectories, at the stride of the rollout."""
-    interval = FrameInterval.parse(frame_interval)
-    kept, step = int(getattr(rollout, "stride", 1) or 1), int(getattr(rollout, "frame_stride", 1))
-    stride = kept * step  # frames of the MD between two states of the rollout
-    if frame_interval is None and getattr(rollout, "frame_interval", None) is not None:
-        interval = rollout.frame_interval
-        interval = FrameInterval(interval.value / step, interval.unit)
-    notes: list[str] = []
-    sources = {"MD": trajectories("dtrajs", dtrajs, stride)}
-    if rollout is not None:
-        sources["GPT"] = trajectories("rollout", getattr(rollout, "dtrajs", rollout), 1)
-    for name, trajs in others.items():
-        if name in TAKEN:
-            raise InputError(f"others must not be named {name!r}, which is taken")
-        sources[name] = trajectories(f"others[{name!r}]", trajs, stride)
-    seen = sources["MD"] if training is None else trajectories("training", training, stride)
-    if stride > 1:
-        interval = FrameInterval(interval.value * stride, interval.unit)
-        notes.append(
-            f"the states of the rollout are {stride} frames of the MD apart: all sources are compared at this stride, "
-            f"a frame is {interval}"
-        )
-    n_states = 1 + max(int(x.max()) for trajs in [*sources.values(), seen] for x in trajs)
-    return _Inputs(sources, seen, training is None, n_states, interval, notes)
-
-
-# --- Measure ---------------------------------------------------------------------------------------------------------
-@dataclass(frozen=True)
-class _Draw:
-    """How bootstrap samples are drawn."""
-
-    n_states: int
-    timescale: float  # the slowest, in frames
-    confidence: float
-    n_bootstrap: int
-    seed: int
-
-    def sample(self, trajs: Trajs, number: int) -> Sample:
-        """Cut trajectories into blocks; every source, by number, has draws of its own."""
+    def sample(trajs: Trajs, number: int, views: int) -> Sample:
         return Sample.make(
             trajs,
-            self.n_states,
-            timescale=self.timescale,
-            confidence=self.confidence,
-            n_bootstrap=self.n_bootstrap,
-            seed=self.seed + number,
+            inputs.n_states,
+            timescale=lags.slowest,
+            confidence=confidence,
+            n_bootstrap=n_bootstrap,
+            seed=seed + number,  # every source has draws of its own
+            views=views,
         )
 
-
-def _measure(inputs: _Inputs, yardstick: Yardstick, draw: _Draw, memory_kernel: bool | int) -> dict[str, Measured]:
-    """Measure all sources, and the Markov models of the training data."""
-    measured = {
-        name: trajectory_source(name, draw.sample(trajs, number), yardstick)
-        for number, (name, trajs) in enumerate(inputs.sources.items())
+    samples = {
+        name: sample(trajs, number, inputs.views(name)) for number, (name, trajs) in enumerate(inputs.sources.items())
     }
-    trained = draw.sample(inputs.training, len(inputs.sources))
-    if max(len(x) for x in inputs.training) > yardstick.lagtime:
+    trained = sample(inputs.training, len(samples), inputs.views(inputs.learnt_from))
+    measured = _measure(samples, trained, yardstick, memory_kernel)
+    return judge(inputs, lags, yardstick, samples, measured, confidence)
+
+
+def _measure(
+    samples: dict[str, Sample], trained: Sample, yardstick: Yardstick, memory_kernel: bool | int
+) -> dict[str, Measured]:
+    """Measure all trajectories, and the Markov models of the training data."""
+    measured = {name: trajectory_source(name, sample, yardstick) for name, sample in samples.items()}
+    if max(len(x) for x in trained.dtrajs) > yardstick.lagtime:
         measured["MSM"] = markov_source("MSM", trained, yardstick, yardstick.lagtime)
         if yardstick.lagtime > 1:
             measured["MSM (lag 1)"] = markov_source("MSM (lag 1)", trained, yardstick, 1)
@@ -199,75 +147,3 @@ def _measure(inputs: _Inputs, yardstick: Yardstick, draw: _Draw, memory_kernel: 
         wanted = None if memory_kernel is True else int(memory_kernel)
         measured["memory kernel"] = memory_source("memory kernel", trained, yardstick, wanted)
     return measured
-
-
-# --- Judge -----------------------------------------------------------------------------------------------------------
-def _judge(
-    inputs: _Inputs, lags: Lags, yardstick: Yardstick, measured: dict[str, Measured], draw: _Draw
-) -> ValidationResult:
-    """Compare every source with the reference."""
-    sources = {name: found.kinetics for name, found in measured.items()}
-    names = macrostates.macrostate_names(yardstick.n_macrostates, sources["MD"].macro_populations.value)
-    ratios = {name: s.n_frames / s.n_trajs / lags.slowest for name, s in sources.items() if s.n_trajs > 0}
-    assert yardstick.ends is not None
-    described = [processes.describe_process(ends, yardstick.stationary) for ends in yardstick.ends]
-    floor = None
-    if not inputs.is_reference:
-        floor = _noise_floor(draw.sample(inputs.training, len(inputs.sources) + 1), yardstick, measured["MD"], lags)
-    errors = {
-        name: _passage_error(measured["MD"], found, draw.confidence) for name, found in measured.items() if name != "MD"
-    }
-    notes = list(inputs.notes)
-    if not lags.settled:
-        notes.append("every lagtime exceeds half the slowest timescale: timescales are unreliable")
-    notes += verdict_notes(sources, ratios, lags.slowest, lags.lagtime, names, described)
-    return ValidationResult(
-        reference="MD",
-        frame_interval=inputs.interval,
-        lagtime=lags.lagtime,
-        macrostate_of_state=yardstick.macrostate,
-        macrostate_names=names,
-        sources=sources,
-        rows=verdict_rows(sources, yardstick, names, inputs.interval, errors, floor),
-        chain_length_over_slowest=ratios,
-        confidence=draw.confidence,
-        warnings=notes,
-        core_of_state=yardstick.cores,
-        processes=described,
-        mfpt_errors=errors,
-        noise_floor=floor,
-    )
-
-
-def _noise_floor(trained: Sample, yardstick: Yardstick, reference: Measured, lags: Lags) -> MfptError | None:
-    """Compare the passage times of the training data with the reference's; None where they are too short to have any.
-
-    Pieces of few slowest timescales are counted by excursions, for whole passages in them are a biased sample.
-    """
-    if trained.n_frames / len(trained.dtrajs) < PIECES * lags.slowest:
-        found = passages_of_pieces(trained, yardstick)
-        if found is None:
-            return None
-        times, replicates = found
-    else:
-        macro = trained.coarse(yardstick.macrostate, yardstick.n_macrostates)
-        interval, _, replicates = estimates.passage_samples(macro, yardstick.lagtime)
-        times = interval.value
-    return mfpt_error(
-        reference.kinetics.mfpt,
-        times,
-        reference_replicates=reference.passages,
-        other_replicates=replicates,
-        confidence=trained.bootstrap.confidence,
-    )
-
-
-def _passage_error(reference: Measured, source: Measured, confidence: float) -> MfptError:
-    """Compare the passage times of a source with the reference's; a table without replicates counts as exact."""
-    return mfpt_error(
-        reference.kinetics.mfpt,
-        source.kinetics.mfpt.value,
-        reference_replicates=reference.passages,
-        other_replicates=source.passages,
-        confidence=confidence,
-    )

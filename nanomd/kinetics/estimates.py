@@ -31,12 +31,25 @@ FEW_EVENTS = 20  # below, the relative error of a mean time is at least that of 
 
 @dataclass(frozen=True)
 class Sample:
-    """Trajectories of states 0..n_states-1 (negative: unassigned), their blocks, and bootstrap weights."""
+    """Trajectories of states, cut into blocks of time, with bootstrap weights.
+
+    Parameters
+    ----------
+    dtrajs : list of arrays
+        States 0..n_states-1, negative: unassigned.
+    n_states : int
+    blocks : Blocks
+    bootstrap : Bootstrap
+    views : int
+        So many trajectories in a row are views of one, at every views-th frame from different offsets: they share their
+        blocks, and all see nearly the same events.
+    """
 
     dtrajs: list[NDArray[np.integer]]
     n_states: int
     blocks: Blocks
     bootstrap: Bootstrap
+    views: int = 1
 
     @classmethod
     def make(
@@ -48,37 +61,59 @@ class Sample:
         confidence: float = 0.95,
         n_bootstrap: int = 200,
         seed: int = 0,
+        views: int = 1,
     ) -> Sample:
         """Cut into blocks several times longer than `timescale` (frames), the slowest relaxation."""
-        blocks = make_blocks([len(x) for x in dtrajs], timescale)
-        return cls(dtrajs, n_states, blocks, Bootstrap.draw(blocks.n_blocks, n_bootstrap, confidence, seed))
+        spans, n_blocks = make_blocks([len(x) for x in dtrajs[::views]], timescale)
+        blocks = Blocks(np.repeat(spans, views, axis=0), n_blocks)
+        return cls(dtrajs, n_states, blocks, Bootstrap.draw(n_blocks, n_bootstrap, confidence, seed), views)
 
-    def coarse(self, macrostate: IntArray, n_macrostates: int) -> Sample:
-        """Map states to macrostates; same blocks and weights."""
-        table = np.append(macrostate, -1).astype(np.int32)  # a negative state takes the last entry
+    def coarse(self, macrostate: IntArray, n_macrostates: int, gap: int = -1) -> Sample:
+        """Map states to macrostates, and unassigned frames to `gap`; same blocks and weights."""
+        table = np.append(macrostate, gap).astype(np.int32)  # a negative state takes the last entry
         mapped: list[NDArray[np.integer]] = [
             table[np.where(np.asarray(x) < 0, len(macrostate), x) if x.dtype.kind == "i" else x] for x in self.dtrajs
         ]
-        return Sample(mapped, n_macrostates, self.blocks, self.bootstrap)
+        return Sample(mapped, n_macrostates, self.blocks, self.bootstrap, self.views)
+
+    def with_rest(self, macrostate: IntArray, n_macrostates: int) -> Sample:
+        """Map states to macrostates, and those in none (-1) to one more, which tells them from unassigned frames."""
+        return self.coarse(np.where(macrostate < 0, n_macrostates, macrostate), n_macrostates + 1)
+
+    @property
+    def n_trajs(self) -> int:
+        """Trajectories, views of one counted once."""
+        return len(self.dtrajs) // self.views
 
     @property
     def n_frames(self) -> int:
-        """All frames together."""
-        return int(sum(len(x) for x in self.dtrajs))
+        """All frames together, views of one trajectory counted once."""
+        return int(sum(len(x) for x in self.dtrajs)) // self.views
+
+    def events(self, counted: IntArray, stride: int = 1) -> IntArray:
+        """Return numbers of events that were counted at all offsets of a stride in all views, which see the same ones.
+
+        Rounded up: what was seen at all is one event.
+        """
+        return np.asarray(-(-counted // (stride * self.views)), np.int64)
 
 
 def populations(sample: Sample) -> Interval:
-    """Return shares of frames (n,)."""
+    """Return shares (n,) of the frames whose state is known."""
     visits = _native.count_visits(sample.dtrajs, sample.n_states, sample.blocks)
-    return shares(visits, sample.bootstrap)
+    value = ratio(visits.sum(axis=0), np.asarray(visits.sum()))
+    replicates = sample.bootstrap.sums(visits)
+    return sample.bootstrap.interval(value, ratio(replicates, replicates.sum(axis=-1, keepdims=True)), "logit")
 
 
-def shares(visits: IntArray, bootstrap: Bootstrap) -> Interval:
-    """Turn visits (n_blocks, n) into shares of the whole, with intervals."""
-    total = visits.sum(axis=0)
-    replicates = bootstrap.sums(visits)
-    value = ratio(total, np.asarray(total.sum()))
-    return bootstrap.interval(value, ratio(replicates, replicates.sum(axis=-1, keepdims=True)), "logit")
+def entries(sample: Sample, inside: NDArray[np.bool_]) -> int:
+    """Count how often trajectories enter a set of states (n,) from outside of it."""
+    table = np.append(inside, False)
+    number = 0
+    for x in sample.dtrajs:
+        known = x if x.dtype.kind == "u" else x[x >= 0]
+        number += int((~table[known[:-1]] & table[known[1:]]).sum())
+    return int(sample.events(np.asarray(number)))
 
 
 def timescales(
@@ -153,7 +188,7 @@ def passage_samples(macro: Sample, stride: int) -> tuple[Interval, IntArray, Flo
     exposure, passages = _native.count_passages(macro.dtrajs, macro.n_states, stride, blocks=macro.blocks)
     events = passages.sum(axis=0)
     replicates = ratio(macro.bootstrap.sums(exposure), macro.bootstrap.sums(passages))
-    number = -(-events // stride)  # every offset of the stride sees nearly the same passages
+    number = macro.events(events, stride)
     interval = macro.bootstrap.interval(ratio(exposure.sum(axis=0), events), replicates, "log", _least_error(number))
     return interval, number, replicates
 
@@ -166,8 +201,7 @@ def residence_in_macrostates(
     A stay ends with the first frame outside, whether that lies in another macrostate or in none. An unassigned frame
     does not say where it is, and belongs to the state before it.
     """
-    elsewhere = n_macrostates  # one more macrostate, so that it is told from unassigned frames
-    macro = sample.coarse(np.where(macrostate < 0, elsewhere, macrostate), n_macrostates + 1)
+    macro = sample.with_rest(macrostate, n_macrostates)
     interval, exits, survival = residence_times(macro, stride, times)
     return interval[:n_macrostates], exits[:n_macrostates], survival[:n_macrostates]
 
@@ -184,7 +218,7 @@ def residence_times(macro: Sample, stride: int, times: IntArray) -> tuple[Interv
     )
     events = exits.sum(axis=0)
     replicates = ratio(macro.bootstrap.sums(exposure), macro.bootstrap.sums(exits))
-    number = -(-events // stride)
+    number = macro.events(events, stride)
     interval = macro.bootstrap.interval(ratio(exposure.sum(axis=0), events), replicates, "log", _least_error(number))
     at_risk = np.cumsum((completed + cut)[:, ::-1], axis=1)[:, ::-1]
     hazard = completed / np.maximum(at_risk, 1)

@@ -101,8 +101,9 @@ def measure(sample: Sample, seen: IntArray, lagtime: int = 1, *, both_ways: bool
     unseen = [_unseen(x, known, lagtime) for x in sample.dtrajs]
     per_block = _native.count_visits(unseen, 3, sample.blocks)[:, :2]
     number, total = int(per_block[:, 1].sum()), int(per_block.sum())
+    n_unseen = int(sample.events(np.asarray(number)))
     replicates = sample.bootstrap.sums(per_block)
-    least = np.asarray(1 / np.sqrt(number) if 0 < number < FEW_EVENTS else 0.0)
+    least = np.asarray(1 / np.sqrt(n_unseen) if 0 < n_unseen < FEW_EVENTS else 0.0)
     probability = sample.bootstrap.interval(
         np.asarray(number / total if total else np.nan),
         np.asarray(ratio(replicates[:, 1], replicates.sum(axis=1))),
@@ -111,7 +112,7 @@ def measure(sample: Sample, seen: IntArray, lagtime: int = 1, *, both_ways: bool
     )
     counts = transition_counts(sample.dtrajs, sample.n_states, lagtime)
     leaks = np.where(known, 0, counts)
-    return Leakage(probability, number, total, leaks, ratio(leaks.sum(axis=1), counts.sum(axis=1)))
+    return Leakage(probability, n_unseen, total // sample.views, leaks, ratio(leaks.sum(axis=1), counts.sum(axis=1)))
 
 
 def _unseen(x: NDArray[np.integer], known: NDArray[np.bool_], lagtime: int) -> NDArray[np.uint8]:

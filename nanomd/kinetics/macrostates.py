@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -74,24 +76,45 @@ def macrostates(model: MarkovModel, counts: NDArray[np.integer], visits: IntArra
     return out
 
 
-def cores(model: MarkovModel, macrostate: IntArray, n_macrostates: int) -> IntArray:
-    """Return the core (n,) that a state belongs to, -1 where to none: the deep part of every macrostate.
+def pcca_cores(model: MarkovModel, macrostate: IntArray, n_macrostates: int) -> IntArray:
+    """Return the core (n,) that a state belongs to, -1 where to none: the deep part of every macrostate of PCCA+.
 
     A core holds the active states whose PCCA+ membership is at least nine tenths of the largest in their macrostate.
     """
     n_active = len(model.active)
-    out = np.full(model.n_states, -1, np.int64)
+    strength = np.zeros(model.n_states)
     if n_macrostates == n_active:
-        strength = np.ones(n_active)
+        strength[model.active] = 1.0
     else:
         inner = model.transition[np.ix_(model.active, model.active)]
         pi = model.stationary[model.active]
-        strength = deeptime_adapter.pcca_memberships(inner, pi, n_macrostates).max(axis=1)
-    labels = macrostate[model.active]
-    for a in range(n_macrostates):
-        inside = labels == a
+        strength[model.active] = deeptime_adapter.pcca_memberships(inner, pi, n_macrostates).max(axis=1)
+    return _deep(macrostate, np.repeat(strength[:, None], n_macrostates, axis=1))
+
+
+def given_cores(right: FloatArray, stationary: FloatArray, macrostate: IntArray, n_macrostates: int) -> IntArray:
+    """Return the core (n,) that a state belongs to, of macrostates that a user gave, -1 where to none.
+
+    The indicator function of a macrostate, projected onto the slow processes between the macrostates, is large where
+    the dynamics commits to it: a core holds the states of the macrostate at which it is at least nine tenths of its
+    largest value there. (Memberships of PCCA+ know nothing of the user's macrostates.)
+
+    Parameters
+    ----------
+    right : ndarray (n, k)
+        Eigenvectors of those processes, orthonormal in the weight of `stationary` (n,).
+    """
+    member = (macrostate[:, None] == np.arange(n_macrostates)) * stationary[:, None]
+    return _deep(np.where(stationary > 0, macrostate, -1), member.sum(axis=0) + right @ (right.T @ member))
+
+
+def _deep(macrostate: IntArray, strength: FloatArray) -> IntArray:
+    """Return the states whose strength (n, m) in their own macrostate is near the largest there, as labels (n,)."""
+    out = np.full(len(macrostate), -1, np.int64)
+    for a in range(strength.shape[1]):
+        inside = (macrostate == a) & (strength[:, a] > 0)
         if inside.any():
-            out[model.active[inside & (strength >= CORE_MEMBERSHIP * strength[inside].max())]] = a
+            out[inside & (strength[:, a] >= CORE_MEMBERSHIP * strength[inside, a].max())] = a
     return out
 
 
@@ -115,6 +138,12 @@ def check_macrostates(given: ArrayLike, n_states: int, n_macrostates: int | None
     return labels
 
 
-def macrostate_names(n_macrostates: int, populations: FloatArray) -> list[str]:
-    """Name macrostates ``A (54 %)``, ``B (31 %)``, ..."""
-    return [f"{chr(ord('A') + k)} ({100 * populations[k]:.3g} %)" for k in range(n_macrostates)]
+def macrostate_names(n_macrostates: int, populations: FloatArray, given: Sequence[str] = ()) -> list[str]:
+    """Name macrostates ``A (54 %)``, ``B (31 %)``, ..., or as given with their populations."""
+    names = given or [chr(ord("A") + k) for k in range(n_macrostates)]
+    return [f"{name} ({100 * share:.3g} %)" for name, share in zip(names, populations, strict=True)]
+
+
+def short_names(names: Sequence[str]) -> list[str]:
+    """Return names without their populations."""
+    return [name.rsplit(" (", 1)[0] for name in names]

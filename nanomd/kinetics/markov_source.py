@@ -28,6 +28,7 @@ _SCALES: dict[str, Scale] = {
     "residence": "log",
     "ck_estimated": "logit",
     "path_mean": "log",
+    "outside": "logit",
 }
 
 
@@ -73,6 +74,7 @@ def _quantities(
     return {
         "populations": stationary,
         "macro_populations": yardstick.shares(stationary),
+        "outside": yardstick.shares_outside(stationary),
         "mfpt": yardstick.lagtime * markov.passage_times(*seen),
         "residence": yardstick.lagtime * markov.mean_residence(*seen)[0],
         "ck_estimated": self_transitions(matrix, stationary, yardstick),

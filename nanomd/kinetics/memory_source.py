@@ -43,7 +43,7 @@ def memory_source(name: str, sample: Sample, yardstick: Yardstick, memory: int |
     trajs, n = sample.dtrajs, sample.n_states
     longest = max(len(x) for x in trajs)
     if memory is None:
-        memory, _ = choose_memory(trajs, n_states=n)
+        memory, _ = choose_memory(trajs[:: sample.views], n_states=n)
     if not 1 <= memory < longest:
         raise InputError(
             f"memory_kernel must be in [1, {longest - 1}] frames (longest dtraj has {longest}), got {memory}"
@@ -83,6 +83,7 @@ def memory_source(name: str, sample: Sample, yardstick: Yardstick, memory: int |
         yardstick,
         populations=interval("populations", "logit"),
         macro_populations=interval("macro", "logit"),
+        outside=interval("outside", "logit"),
         timescales=interval("timescales", "log"),
         mfpt=Interval.undefined(passages) if spread is None else boot.interval(passages, spread, "log"),
         residence=interval("residence", "log"),
@@ -177,6 +178,7 @@ def _quantities(
     return {
         "populations": populations,
         "macro": yardstick.shares(populations),
+        "outside": yardstick.shares_outside(populations),
         "timescales": times,
         "self": stay,
         "residence": residence,

@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from nanomd.base.checks import check_range
 from nanomd.base.errors import InputError
+from nanomd.kinetics.estimates import FEW_EVENTS
 from nanomd.kinetics.interval import Interval
 from nanomd.kinetics.processes import HANDFUL
 from nanomd.kinetics.results import MfptError
@@ -84,10 +85,12 @@ def mfpt_error(
     error = float(sizes.mean())
     rng = np.random.default_rng(seed)
     spread_a = _replicates(reference, reference_replicates, both, confidence, n_draws, rng)
+    if spread_a is not None and events is not None:
+        spread_a = _at_least_poisson(spread_a, np.asarray(events)[both])
     spread_b = _replicates(other, other_replicates, both, confidence, n_draws, rng)
-    low = high = np.nan
+    low = high = scatter = np.nan
     if spread_a is not None or spread_b is not None:
-        low, high = _interval(error, off, spread_a, spread_b, np.log(a[both]), np.log(b[both]), confidence)
+        low, high, scatter = _interval(error, off, spread_a, spread_b, np.log(a[both]), np.log(b[both]), confidence)
     return MfptError(
         float(np.exp(error)),
         low,
@@ -97,6 +100,7 @@ def mfpt_error(
         float(np.exp(sizes[worst])),
         int(both.sum()),
         0,
+        scatter,
     )
 
 
@@ -133,6 +137,13 @@ def _replicates(
     return drawn
 
 
+def _at_least_poisson(spread: FloatArray, events: NDArray[np.integer]) -> FloatArray:
+    """Spread replicates (r, pairs) that scatter less than as many events that come at random."""
+    mean, deviation = np.nanmean(spread, axis=0), np.nanstd(spread, axis=0)
+    least = np.where(events < FEW_EVENTS, 1 / np.sqrt(np.maximum(events, 1)), 0.0)
+    return np.asarray(mean + (spread - mean) * np.maximum(1.0, least / np.maximum(deviation, 1e-9)), np.float64)
+
+
 def _interval(
     error: float,
     off: FloatArray,
@@ -141,8 +152,8 @@ def _interval(
     a: FloatArray,
     b: FloatArray,
     confidence: float,
-) -> tuple[float, float]:
-    """Return the ends of the factor's interval.
+) -> tuple[float, float, float]:
+    """Return the ends of the factor's interval, and the factor that a source without any error would stay below.
 
     Replicates are centred on the estimates, and those of a table with fewer are used again. A replicate without a
     passage of some pair leaves the pair as estimated.
@@ -150,11 +161,13 @@ def _interval(
     from scipy.stats import norm
 
     number = max(len(x) for x in (spread_a, spread_b) if x is not None)
-    moved = np.tile(off, (number, 1))
+    noise = np.zeros((number, len(off)))
     rows = np.arange(number)
     for sign, spread, centre in ((-1, spread_a, a), (1, spread_b, b)):
         if spread is not None:
-            moved += sign * np.nan_to_num(spread[rows % len(spread)] - centre, nan=0.0)
-    deviation = float(abs(moved).mean(axis=1).std(ddof=1))
-    half = float(norm.ppf(0.5 + 0.5 * confidence)) * deviation
-    return float(np.exp(max(error - half, 0.0))), float(np.exp(error + half))
+            noise += sign * np.nan_to_num(spread[rows % len(spread)] - centre, nan=0.0)
+    quantile = float(norm.ppf(0.5 + 0.5 * confidence))
+    half = quantile * float(abs(off + noise).mean(axis=1).std(ddof=1))
+    alone = abs(noise - noise.mean(axis=0)).mean(axis=1)
+    scatter = float(np.exp(alone.mean() + quantile * alone.std(ddof=1)))
+    return float(np.exp(max(error - half, 0.0))), float(np.exp(error + half)), scatter

@@ -22,6 +22,7 @@ from nanomd.kinetics.interval import Interval
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
+GAP = -2  # label of a frame whose state is unknown
 QUANTILES = (0.1, 0.5, 0.9)
 
 
@@ -66,7 +67,7 @@ def transition_times(
     Parameters
     ----------
     dtrajs : list of arrays
-        States 0..n-1 (negative: unassigned, on the way).
+        States 0..n-1 (negative: unassigned; see `paths`).
     core : array (n,)
         Core of every state, 0..m-1, and -1 for the states between cores.
     times : array (t,), optional
@@ -78,7 +79,7 @@ def transition_times(
     confidence, n_bootstrap, seed :
         Of the intervals.
     """
-    trajs = trajectories("dtrajs", dtrajs, stride)
+    trajs = [x[::stride] for x in trajectories("dtrajs", dtrajs)]
     labels = np.asarray(core, np.int64)
     highest = 1 + max(int(x.max()) for x in trajs)
     if labels.ndim != 1 or len(labels) < highest or labels.max() < 1:
@@ -88,11 +89,12 @@ def transition_times(
         trajs, len(labels), timescale=timescale / stride, confidence=confidence, n_bootstrap=n_bootstrap, seed=seed
     )
     at = None if times is None else np.asarray(times, np.int64)
-    return measure(sample.coarse(labels, int(labels.max()) + 1), at, stride)
+    return measure(sample, labels, int(labels.max()) + 1, at, stride)
 
 
-def measure(cores: Sample, times: IntArray | None = None, stride: int = 1) -> PathTimes:
-    """Return the durations of paths between the states of a sample, whose frames are `stride` apart."""
+def measure(sample: Sample, core: IntArray, n_cores: int, times: IntArray | None = None, stride: int = 1) -> PathTimes:
+    """Return the durations of paths between cores (n,) of the states of a sample, whose frames are `stride` apart."""
+    cores = sample.coarse(core, n_cores, gap=GAP)
     m, n_blocks = cores.n_states, cores.blocks.n_blocks
     parts = [
         paths(x, m, int(first), int(number))
@@ -102,7 +104,8 @@ def measure(cores: Sample, times: IntArray | None = None, stride: int = 1) -> Pa
     numbers = np.bincount(block * m * m + pair, minlength=n_blocks * m * m).reshape(n_blocks, m, m)
     sums = np.bincount(block * m * m + pair, duration, n_blocks * m * m).reshape(n_blocks, m, m)
     events = numbers.sum(axis=0)
-    few = np.where((events > 0) & (events < FEW_EVENTS), 1 / np.sqrt(np.maximum(events, 1)), 0.0)
+    seen = cores.events(events)
+    few = np.where((events > 0) & (seen < FEW_EVENTS), 1 / np.sqrt(np.maximum(seen, 1)), 0.0)
     boot = cores.bootstrap
     mean = boot.interval(
         stride * ratio(sums.sum(axis=0), events), stride * ratio(boot.sums(sums), boot.sums(numbers)), "log", few
@@ -127,7 +130,7 @@ def measure(cores: Sample, times: IntArray | None = None, stride: int = 1) -> Pa
         spread[:, :, a, b] = stride * _quantiles(lengths, boot.sums(table)).T
         rising = np.append(0, np.cumsum(table.sum(axis=0)))
         longer[a, b] = 1 - rising[np.searchsorted(lengths * stride, times, side="right")] / len(mine)
-    return PathTimes(mean, boot.interval(value, spread, "log", few[None]), events, np.asarray(times, np.int64), longer)
+    return PathTimes(mean, boot.interval(value, spread, "log", few[None]), seen, np.asarray(times, np.int64), longer)
 
 
 def _quantiles(lengths: IntArray, weights: FloatArray) -> FloatArray:
@@ -144,7 +147,9 @@ def _quantiles(lengths: IntArray, weights: FloatArray) -> FloatArray:
 def paths(x: NDArray[np.integer], n_cores: int, first_block: int, n_blocks: int) -> tuple[IntArray, IntArray, IntArray]:
     """Return pair (from n_cores + to), duration in frames and block of every path in one trajectory of core labels.
 
-    The block is that in which the path ends, of the `n_blocks` equal parts of the trajectory.
+    Negative labels are on the way. Of a path that begins or ends beside a frame whose state is unknown (`GAP`), nobody
+    knows how long it is: it is left out. Gaps on the way do no harm. The block is that in which the path ends, of the
+    `n_blocks` equal parts of the trajectory.
     """
     x = np.asarray(x, np.int64)
     frames = np.flatnonzero(x >= 0)
@@ -166,7 +171,9 @@ def paths(x: NDArray[np.integer], n_cores: int, first_block: int, n_blocks: int)
         for a in range(n_cores):
             before = latest[a, arrivals]
             good = arrivals[(before > latest[b, arrivals]) & (a != b)]
-            duration = first[good] - last[latest[a, good]]
+            leaves, arrives = last[latest[a, good]], first[good]
+            certain = (x[leaves + 1] != GAP) & (x[arrives - 1] != GAP)
+            good, duration = good[certain], (arrives - leaves)[certain]
             block = first_block + first[good] * n_blocks // len(x)
             out.append((np.full(len(good), a * n_cores + b), duration, block))
     pair, duration, block = (np.concatenate(part) for part in zip(*out, strict=True))

@@ -90,14 +90,17 @@ def process_ends(right: FloatArray, stationary: FloatArray) -> IntArray:
     return out
 
 
-def process_events(dtrajs: list[NDArray[np.integer]], ends: IntArray, stride: int) -> IntArray:
-    """Count passages between the ends (k, n) of every process, both ways, as seen every stride-th frame: (k,)."""
+def process_events(dtrajs: list[NDArray[np.integer]], ends: IntArray, stride: int, views: int = 1) -> IntArray:
+    """Count passages between the ends (k, n) of every process, both ways, as seen every stride-th frame: (k,).
+
+    `views` trajectories in a row are views of one and the same.
+    """
     out = np.zeros(len(ends), np.int64)
     for k, labels in enumerate(ends):
         table = np.append(labels, -1).astype(np.int32)  # a negative state takes the last entry
         coarse = [table[np.where(x < 0, len(labels), x) if x.dtype.kind == "i" else x] for x in dtrajs]
         _, passages = _native.count_passages(coarse, 2, stride)
-        out[k] = -(-int(passages.sum()) // stride)  # every offset of the stride sees nearly the same
+        out[k] = -(-int(passages.sum()) // (stride * views))  # every offset of the stride sees nearly the same
     return out
 
 

@@ -6,7 +6,7 @@ import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,12 +17,16 @@ from nanomd.base.files import write_atomic
 from nanomd.base.plain import from_plain, to_plain
 from nanomd.base.units import FrameInterval
 from nanomd.kinetics.interval import Interval
-from nanomd.kinetics.table import verdict_html, verdict_text
+from nanomd.kinetics.table import summary_text, verdict_html, verdict_text
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
-FORMAT_VERSION = 2  # of validation.json; 1 had no transition paths, no events of processes and no MFPT errors
+# Of validation.json. 1 had no transition paths, no events of processes and no MFPT errors; 2 had no verdicts, nothing
+# about states outside the connected set, and populations of the frames in macrostates alone.
+FORMAT_VERSION = 3
+
+Outcome = Literal["pass", "fail", "undecided"]
 
 
 def _integers(*shape: int) -> IntArray:
@@ -54,6 +58,8 @@ class MfptError:
         Of that pair.
     n_pairs, n_missing : int
         Pairs that both have, and pairs of the reference that the source lacks.
+    scatter : float
+        The factor that sampling alone may give, at the confidence of the interval; NaN where unknown.
     """
 
     factor: float
@@ -64,6 +70,7 @@ class MfptError:
     worst_factor: float
     n_pairs: int
     n_missing: int
+    scatter: float = math.nan
 
     def __post_init__(self) -> None:
         """Put back what JSON does not know: tuples and infinity."""
@@ -79,7 +86,7 @@ class SourceKinetics:
     """Kinetics of one source of trajectories: the MD, a rollout, an MSM, a baseline. Times are in frames.
 
     n is the number of microstates, m of macrostates, l of lag times, k of timescales, t, c and p lengths of curves,
-    q of quantiles (`nanomd.kinetics.paths.QUANTILES`). Fields with defaults are empty in files of format version 1.
+    q of quantiles (`nanomd.kinetics.paths.QUANTILES`). Fields with defaults are empty in files of older formats.
 
     Parameters
     ----------
@@ -87,6 +94,7 @@ class SourceKinetics:
     n_trajs, n_frames : int
         0 of a model that generates no trajectories.
     populations, macro_populations : Interval (n,), (m,)
+        Shares of all frames whose state is known. Those of macrostates do not sum to one where states are in none.
     lagtimes : ndarray (l,)
     timescales : Interval (l, k)
         In the order of the reference's processes, slowest first.
@@ -114,6 +122,9 @@ class SourceKinetics:
         Share of paths that take longer.
     path_resolution : int
         Frames; paths of a Markov model are seen every lag time only.
+    outside, outside_entries : Interval (2,), ndarray (2,)
+        Shares of frames outside the reference's largest connected set, and in states that it never visits; and how
+        often trajectories enter them.
     """
 
     name: str
@@ -144,17 +155,33 @@ class SourceKinetics:
     path_times: IntArray = field(default_factory=lambda: _integers(0))
     path_longer: FloatArray = field(default_factory=lambda: _numbers(0, 0, 0))
     path_resolution: int = 1
+    outside: Interval = field(default_factory=lambda: _interval(0))
+    outside_entries: IntArray = field(default_factory=lambda: _integers(0))
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One number of the verdict table. `passed` is None for the reference itself and where nothing can be said."""
+    """One number of the verdict table.
+
+    Parameters
+    ----------
+    value, low, high : float
+    n_events : int, optional
+    passed : bool, optional
+        None for the reference itself and where nothing can be said.
+    undecided : bool
+        Whether it was compared, and the data cannot tell; `passed` is None then.
+    resolves : float
+        The factor by which a model must be off to be told; NaN or infinite where none would.
+    """
 
     value: float
     low: float
     high: float
     n_events: int | None = None
     passed: bool | None = None
+    undecided: bool = False
+    resolves: float = math.nan
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +191,29 @@ class VerdictRow:
     quantity: str
     unit: str
     cells: dict[str, Cell]  # by source name, the reference first
+
+
+@dataclass(frozen=True, slots=True)
+class SourceVerdict:
+    """What is said of one source as a whole.
+
+    Parameters
+    ----------
+    outcome : "pass", "fail" or "undecided"
+    reasons : list of str
+        Why, the weightiest first.
+    n_passed, n_failed, n_undecided : int
+        Quantities.
+    resolves : float
+        The factor by which passage times must be off, in the geometric mean, to be told from these; NaN where unknown.
+    """
+
+    outcome: Outcome
+    reasons: list[str]
+    n_passed: int
+    n_failed: int
+    n_undecided: int
+    resolves: float = math.nan
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -195,6 +245,14 @@ class ValidationResult:
         By source.
     noise_floor : MfptError, optional
         The same of the training MD against the reference.
+    verdicts : dict of SourceVerdict
+        By source; see docs/kinetics.md for the rules.
+    margin : float
+        The factor within which numbers count as equal to the reference's.
+    judged_by : str
+        What the reference is, in words.
+    state_symbols : ndarray (n,)
+        The label of every state; 0, 1, ... by default.
     """
 
     reference: str
@@ -211,14 +269,30 @@ class ValidationResult:
     processes: list[str] = field(default_factory=list)
     mfpt_errors: dict[str, MfptError] = field(default_factory=dict)
     noise_floor: MfptError | None = None
+    verdicts: dict[str, SourceVerdict] = field(default_factory=dict)
+    margin: float = math.nan
+    judged_by: str = ""
+    state_symbols: IntArray = field(default_factory=lambda: _integers(0))
     format_version: int = FORMAT_VERSION
+
+    @property
+    def verdict(self) -> Outcome:
+        """Of the rollout, the source "GPT"; "undecided" without one."""
+        found = self.verdicts.get("GPT")
+        return found.outcome if found is not None else "undecided"
+
+    def summary(self) -> str:
+        """Return the verdict of every source in words, the rollout's first."""
+        return summary_text(self)
 
     def __str__(self) -> str:
         return verdict_text(self)
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{name}: {source.n_frames:,} frames" for name, source in self.sources.items())
-        return f"ValidationResult({len(self.rows)} quantities of {len(self.sources)} sources ({shown}))"
+        return (
+            f"ValidationResult({self.verdict!r}: {len(self.rows)} quantities of {len(self.sources)} sources ({shown}))"
+        )
 
     def _repr_html_(self) -> str:
         return verdict_html(self)

@@ -30,10 +30,11 @@ def trajectory_source(name: str, sample: Sample, yardstick: Yardstick) -> Measur
     macro = sample.coarse(yardstick.macrostate, yardstick.n_macrostates)
     timescales, model = _timescales(sample, yardstick)
     mfpt, mfpt_events, passages = estimates.passage_samples(macro, yardstick.lagtime)
+    whole = sample.with_rest(yardstick.macrostate, yardstick.n_macrostates)
     residence, exits, survival = estimates.residence_in_macrostates(
         sample, yardstick.macrostate, yardstick.n_macrostates, yardstick.lagtime, yardstick.residence_times
     )
-    path = paths.measure(sample.coarse(yardstick.cores, yardstick.n_macrostates), yardstick.path_times)
+    path = paths.measure(sample, yardstick.cores, yardstick.n_macrostates, yardstick.path_times)
     if model is None:
         predicted = np.full((len(yardstick.ck_lagtimes), yardstick.n_macrostates), np.nan)
     else:
@@ -44,13 +45,19 @@ def trajectory_source(name: str, sample: Sample, yardstick: Yardstick) -> Measur
         more["unseen_fraction"] = float(leaks.probability.value)
         more["unseen"], more["unseen_events"] = leaks.probability, leaks.n_unseen
     if yardstick.ends is not None:
-        more["timescale_events"] = processes.process_events(sample.dtrajs, yardstick.ends, yardstick.lagtime)
+        more["timescale_events"] = processes.process_events(
+            sample.dtrajs, yardstick.ends, yardstick.lagtime, sample.views
+        )
+    if yardstick.outside is not None:
+        sets = [sample.coarse(inside.astype(np.int64), 2) for inside in yardstick.outside]
+        more["outside"] = Interval.stack([estimates.populations(x)[1] for x in sets])
+        more["outside_entries"] = np.array([estimates.entries(sample, x) for x in yardstick.outside], np.int64)
     kinetics = SourceKinetics(
         name=name,
-        n_trajs=len(sample.dtrajs),
+        n_trajs=sample.n_trajs,
         n_frames=sample.n_frames,
         populations=estimates.populations(sample),
-        macro_populations=estimates.populations(macro),
+        macro_populations=estimates.populations(whole)[: yardstick.n_macrostates],
         lagtimes=yardstick.lagtimes,
         timescales=timescales,
         mfpt=mfpt,
@@ -60,7 +67,7 @@ def trajectory_source(name: str, sample: Sample, yardstick: Yardstick) -> Measur
         residence_times=yardstick.residence_times,
         residence_survival=survival,
         ck_lagtimes=yardstick.ck_lagtimes,
-        ck_estimated=estimates.self_transitions(macro, yardstick.ck_lagtimes),
+        ck_estimated=estimates.self_transitions(whole, yardstick.ck_lagtimes)[:, : yardstick.n_macrostates],
         ck_predicted=predicted,
         unseen_states=np.flatnonzero(_native.count_visits(sample.dtrajs, sample.n_states)[0] == 0).astype(np.int64),
         timescale_overlap=process_overlap(model, yardstick),

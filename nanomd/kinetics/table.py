@@ -18,6 +18,7 @@ _MAX_QUANTITY = 36
 _MAX_NAME = 24
 _TIME_UNITS = ("fs", "ps", "ns", "us", "µs", "ms", "s")
 _MARKS = {True: "pass", False: "FAIL", None: "-"}
+_UNDECIDED = "?"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,12 @@ class CellText:
     interval: str
     events: str
     passed: bool | None
+    undecided: bool = False
+
+    @property
+    def mark(self) -> str:
+        """The verdict: pass, FAIL, ? where it is undecided, - where nothing is judged."""
+        return _UNDECIDED if self.undecided else _MARKS[self.passed]
 
     @property
     def plain(self) -> str:
@@ -45,7 +52,7 @@ def format_row(row: VerdictRow, frame_interval: FrameInterval) -> tuple[str, dic
     for name, cell in row.cells.items():
         value, interval = format_interval(cell.value * factor, cell.low * factor, cell.high * factor)
         events = "" if cell.n_events is None else f"n = {format_count(cell.n_events)}"
-        cells[name] = CellText(value, interval, events, cell.passed)
+        cells[name] = CellText(value, interval, events, cell.passed, cell.undecided)
     return unit, cells
 
 
@@ -80,7 +87,7 @@ def verdict_text(result: ValidationResult, width: int = WIDTH) -> str:
     Returns
     -------
     str
-        The table, then chain lengths and warnings; no trailing newline.
+        The verdicts, the table, chain lengths and warnings; no trailing newline.
     """
     names = _source_names(result)
     reference, others = names[0], names[1:]
@@ -95,14 +102,17 @@ def verdict_text(result: ValidationResult, width: int = WIDTH) -> str:
         labels.append("passed")
         columns[reference].append("")
         for name in others:
-            columns[name].append(f"{scores[name][0]} of {scores[name][1]}")
+            open_ones = sum(row.cells[name].undecided for row in result.rows if name in row.cells)
+            more = f", {open_ones} {_UNDECIDED}" if open_ones else ""
+            columns[name].append(f"{scores[name][0]} of {scores[name][1]}{more}")
     label_width = max(len(label) for label in ["quantity", *labels])
     widths = {name: max(len(cell) for cell in column) for name, column in columns.items()}
     blocks = [
         _block(["quantity", *labels], [columns[name] for name in [reference, *chunk]])
         for chunk in _chunks(others, widths, width - label_width - 2 - widths[reference])
     ]
-    lines = ["\n\n".join(blocks)]
+    said = summary_text(result, width)
+    lines = [*([said, ""] if said else []), "\n\n".join(blocks)]
     lengths = [
         f"{name} {format_number(value)}" for name, value in result.chain_length_over_slowest.items() if value == value
     ]
@@ -112,10 +122,24 @@ def verdict_text(result: ValidationResult, width: int = WIDTH) -> str:
     return "\n".join(lines)
 
 
+def summary_text(result: ValidationResult, width: int = WIDTH) -> str:
+    """Return the verdicts in words, the rollout's first; empty where a result has none (older files)."""
+    lines = []
+    for name in sorted(result.verdicts, key=lambda name: name != "GPT"):
+        verdict = result.verdicts[name]
+        counts = f"{verdict.n_passed} pass, {verdict.n_failed} fail, {verdict.n_undecided} undecided"
+        lines.append(f"{name}: {verdict.outcome.upper()} ({counts})")
+        lines += [_wrap("  - ", reason.split(), width, " ", indent=4) for reason in verdict.reasons]
+    if lines and result.judged_by:
+        lines.append(_wrap(f"Judged by {result.reference}: ", result.judged_by.split(), width, " "))
+    return "\n".join(lines)
+
+
 def verdict_html(result: ValidationResult) -> str:
     """Return the same as a plain HTML table, for notebooks; everything that comes from a user is escaped."""
     names = _source_names(result)
-    lines = ["<table>", f"<tr><th>quantity</th>{''.join(f'<th>{escape(name)}</th>' for name in names)}</tr>"]
+    lines = [f"<p>{escape(line)}</p>" for line in summary_text(result).splitlines()]
+    lines += ["<table>", f"<tr><th>quantity</th>{''.join(f'<th>{escape(name)}</th>' for name in names)}</tr>"]
     for row in result.rows:
         unit, cells = format_row(row, result.frame_interval)
         head = escape(f"{row.quantity} ({unit})" if unit else row.quantity)
@@ -131,7 +155,7 @@ def verdict_html(result: ValidationResult) -> str:
 def _html_cell(cell: CellText | None, is_reference: bool) -> str:
     if cell is None:
         return f"<td>{NO_VALUE}</td>"
-    end = cell.events if is_reference else _MARKS[cell.passed]
+    end = cell.events if is_reference else cell.mark
     return f"<td>{escape(cell.plain)} {f'<b>{end}</b>' if cell.passed is False else escape(end)}</td>"
 
 
@@ -150,7 +174,7 @@ def _column(name: str, cells: list[CellText | None], is_reference: bool) -> list
         if is_reference:
             ends.append("" if cell is None else cell.events.replace(" ", "").replace("\u202f", ""))
         else:
-            ends.append(_MARKS[None if cell is None else cell.passed])
+            ends.append(_MARKS[None] if cell is None else cell.mark)
     width = max(map(len, bodies), default=0)
     lines = [f"{body.ljust(width)} {end}".rstrip() for body, end in zip(bodies, ends, strict=True)]
     return [_clip(name, _MAX_NAME), *lines]
@@ -179,13 +203,13 @@ def _chunks(names: list[str], widths: dict[str, int], room: int) -> list[list[st
     return chunks
 
 
-def _wrap(head: str, parts: list[str], width: int, separator: str = ", ") -> str:
+def _wrap(head: str, parts: list[str], width: int, separator: str = ", ", indent: int = 2) -> str:
     lines, line = [], head
     for i, part in enumerate(parts):
         text = part if i == len(parts) - 1 else part + separator
         if len(line) + len(text.rstrip()) > width and line.strip():
             lines.append(line.rstrip())
-            line = "  "
+            line = " " * indent
         line += text
     return "\n".join([*lines, line.rstrip()])
 

@@ -1,215 +1,268 @@
-"""The verdict table: every quantity of every source beside the reference's, and the warnings.
+"""The verdict: every quantity of every source beside the MD's, and what follows for the source as a whole.
 
-The rule. A quantity of a source passes when it differs from the reference's by no more than the two half-widths of
-their confidence intervals, facing each other, added in quadrature; times are compared as logarithms. Nothing is said
-(None) where an interval is undefined, or fewer than five events stand behind either value. At 95 % confidence one true
-value in twenty fails by chance, and a source with wide intervals passes easily: look at the intervals too.
+The rule for one number is that of `nanomd.kinetics.comparison`. A source is compared with the reference, and, where it
+learnt from other MD, with that training data too, in which many quantities are sharper. A quantity fails when either
+comparison fails, and passes when one of them could have told a model that is off by two. Against the reference, the
+sampling error of the training data counts as well: no model can be nearer to the truth than what it learnt from.
+
+The events of the MD decide whether something is judged: it takes five. What the MD shows five times, and a source not
+once in a time in which five are expected, fails. A source fails with its first quantity (confidence holds for all of
+them together), or with its passage times as a whole; it passes when these could have told a factor of two.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
-from nanomd.base.units import FrameInterval
+from nanomd.kinetics.comparison import (
+    LEAST_EVENTS,
+    UNTOLD,
+    Comparison,
+    Rule,
+    difference,
+    expected_events,
+    half_width,
+    quantile,
+)
+from nanomd.kinetics.estimates import FEW_EVENTS
 from nanomd.kinetics.interval import Interval
-from nanomd.kinetics.results import Cell, MfptError, SourceKinetics, VerdictRow
-from nanomd.kinetics.yardstick import Yardstick
+from nanomd.kinetics.numbers import format_number
+from nanomd.kinetics.results import Cell, MfptError, Outcome, SourceKinetics, SourceVerdict, VerdictRow
+from nanomd.kinetics.rows import Quantity
 
-LEAST_EVENTS = 5
-LEAST_OVERLAP = 0.5
-FLOOR_FACTOR = 1.2  # how much worse than the noise floor passage times may be
+LEAST_MARGIN = 1.1  # numbers that differ by less are the same
+SHORT = 5.0
+_SHOWN = 6  # reasons
 
 
-def verdict_rows(
-    sources: dict[str, SourceKinetics],
-    yardstick: Yardstick,
-    names: list[str],
-    interval: FrameInterval,
-    errors: dict[str, MfptError] | None = None,
-    floor: MfptError | None = None,
-) -> list[VerdictRow]:
-    """Return the table: populations, timescales, first passages, their error as a whole, stays, paths, leakage.
+class Finding(NamedTuple):
+    """A comparison, and in words what it found."""
 
-    Durations of transition paths are the same both ways in equilibrium: the table has one way only.
+    comparison: Comparison
+    words: str
+
+
+@dataclass(frozen=True)
+class Judge:
+    """What sources are compared with.
+
+    Parameters
+    ----------
+    sources : dict of SourceKinetics
+        The reference first.
+    training : str, optional
+        Name of the source that the models learnt from, where that is not the reference.
+    lengths : dict of float
+        Mean length of the trajectories of a source, in slowest timescales. Below `SHORT`, they remember where they
+        started, and hold a biased sample of passages and stays: nothing that is counted in those is judged.
+    errors : dict of dict of MfptError
+        Of the passage times of a source against the reference, and against the training data: by source, then by base.
+    floor : MfptError, optional
+        Of the training data against the reference.
+    slowest : float
+        Slowest timescale in frames.
+    confidence : float
     """
-    m = yardstick.n_macrostates
-    letters = [name.split()[0] for name in names]
-    at = int(np.argmin(abs(yardstick.lagtimes - yardstick.lagtime)))
-    rows = [
-        _row(f"population {letters[a]}", "", sources, lambda s, a=a: (s.macro_populations[a], None), 1.0)
-        for a in range(m)
-    ]
-    for k in range(min(m - 1, yardstick.n_timescales)):
-        label = f"timescale {k + 1}"
-        rows.append(
-            _row(label, interval.unit, sources, lambda s, k=k: (s.timescales[at, k], _events(s, k)), interval.value)
-        )
-    for a in range(m):
-        for b in range(m):
-            if a != b:
-                rows.append(
-                    _row(
-                        f"MFPT {letters[a]} to {letters[b]}",
-                        interval.unit,
-                        sources,
-                        lambda s, a=a, b=b: (s.mfpt[a, b], s.mfpt_events[a, b]),
-                        interval.value,
-                    )
+
+    sources: dict[str, SourceKinetics]
+    training: str | None
+    lengths: dict[str, float]
+    errors: dict[str, dict[str, MfptError]]
+    floor: MfptError | None
+    slowest: float
+    confidence: float
+
+    @property
+    def reference(self) -> SourceKinetics:
+        """The first source."""
+        return next(iter(self.sources.values()))
+
+    @property
+    def margin(self) -> float:
+        """The factor within which a source counts as equal to the reference: 1.1, or the noise floor if larger."""
+        floor = self.floor.factor if self.floor is not None else math.nan
+        return max(LEAST_MARGIN, floor) if math.isfinite(floor) else LEAST_MARGIN
+
+    def _is_short(self, name: str) -> bool:
+        return self.lengths.get(name, math.inf) < SHORT
+
+    def _margin(self, name: str, base: str) -> float:
+        """Return the logarithm of the margin: the noise floor is that of what learnt from the training data."""
+        return math.log(LEAST_MARGIN if self.training in (name, base) else self.margin)
+
+    def _bases(self, name: str) -> list[str]:
+        """Return what a source is compared with."""
+        return [self.reference.name, *([self.training] if self.training not in (None, name) else [])]
+
+    def rows(self, quantities: list[Quantity], unit: str) -> tuple[list[VerdictRow], dict[str, SourceVerdict]]:
+        """Return the table, passage times as a whole first, and the verdict of every source."""
+        cells: list[dict[str, Cell]] = [{} for _ in quantities]
+        whole, verdicts = {self.reference.name: Cell(1.0, math.nan, math.nan)}, {}
+        for name, source in self.sources.items():
+            found = [[] if source is self.reference else self._findings(q, name) for q in quantities]
+            rule = Rule.of(sum(map(len, found)), self.confidence)
+            for row, quantity, findings in zip(cells, quantities, found, strict=True):
+                row[name] = _cell(quantity, source, [f.comparison for f in findings], rule)
+            if source is self.reference:
+                continue
+            whole[name], words = self._passages(name)
+            failures = [f for findings in found for f in findings if f.comparison.fails(rule)]
+            verdicts[name] = _source_verdict([whole[name], *(row[name] for row in cells)], words, failures, rule)
+        table = [VerdictRow("MFPT off by (mean factor)", "", whole)]
+        table += [
+            VerdictRow(q.label, "" if q.frame is None else unit, row) for q, row in zip(quantities, cells, strict=True)
+        ]
+        return table, verdicts
+
+    # --- One quantity ------------------------------------------------------------------------------------------------
+    def _findings(self, quantity: Quantity, name: str) -> list[Finding]:
+        if quantity.label == "never visited by MD":
+            return self._never_visited(quantity, self.sources[name])
+        return [f for base in self._bases(name) if (f := self._against(quantity, name, base)) is not None]
+
+    def _against(self, quantity: Quantity, name: str, base: str) -> Finding | None:
+        """Compare a quantity of a source with a base's; None where that says nothing."""
+        source, truth = self.sources[name], self.sources[base]
+        if not (quantity.comparable(source) and quantity.comparable(truth)):
+            return None
+        if quantity.of_passages and self._is_short(base):
+            return None
+        if quantity.one_sided and base == self.training:
+            return None  # the training data show no transition that they do not show
+        (value, events), (true_value, true_events) = quantity.read(source), quantity.read(truth)
+        margin, generated = self._margin(name, base), source.n_trajs > 0
+        if quantity.one_sided and true_events == 0 and generated and self.training is not None:
+            # The other way round: what the source shows so often, the MD would have shown, too.
+            if expected_events(events or 0, source.n_frames, truth.n_frames) < LEAST_EVENTS:
+                return None
+            return Finding(Comparison(math.inf, 0.0, margin, True), f"{quantity.label}: {events}, of {base} none")
+        if true_events is not None and true_events < LEAST_EVENTS:
+            return None
+        words = _words(quantity, value, true_value, base)
+        if generated and (events == 0 or not np.isfinite(value.value)):
+            if true_events is None or quantity.one_sided:
+                return None
+            enough = expected_events(true_events, truth.n_frames, source.n_frames) >= LEAST_EVENTS
+            enough &= quantity.of_exits or not self._is_short(name)
+            return Finding(Comparison(math.inf if enough else math.nan, math.nan, margin), words)
+        if quantity.scale == "logit" and float(value.value) in (0.0, 1.0) and 0 < float(true_value.value) < 1:
+            return Finding(Comparison(math.inf, 0.0, margin), words)
+        off = difference(value, true_value, quantity.scale)
+        half = self._half(quantity, name, base)
+        if math.isnan(off) or (math.isnan(half) and not generated):
+            return None
+        if quantity.of_passages and self._is_short(name):
+            half = math.nan
+        return Finding(Comparison(off, half, margin, quantity.one_sided), words)
+
+    def _half(self, quantity: Quantity, name: str, base: str) -> float:
+        """Return the half-widths behind a comparison, in quadrature; NaN where one is unknown."""
+        source, truth = self.sources[name], self.sources[base]
+        mine, theirs = self._width(quantity, source), self._width(quantity, truth)
+        learnt_from = self.training or self.reference.name
+        if source.n_trajs == 0 and base == learnt_from:
+            return max(mine, theirs)  # computed from these very data: their errors are the same, not independent
+        if base == learnt_from or source.n_trajs == 0 or name == self.training or self.training is None:
+            return math.hypot(mine, theirs)
+        training = self.sources[self.training]
+        learnt = self._width(quantity, training)
+        if math.isnan(learnt) or self._is_short(self.training):
+            learnt = theirs * math.sqrt(truth.n_frames / training.n_frames)
+        return math.hypot(mine, theirs, learnt)
+
+    def _width(self, quantity: Quantity, source: SourceKinetics) -> float:
+        """Return the half-width of a source's number, no narrower than that of as many events that come at random."""
+        value, events = quantity.read(source)
+        width = half_width(value, quantity.scale)
+        if source.n_trajs and events is not None and 0 < events < FEW_EVENTS:
+            width = max(width, quantile(self.confidence) / math.sqrt(events))
+        return width
+
+    def _never_visited(self, quantity: Quantity, source: SourceKinetics) -> list[Finding]:
+        """Judge the share of states that the reference never visits by how often it should have been there."""
+        share, entries = quantity.read(source)
+        frames, margin = self.reference.n_frames, math.log(LEAST_MARGIN)
+        looks = float(share.value) * frames / self.slowest  # independent ones
+        if source.n_trajs:
+            looks = max(looks, expected_events(entries or 0, source.n_frames, frames))
+        words = f"{100 * float(share.value):.3g} % of it lies in states that {self.reference.name} never visits"
+        if looks >= LEAST_EVENTS:
+            return [Finding(Comparison(math.inf, 0.0, margin, True), words)]
+        return [Finding(Comparison(0.0, 0.0 if looks == 0 else math.nan, margin, True), words)]
+
+    # --- Passage times as a whole ------------------------------------------------------------------------------------
+    def _passages(self, name: str) -> tuple[Cell, list[str]]:
+        """Judge the mean factor of all passage times, and say in words what it is."""
+        resolves, failed, words = math.nan, False, []
+        for base, error in self.errors[name].items():
+            if error.n_pairs + error.n_missing == 0:
+                words.append(
+                    f"{base} shows fewer than {LEAST_EVENTS} passages between any macrostates that can be judged"
                 )
-    rows += [_error_row(sources, errors, floor)] if errors else []
-    for a in range(m):
-        rows.append(
-            _row(
-                f"residence {letters[a]}",
-                interval.unit,
-                sources,
-                lambda s, a=a: (s.residence[a], s.residence_events[a]),
-                interval.value,
+                continue
+            if error.n_missing:
+                failed = True
+                words.append(f"it lacks {error.n_missing} of the passages that {base} makes")
+                continue
+            margin = self._margin(name, base)
+            scatter = 0.0 if math.isnan(error.scatter) else math.log(error.scatter)
+            fails = math.log(error.factor) > margin + scatter
+            spread = math.log(error.high / error.factor)
+            told = math.exp(margin + scatter + Rule.of(1, self.confidence).power * spread)
+            resolves = float(np.fmin(resolves, told))
+            failed |= fails
+            factor = format(Interval(*(np.array(x) for x in (error.factor, error.low, error.high))))
+            side = "" if not fails else f" (too {'fast' if error.shift < 1 else 'slow'})"
+            words.append(
+                f"passage times are off from {base} by a factor of {factor} in the geometric mean{side}; sampling "
+                f"alone may give {math.exp(scatter):.3g}, and the margin is {math.exp(margin):.3g}"
             )
-        )
-    for a in range(m):
-        for b in range(a + 1, m):
-            if float(next(iter(sources.values())).path_mean.value[a, b]) == 1:
-                continue  # neighbours: every path is one frame long, and says nothing
-            rows.append(
-                _row(
-                    f"transition path {letters[a]} to {letters[b]}",
-                    interval.unit,
-                    sources,
-                    lambda s, a=a, b=b: (s.path_mean[a, b], s.path_events[a, b]),
-                    interval.value,
-                    # A chain at a longer lag sees neither the same paths nor their lengths.
-                    judge=lambda s: s.path_resolution == 1,
-                )
-            )
-    rows += [_leakage_row(sources)] if any(s.unseen_events for s in sources.values()) else []
-    return rows
+        error = self.errors[name][self.reference.name]
+        passed = False if failed else True if resolves <= UNTOLD else None
+        low, value, high = (x if math.isfinite(x) else math.nan for x in (error.low, error.factor, error.high))
+        return Cell(value, low, high, None, passed, passed is None, resolves), words
 
 
-def _events(source: SourceKinetics, process: int) -> int | None:
-    return int(source.timescale_events[process]) if process < len(source.timescale_events) else None
+def _cell(quantity: Quantity, source: SourceKinetics, comparisons: list[Comparison], rule: Rule) -> Cell:
+    value, events = quantity.read(source)
+    scale = 1.0 if quantity.frame is None else quantity.frame
+    passed: bool | None = None
+    resolves = math.nan
+    if comparisons:
+        resolves = min(c.resolves(rule) for c in comparisons)
+        passed = False if any(c.fails(rule) for c in comparisons) else True if resolves <= UNTOLD else None
+    number = None if events is None or source.n_trajs == 0 else int(events)
+    low, middle, high = (float(x) * scale for x in (value.low, value.value, value.high))
+    return Cell(middle, low, high, number, passed, bool(comparisons) and passed is None, resolves)
 
 
-def _error_row(sources: dict[str, SourceKinetics], errors: dict[str, MfptError], floor: MfptError | None) -> VerdictRow:
-    """Give the geometric-mean factor of all passage times.
-
-    A source passes unless its whole interval lies above 1.2 times the noise floor, that is, the factor of the training
-    MD; without training MD apart from the reference there is no floor, and no verdict.
-    """
-    cells: dict[str, Cell] = {}
-    for name in sources:
-        error = errors.get(name)
-        if error is None:
-            cells[name] = Cell(1.0, np.nan, np.nan)
-            continue
-        passed = None
-        if floor is not None and np.isfinite([floor.factor, error.low]).all():
-            passed = bool(error.low <= FLOOR_FACTOR * floor.factor)
-        cells[name] = Cell(error.factor, error.low, error.high, None, passed)
-    return VerdictRow("MFPT off by (mean factor)", "", cells)
+def _words(quantity: Quantity, value: Interval, truth: Interval, base: str) -> str:
+    mine, theirs = float(value.value), float(truth.value)
+    if not math.isfinite(mine):
+        return f"{quantity.label}: none seen, of {base} {format_number(theirs)} frames"
+    if quantity.scale == "logit":
+        return f"{quantity.label}: {format_number(mine)}, of {base} {format_number(theirs)}"
+    return f"{quantity.label} is {format_number(mine / theirs)} times that of {base}"
 
 
-def _leakage_row(sources: dict[str, SourceKinetics]) -> VerdictRow:
-    """Give the unseen transitions per step; a source passes that leaks no more than the reference, within intervals."""
-    row = _row("unseen transitions per step", "", sources, lambda s: (s.unseen, s.unseen_events), 1.0, log=True)
-    truth = next(iter(row.cells.values()))
-    cells = {
-        name: Cell(cell.value, cell.low, cell.high, cell.n_events, True)
-        if cell.passed is False and cell.value < truth.value
-        else cell
-        for name, cell in row.cells.items()
-    }
-    return VerdictRow(row.quantity, row.unit, cells)
-
-
-def _row(
-    quantity: str,
-    unit: str,
-    sources: dict[str, SourceKinetics],
-    read: Any,
-    scale: float,
-    *,
-    judge: Any = None,
-    log: bool | None = None,
-) -> VerdictRow:
-    cells: dict[str, Cell] = {}
-    truth: tuple[Interval, int | None] | None = None
-    for name, source in sources.items():
-        value, number = read(source)
-        events = None if number is None or source.n_trajs == 0 else int(number)
-        passed = None
-        if truth is None:
-            truth = (value, events)
-        elif not any(n is not None and n < LEAST_EVENTS for n in (events, truth[1])) and (
-            judge is None or judge(source)
-        ):
-            passed = agrees(value, truth[0], log=unit != "" if log is None else log)
-        cells[name] = Cell(
-            float(value.value) * scale, float(value.low) * scale, float(value.high) * scale, events, passed
-        )
-    return VerdictRow(quantity, unit, cells)
-
-
-def agrees(value: Interval, reference: Interval, log: bool) -> bool | None:
-    """Tell whether two estimates differ by no more than their facing half-widths in quadrature; None if undefined."""
-    a = [float(x) for x in (value.value, value.low, value.high)]
-    b = [float(x) for x in (reference.value, reference.low, reference.high)]
-    if not np.isfinite([*a, *b]).all() or (log and min(*a, *b) <= 0):
-        return None
-    if log:
-        a, b = list(np.log(a)), list(np.log(b))
-    (upper, lower) = (a, b) if a[0] >= b[0] else (b, a)
-    return bool(upper[0] - lower[0] <= np.hypot(upper[0] - upper[1], lower[2] - lower[0]))
-
-
-def verdict_notes(
-    sources: dict[str, SourceKinetics],
-    ratios: dict[str, float],
-    slowest: float,
-    lagtime: int,
-    names: list[str],
-    described: list[str],
-) -> list[str]:
-    """Return what a reader must know before believing the table."""
-    notes = []
-    reference = next(iter(sources.values()))
-    judged = list(range(min(len(names) - 1, len(described))))
-    for k in list(judged):
-        events = int(reference.timescale_events[k])
-        if events < LEAST_EVENTS:
-            judged.remove(k)
-            notes.append(
-                f"process {k + 1} of {reference.name}, {described[k]}, rests on {events} passages: it is set apart, "
-                "and its timescale is not judged"
-            )
-    for name, source in sources.items():
-        weak = [k for k in judged if source.timescale_overlap[k] < LEAST_OVERLAP]
-        for k in weak:
-            notes.append(
-                f"{name} has no process like process {k + 1} of {reference.name} (overlap "
-                f"{source.timescale_overlap[k]:.2f}): its timescale {k + 1} says little"
-            )
-    if lagtime > slowest / 2:
-        notes.append(
-            f"lagtime {lagtime} exceeds half the slowest timescale, {slowest:.4g} frames: times are unreliable"
-        )
-    for name, source in sources.items():
-        total = source.n_frames / slowest
-        if source.n_trajs and total < 20:
-            notes.append(f"{name} holds {total:.3g} slowest timescales in all: too few for sharp intervals")
-        if name in ratios and ratios[name] < 5:
-            notes.append(
-                f"{name}: a trajectory is {ratios[name]:.3g} slowest timescales long, so populations and passages "
-                "remember where the trajectories started"
-            )
-        if source.n_trajs == 0:
-            continue
-        m = len(names)
-        pairs = [(a, b) for a in range(m) for b in range(m) if a != b and source.mfpt_events[a, b] < LEAST_EVENTS]
-        if pairs:
-            shown = ", ".join(f"{names[a].split()[0]} to {names[b].split()[0]}" for a, b in pairs[:6])
-            more = f" and {len(pairs) - 6} more" if len(pairs) > 6 else ""
-            notes.append(f"{name} shows fewer than {LEAST_EVENTS} passages {shown}{more}")
-    return notes
+def _source_verdict(cells: list[Cell], words: list[str], failures: list[Finding], rule: Rule) -> SourceVerdict:
+    """Put a source's cells, passage times as a whole first, into one word, and say why."""
+    n_failed = sum(cell.passed is False for cell in cells)
+    n_passed, n_undecided = sum(cell.passed is True for cell in cells), sum(cell.undecided for cell in cells)
+    resolves = cells[0].resolves
+    outcome: Outcome = "fail" if n_failed else "pass" if cells[0].passed else "undecided"
+    if n_failed:
+        worst = sorted(failures, key=lambda f: -f.comparison.weight(rule))
+        shown = list(dict.fromkeys(f.words for f in worst))
+        shown = [*shown[:_SHOWN], *([f"and {len(shown) - _SHOWN} more"] if len(shown) > _SHOWN else [])]
+        words = [*words, *shown] if cells[0].passed is False else [*shown, *words]
+    elif outcome == "pass":
+        words = [*words, f"a model {resolves:.3g} times off would have failed"]
+    else:
+        could = f"it takes {resolves:.3g} times" if math.isfinite(resolves) else "nothing can be told"
+        words = [f"could not tell a model {UNTOLD:g} times off from this one: {could}", *words]
+    return SourceVerdict(outcome, words, n_passed, n_failed, n_undecided, resolves)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from nanomd import _native
 from nanomd.base.errors import InputError
@@ -47,6 +47,8 @@ class Yardstick:
         Durations at which the distributions of path times are given.
     ends : ndarray (k, n), optional
         The two ends of every process (`nanomd.kinetics.processes.process_ends`), for its events.
+    outside : ndarray of bool (2, n), optional
+        States outside the reference's largest connected set, and states that it never visits.
     """
 
     macrostate: IntArray
@@ -60,6 +62,7 @@ class Yardstick:
     core: IntArray | None = None
     path_times: IntArray = field(default_factory=lambda: np.ones(1, np.int64))
     ends: IntArray | None = None
+    outside: NDArray[np.bool_] | None = None
 
     @property
     def n_states(self) -> int:
@@ -86,6 +89,10 @@ class Yardstick:
         inside = self.macrostate >= 0
         return np.bincount(self.macrostate[inside], stationary[inside], self.n_macrostates).astype(np.float64)
 
+    def shares_outside(self, stationary: FloatArray) -> FloatArray:
+        """Return the populations (2,) outside the connected set, and of states that are never visited."""
+        return np.full(2, np.nan) if self.outside is None else np.asarray(self.outside @ stationary, np.float64)
+
 
 def make_yardstick(
     reference: Trajs,
@@ -95,7 +102,7 @@ def make_yardstick(
     lagtime: int,
     *,
     n_macrostates: int | None = None,
-    macrostate_of_state: ArrayLike | None = None,
+    macrostate_of_state: IntArray | None = None,
 ) -> Yardstick:
     """Take macrostates and processes from the reference's Markov model at a lag.
 
@@ -117,24 +124,26 @@ def make_yardstick(
     n_active = len(model.active)
     if n_active < 2:
         raise InputError(f"at lagtime {lagtime} the reference has no two connected states; use a shorter lagtime")
+    visits = _native.count_visits(reference, n_states)[0]
     if macrostate_of_state is None:
         m = n_macrostates
         if m is None:
             m = macrostates.choose_n_macrostates(model.timescales(min(6, n_active - 1)), n_active)
-        visits = _native.count_visits(reference, n_states)[0]
         macrostate = macrostates.macrostates(model, counts, visits, m)
+        core = macrostates.pcca_cores(model, macrostate, m)
         _, right, _ = model.eigen(min(max(m - 1, 3), n_active - 1))
     else:
         macrostate = macrostates.check_macrostates(macrostate_of_state, n_states, n_macrostates)
         m = int(macrostate.max()) + 1
         _, right, _ = model.eigen(min(4 * m, n_active - 1))
         right = right[:, processes.processes_between(right, model.stationary, macrostate, m)]
+        own_cores = (macrostate[model.active] < 0).any()  # what leaves states between is drawn as cores already
+        core = macrostate if own_cores else macrostates.given_cores(right, model.stationary, macrostate, m)
     stays = markov.mean_residence(model.transition, model.stationary, macrostate, m)[0]
     longest = int(np.ceil(5 * np.nanmax(stays))) if np.isfinite(stays).any() else 10
     length = max(len(x) for x in reference)
     steps = np.unique(np.linspace(0, max(min(longest, length // lagtime), 1), _SURVIVAL_POINTS).astype(np.int64))
     ck = np.array([s for s in _CK_STEPS if s * lagtime < usable_length(reference) / 2] or [1], np.int64)
-    core = macrostates.cores(model, macrostate, m)
     return Yardstick(
         macrostate=macrostate,
         right=right,
@@ -145,6 +154,7 @@ def make_yardstick(
         ck_lagtimes=ck * lagtime,
         training_counts=transition_counts(training, n_states, 1),
         core=core,
-        path_times=paths.measure(Sample.make(reference, n_states).coarse(core, m)).times,
+        path_times=paths.measure(Sample.make(reference, n_states), core, m).times,
         ends=processes.process_ends(right, model.stationary),
+        outside=np.stack([model.stationary == 0, visits == 0]),
     )

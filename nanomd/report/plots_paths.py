@@ -6,6 +6,7 @@ from itertools import combinations
 
 import numpy as np
 
+from nanomd.kinetics.macrostates import short_names
 from nanomd.kinetics.numbers import format_interval, format_number
 from nanomd.kinetics.results import SourceKinetics, ValidationResult
 from nanomd.report.drawing import finite_positive
@@ -77,7 +78,7 @@ def plot_transition_paths(result: ValidationResult, styles: dict[str, SourceStyl
 
 def _letters(result: ValidationResult) -> list[str]:
     """Return the first words of the macrostates' names, such as "A (54 %)"."""
-    return [(name.split() or ["?"])[0] for name in result.macrostate_names]
+    return [name or "?" for name in short_names(result.macrostate_names)]
 
 
 def _last_time(source: SourceKinetics, a: int, b: int) -> float:

@@ -16,6 +16,7 @@ from nanomd.report.figures import Group, Panel
 from nanomd.report.style import MUTED, SourceStyle
 
 _WIDE = 480  # CSS pixels: a wider picture has a row of its own
+_UNDECIDED = ("none", "? undecided")
 _MARKS = {True: ("pass", "✓ pass"), False: ("fail", "✗ fail"), None: ("none", "– not judged")}
 
 
@@ -29,12 +30,13 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """What a source achieved: ``"passes 3 of 4"``, and the length of its chains in slowest timescales."""
+    """What a source achieved: ``"FAIL: passes 3 of 4"``, the length of its chains in slowest timescales, and why."""
 
     name: str
     color: str
     said: str
     chain: str
+    reasons: list[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +139,13 @@ def _score(result: ValidationResult, head: Head) -> Score:
     passed, judged = count_passes(result.rows, head.name)
     length = result.chain_length_over_slowest.get(head.name, float("nan"))
     said = f"passes {passed} of {judged}" if judged else "not judged"
-    return Score(head.name, head.color or MUTED, said, "" if length != length else format_number(length))
+    undecided = sum(row.cells[head.name].undecided for row in result.rows if head.name in row.cells)
+    said += f", {undecided} undecided" if undecided else ""
+    verdict = result.verdicts.get(head.name)
+    if verdict is not None:
+        said = f"{verdict.outcome.upper()}: {said}"
+    chain = "" if length != length else format_number(length)
+    return Score(head.name, head.color or MUTED, said, chain, [] if verdict is None else verdict.reasons)
 
 
 def _rows(result: ValidationResult, names: Sequence[str]) -> list[Row]:
@@ -152,7 +160,7 @@ def _rows(result: ValidationResult, names: Sequence[str]) -> list[Row]:
 def _cell(cell: CellText | None, is_reference: bool) -> VerdictCell | None:
     if cell is None:
         return None
-    css, mark = ("none", "") if is_reference else _MARKS[cell.passed]
+    css, mark = ("none", "") if is_reference else _UNDECIDED if cell.undecided else _MARKS[cell.passed]
     return VerdictCell(cell.value, cell.interval, cell.events, css, mark)
 
 
