@@ -124,6 +124,25 @@ def test_a_store_under_way_with_observables(tmp_path: Path) -> None:
     )
 
 
+def test_tokenizers(tmp_path: Path) -> None:
+    import mdtraj
+
+    from nanomd.tokenize import Tokenizer
+
+    topology = mdtraj.Topology()
+    chain = topology.add_chain()
+    for number in range(6):
+        topology.add_atom("CA", mdtraj.element.carbon, topology.add_residue("ALA", chain, number + 1))
+    xyz = np.random.default_rng(0).normal(size=(80, 6, 3)).astype(np.float32)
+    mdtraj.Trajectory(xyz, topology).save_xtc(str(tmp_path / "x.xtc"))
+    mdtraj.Trajectory(xyz[:1], topology).save_pdb(str(tmp_path / "x.pdb"))
+    tokenizer = Tokenizer("distances", reduction="tica", lagtime=2, n_components=2, n_states=5)
+    tokenizer.fit(tmp_path / "x.pdb", [tmp_path / "x.xtc"])
+    tokenizer.save(tmp_path / "t")
+    for name, number in (("tokenizer.json", 400), ("tokenizer.npz", 60), ("frames_index.npz", 60)):
+        survives(tmp_path / "t" / name, lambda: Tokenizer.load(tmp_path / "t"), number)
+
+
 def test_the_same_seed_gives_the_same_damage() -> None:
     data = b'{"a": [1, 2, {"b": "c"}]}'
     assert list(mutated(data, 1, 50)) == list(mutated(data, 1, 50))

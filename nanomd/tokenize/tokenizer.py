@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nanomd.base.checks import check_choice
-from nanomd.base.errors import InputError
+from nanomd.base.errors import InputError, one_line
 from nanomd.base.units import FrameInterval
 from nanomd.tokenize import features as feature_kinds
 from nanomd.tokenize import storage
@@ -343,6 +343,11 @@ class Tokenizer:
             tokenizer._fitted = Fitted.restore(
                 settings, arrays, index, tokenizer.n_states, tokenizer.lagtime if tokenizer.reduction else None, folder
             )
-        except (KeyError, TypeError) as error:
-            raise InputError(f"{folder / storage.SETTINGS_FILE} is damaged ({error!r}); tokenize again") from None
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            if isinstance(error, InputError):
+                raise
+            where = folder / storage.SETTINGS_FILE
+            raise InputError(
+                f"{where} is damaged ({type(error).__name__}: {one_line(error)}); tokenize again"
+            ) from None
         return tokenizer
