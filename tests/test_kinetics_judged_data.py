@@ -150,6 +150,12 @@ def test_cores_lie_where_the_user_s_macrostates_commit():
     assert all((core == a).any() for a in range(3)), "every macrostate has a core"
 
 
+def test_number_of_macrostates():
+    assert macrostates.choose_n_macrostates(np.array([100.0, 90.0, 10.0, 9.0]), 50) == 3
+    assert macrostates.choose_n_macrostates(np.array([100.0, 9.0, 8.0, np.nan]), 50) == 2
+    assert macrostates.choose_n_macrostates(np.array([100.0, 9.0]), 4) == 4
+
+
 def test_macrostates_drawn_as_cores_are_cores():
     md = walks(30_000, 3, 20)
     result = validate(md, macrostate_of_state={0: "left", 2: "right", 1: "between"}, **FAST)

@@ -357,12 +357,6 @@ def test_processes_are_matched_by_eigenvector():
     assert processes.match_processes(shuffled[:, :2], reference, pi).tolist() == [1, -1, 0]
 
 
-def test_number_of_macrostates():
-    assert macrostates.choose_n_macrostates(np.array([100.0, 90.0, 10.0, 9.0]), 50) == 3
-    assert macrostates.choose_n_macrostates(np.array([100.0, 9.0, 8.0, np.nan]), 50) == 2
-    assert macrostates.choose_n_macrostates(np.array([100.0, 9.0]), 4) == 4
-
-
 # --- The baseline ----------------------------------------------------------------------------------------------------
 
 
