@@ -127,3 +127,23 @@ def test_a_record_that_does_not_fit_is_refused(tmp_path: Path) -> None:
         with pytest.raises(StoreError, match="other trajectories"):
             held_out_of(RunFolder(copy), dtrajs)
         shutil.rmtree(copy)
+
+
+def test_macrostates_of_ones_own_and_the_verdict_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = study(tmp_path, 5)
+    capsys.readouterr()
+    table = tmp_path / "mine.csv"
+    table.write_text("state,name\n0,left & <b>\n1,none\n2,right\n")
+    options = ["--n-bootstrap", "20", "--lagtimes", "1", "5", "--force"]
+    assert main(["validate", "--run", str(run), "--macrostates", str(table), *options]) == 0
+    assert capsys.readouterr().out.split(":", 1)[0] == "GPT", "the rollout's verdict is the first word"
+    value = json.loads((run / "report" / "validation.json").read_text())
+    assert value["macrostate_of_state"][:3] == [0, -1, 1]
+    assert [name.split(" (")[0] for name in value["macrostate_names"]] == ["left & <b>", "right"]
+    assert main(["validate", "--run", str(run), "--macrostates", "2", *options]) == 0
+    assert main(["report", "--run", str(run), "--quiet"]) == 0
+    first = (run / "report" / "index.html").read_text().split("<nav", 1)[0]
+    assert 'class="lead"' in first and "which the training never saw" in first
+    assert any(f'outcome {word}">{word.upper()}' in first for word in ("pass", "fail", "undecided"))
+    table.write_text("0,a\n")
+    assert main(["validate", "--run", str(run), "--macrostates", str(table), *options]) == 2

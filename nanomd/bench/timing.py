@@ -101,7 +101,7 @@ def write_record(
     folder: str | Path | None = None,
     before: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write one JSON record: `out`, or a new file in `folder`, benchmarks/results, or the working folder.
+    """Write one JSON record: `out` in `folder`, or a new file there, in benchmarks/results, or in the working folder.
 
     Parameters
     ----------
@@ -113,7 +113,7 @@ def write_record(
         parent = Path(folder) if folder is not None else default if default.parent.is_dir() else Path()
         path = parent / f"{name}_{time.strftime('%Y%m%d_%H%M%S', time.gmtime())}.json"
     else:
-        path = Path(out)
+        path = Path(folder or "") / out
     path.parent.mkdir(parents=True, exist_ok=True)
     facts = stamp()
     if before is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 
-from nanomd.cli.common import add_common, arguments, real, say, whole
+from nanomd.cli.common import add_common, arguments, real, say, whole, whole_or_word
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -24,11 +24,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--lagtime", type=whole, default=None, help="frames, of macrostates and MSM (default: by data)")
     parser.add_argument(
         "--macrostates",
-        dest="n_macrostates",
-        metavar="N",
-        type=whole,
+        type=whole_or_word,
         default=None,
-        help="number of macrostates (default: from the spectrum)",
+        metavar="N|FILE",
+        help="number of macrostates (default: from the spectrum), or a file of your own: a state and a name a line",
     )
     parser.add_argument(
         "--memory-kernel", nargs="?", type=whole, const=True, default=False, metavar="FRAMES",
@@ -42,5 +41,8 @@ def run(options: argparse.Namespace) -> int:
     """Run the command."""
     from nanomd.study.validate import validate
 
-    say(options, validate(**arguments(options)))
+    chosen = options.macrostates
+    number, file = (chosen, None) if isinstance(chosen, int) else (None, chosen)
+    text = validate(**arguments(options, "macrostates"), n_macrostates=number, macrostates=file)
+    say(options, text)
     return 0

@@ -16,8 +16,8 @@ from nanomd.report.figures import Group, Panel
 from nanomd.report.style import MUTED, SourceStyle
 
 _WIDE = 480  # CSS pixels: a wider picture has a row of its own
-_UNDECIDED = ("none", "? undecided")
 _MARKS = {True: ("pass", "✓ pass"), False: ("fail", "✗ fail"), None: ("none", "– not judged")}
+_UNDECIDED = ("undecided", "? undecided")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +30,14 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """What a source achieved: ``"FAIL: passes 3 of 4"``, the length of its chains in slowest timescales, and why."""
+    """The verdict of a source: a word, numbers of quantities, why, and its chains in slowest timescales."""
 
     name: str
     color: str
+    outcome: str  # pass, fail, undecided; empty in results of older versions
     said: str
-    chain: str
     reasons: list[str]
+    chain: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +105,7 @@ def render_page(
     )
     names = _names(result)
     heads = {name: Head(name, styles[name].color if name in styles else "") for name in names}
+    scores = [_score(result, heads[name]) for name in names[1:]]
     return templates.get_template("page.html.j2").render(
         title=title,
         paragraphs=_paragraphs(summary or ""),
@@ -111,8 +113,10 @@ def render_page(
         confidence=f"{100 * result.confidence:g}",
         lagtime=result.frame_interval.describe(result.lagtime),
         frame_interval=result.frame_interval,
+        lead=next((score for score in scores if score.name == "GPT" and score.outcome), None),
+        judged_by=result.judged_by,
         warnings=result.warnings,
-        scores=[_score(result, heads[name]) for name in names[1:]],
+        scores=scores,
         heads=list(heads.values()),
         rows=_rows(result, names),
         sources=[(heads[name], _counts(result, name, source)) for name, source in result.sources.items()],
@@ -138,14 +142,12 @@ def _paragraphs(text: str) -> list[str]:
 def _score(result: ValidationResult, head: Head) -> Score:
     passed, judged = count_passes(result.rows, head.name)
     length = result.chain_length_over_slowest.get(head.name, float("nan"))
-    said = f"passes {passed} of {judged}" if judged else "not judged"
-    undecided = sum(row.cells[head.name].undecided for row in result.rows if head.name in row.cells)
-    said += f", {undecided} undecided" if undecided else ""
-    verdict = result.verdicts.get(head.name)
-    if verdict is not None:
-        said = f"{verdict.outcome.upper()}: {said}"
+    said, outcome, reasons = f"passes {passed} of {judged}" if judged else "not judged", "", []
+    if (verdict := result.verdicts.get(head.name)) is not None:
+        said = f"{verdict.n_passed} pass, {verdict.n_failed} fail, {verdict.n_undecided} undecided"
+        outcome, reasons = verdict.outcome, verdict.reasons
     chain = "" if length != length else format_number(length)
-    return Score(head.name, head.color or MUTED, said, chain, [] if verdict is None else verdict.reasons)
+    return Score(head.name, head.color or MUTED, outcome, said, reasons, chain)
 
 
 def _rows(result: ValidationResult, names: Sequence[str]) -> list[Row]:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from nanomd.base.errors import InputError
 from nanomd.base.files import sha256_of
+from nanomd.base.paths import expand_home, expand_paths
 from nanomd.study.folder import RunFolder
 from nanomd.study.held_out import HeldOut
+from nanomd.study.macrostates_file import read_macrostates
 from nanomd.study.results import held_out_of, load_generated, load_tokens, load_validation
 from nanomd.study.step import begin_step
 
@@ -20,14 +24,19 @@ def validate(
     lagtimes: Sequence[int] | None = None,
     lagtime: int | None = None,
     n_macrostates: int | None = None,
+    macrostates: str | Path | None = None,
     memory_kernel: bool | int = False,
     confidence: float = 0.95,
     n_bootstrap: int = 200,
     seed: int = 0,
     force: bool = False,
 ) -> str:
-    """Judge generated/ against the MD, write report/validation.json, and return the verdict as text."""
-    from nanomd.base.paths import expand_paths
+    """Judge generated/ against the MD, write report/validation.json, and return the verdict as text.
+
+    The reference is `reference`, files of other MD, or what the training held out, or else the training data.
+    `macrostates` is a file of one's own (`nanomd.study.macrostates_file`); the other options are those of
+    `nanomd.validate`.
+    """
     from nanomd.data.dtrajs import load_dtrajs
     from nanomd.report import verdict_text
 
@@ -38,6 +47,10 @@ def validate(
     training, kept = held_out.split(dtrajs)
     files = expand_paths([str(path) for path in reference or ()]) if reference else []
     judge = load_dtrajs([str(f) for f in files]) if files else kept or training
+    own = None if macrostates is None else expand_home(macrostates)
+    if own is not None and n_macrostates is not None:
+        raise InputError("macrostates are either a number or a file, not both")
+    chosen = None if own is None else read_macrostates(own)
     options: dict[str, Any] = {
         "lagtimes": None if lagtimes is None else list(lagtimes),
         "lagtime": lagtime,
@@ -51,21 +64,21 @@ def validate(
 
     def inputs() -> dict[str, str]:
         made = {"tokens": sha256_of(folder.tokens), "generated": sha256_of(folder.generated / "manifest.json")}
-        return made | {f.name: sha256_of(f) for f in files}
+        made |= {f.name: sha256_of(f) for f in files}
+        return made if own is None else made | {"macrostates": sha256_of(own)}
 
     with begin_step(folder, "validate", options, inputs, force=force) as step:
         if step.done:
             return f"{step.nothing_to_do()}\n{verdict_text(load_validation(folder))}"
         import nanomd.kinetics
 
-        # The training data beside the reference: what a model can at best be expected to know.
-        others = {} if judge is training else {"training MD": training}
         result = nanomd.kinetics.validate(
-            judge, rollout, frame_interval=interval, training=training, others=others, **options
+            judge, rollout, frame_interval=interval, training=training, macrostate_of_state=chosen, **options
         )
+        step.record["judged_by"] = judged_by = _judged_by(files, held_out)
+        result = replace(result, judged_by=judged_by)
         (folder.work / "report").mkdir(exist_ok=True)
         result.save(folder.work / "report" / "validation.json")
-        step.record["judged_by"] = _judged_by(files, held_out)
     return verdict_text(result) + step.notes
 
 
