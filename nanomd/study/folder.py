@@ -27,7 +27,7 @@ from nanomd.base.environment import environment
 from nanomd.base.errors import BackendUnavailableError, InputError, StoreError
 from nanomd.base.files import explain_os_error, lock_folder, sweep_parts, write_atomic
 from nanomd.base.paths import expand_home
-from nanomd.study.provenance import Provenance, mark_stale, plain, read_provenance, stale_notes
+from nanomd.study.provenance import Provenance, differences, mark_stale, plain, read_provenance, stale_notes
 from nanomd.study.staging import Staging, is_filled, make_link_targets
 
 T = TypeVar("T", int, str)
@@ -261,11 +261,11 @@ class RunFolder:
         done, existing = value.stages.get(stage), self.outputs(stage)
         unfinished = value.unfinished.get(stage)
         staged = unfinished is not None and staging.exists
-        go_on = resume and not force and staged and not _differences(unfinished, asked)
+        go_on = resume and not force and staged and not differences(unfinished, asked)
         if force or go_on:
             staged = go_on or bool(existing)
         elif done and existing:
-            changed = _differences(done, asked)
+            changed = differences(done, asked)
             if changed:
                 raise StoreError(
                     f"{self.path} holds the result of another `{stage}`: {changed}; "
@@ -282,7 +282,7 @@ class RunFolder:
         else:
             staged = False
             old = unfinished if unfinished and not staging.exists else {"settings": self.config(stage)}
-            if existing and resume and old["settings"] and (changed := _differences(old, asked)):
+            if existing and resume and old["settings"] and (changed := differences(old, asked)):
                 raise StoreError(
                     f"--resume needs the settings of the unfinished `{stage}`, but {changed}; "
                     "use --force to start again"
@@ -314,7 +314,7 @@ class RunFolder:
             return
         old, new = known["settings"].get(by), asked["settings"][by]
         longer = {**known, "settings": {**known["settings"], by: new}}
-        if isinstance(old, int) and new > old and not _differences(longer, asked):
+        if isinstance(old, int) and new > old and not differences(longer, asked):
             value.stages.pop(stage, None)
             value.unfinished[stage] = asked
             self._write(value)
@@ -358,14 +358,3 @@ class RunFolder:
         if not self.record(stage) or not path.exists():
             unfinished = f" (an unfinished `{stage}` is there: use its --resume)" if path.exists() else ""
             raise StoreError(f"{self.path} has no finished `{stage}`{unfinished}: run `{hint}` first")
-
-
-def _differences(old: Mapping[str, Any] | None, new: Mapping[str, Any]) -> str:
-    """Say in words which settings and inputs differ; empty if none does. What is None was not given."""
-    old, texts = old or {}, []
-    a, b = old.get("settings", {}), new["settings"]
-    texts += [f"{k} ({a.get(k)} -> {b.get(k)})" for k in sorted({*a, *b}) if a.get(k) != b.get(k)]
-    a, b = old.get("inputs"), new["inputs"]
-    if a is not None:
-        texts += [f"input {k}" for k in sorted({*a, *b}) if a.get(k) != b.get(k)]
-    return f"{', '.join(texts[:4])} differ{'s' if len(texts) == 1 else ''}" if texts else ""

@@ -147,3 +147,14 @@ def plain(values: Mapping[str, Any]) -> dict[str, Any]:
     """Through JSON and back, so that recorded and fresh settings compare equal."""
     result: dict[str, Any] = json.loads(json.dumps(dict(values), default=str))
     return result
+
+
+def differences(old: Mapping[str, Any] | None, new: Mapping[str, Any]) -> str:
+    """Say in words which settings and inputs differ; empty if none does. What is None was not given."""
+    old, texts = old or {}, []
+    a, b = old.get("settings", {}), new["settings"]
+    texts += [f"{k} ({a.get(k)} -> {b.get(k)})" for k in sorted({*a, *b}) if a.get(k) != b.get(k)]
+    a, b = old.get("inputs"), new["inputs"]
+    if a is not None:
+        texts += [f"input {k}" for k in sorted({*a, *b}) if a.get(k) != b.get(k)]
+    return f"{', '.join(texts[:4])} differ{'s' if len(texts) == 1 else ''}" if texts else ""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from nanomd.base.codec import read_json
 from nanomd.base.errors import InputError
 from nanomd.base.paths import expand_home
 
@@ -59,7 +60,7 @@ def _check_finished(folder: Path) -> None:
     if not record.is_file():
         return
     try:
-        finished = bool(json.loads(record.read_text(encoding="utf-8"))["finished"])
+        finished = bool(read_json(record, dict[str, Any])["finished"])
     except (ValueError, KeyError, TypeError):
         raise InputError(f"{record} is damaged; simulate into another folder") from None
     if not finished:

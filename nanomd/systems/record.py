@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from nanomd.base.codec import read_json
 from nanomd.base.errors import StoreError
 from nanomd.systems.dynamics import Dynamics, Molecule
 from nanomd.systems.replica_worker import Replica
@@ -43,7 +44,7 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_json(path, dict[str, Any])
         good = (
             record["format"] == "nanomd-simulation"
             and isinstance(record["settings"], dict)
