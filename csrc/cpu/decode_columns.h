@@ -158,7 +158,7 @@ class ColumnPass {
     for (int i = 0; i < w.n_in; ++i) {
       Vec row[N];
 #pragma GCC unroll 8
-      for (int n = 0; n < N; ++n) row[n] = Vec::load(weight + n * length + i * kLanes);
+      for (int n = 0; n < N; ++n) row[n] = Vec::weights(weight + n * length + i * kLanes);
 #pragma GCC unroll 8
       for (int c = 0; c < C; ++c) {
         const Vec xi = Vec::set(input[c * stride + i]);

@@ -18,6 +18,10 @@ struct Vec {
     const auto half = [p](int i) { return _mm_load_si128(reinterpret_cast<const __m128i*>(p + i)); };
     return {_mm256_cvtph_ps(half(0)), _mm256_cvtph_ps(half(8))};
   }
+  template <class T>  // float or Half
+  static Vec weights(const T* p) {
+    return load(p);
+  }
   static Vec set(float x) {
     const __m256 v = _mm256_set1_ps(x);
     return {v, v};

@@ -22,6 +22,10 @@ struct Vec {
     for (int i = 0; i < 16; ++i) wide[i] = widen(p[i]);
     return load(wide);
   }
+  template <class T>  // float or Half
+  static Vec weights(const T* p) {
+    return load(p);
+  }
   static Vec set(float x) {
     const __m128 v = _mm_set1_ps(x);
     return {v, v, v, v};
