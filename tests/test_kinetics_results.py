@@ -57,3 +57,11 @@ def test_an_error_without_a_passage_stays_infinite_on_disk():
         back = from_plain(to_plain(error), MfptError)
         assert repr(back) == repr(error)
     assert np.isfinite(error.factor)
+
+
+@pytest.mark.parametrize("lagtimes", [10, ["1 ns"], [1.5], [[1, 2]], "10"])
+def test_lags_that_are_no_list_of_frames(lagtimes):
+    from nanomd import InputError, validate
+
+    with pytest.raises(InputError, match="lagtimes must be a list of whole numbers"):
+        validate([np.arange(300) % 3], lagtimes=lagtimes)

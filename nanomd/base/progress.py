@@ -108,10 +108,12 @@ class _Lines:
 
 
 def _duration(seconds: float) -> str:
-    """Write a time in its two largest units."""
+    """Write a time in its one or two largest units."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min" if minutes >= 10 else f"{minutes} min {rest} s"
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min" if minutes >= 10 else f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def skip(progress: Progress, n: float) -> None:

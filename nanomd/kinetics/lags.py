@@ -44,6 +44,10 @@ def choose_lags(
         For lags that the reference is too short for, and where no lag shows transitions to and fro.
     """
     length = usable_length(reference)
+    if lagtimes is not None and (
+        np.ndim(lagtimes) != 1 or (len(lagtimes) and np.asarray(lagtimes).dtype.kind not in "iu")
+    ):
+        raise InputError(f"lagtimes must be a list of whole numbers of frames, such as [1, 10, 100], got {lagtimes!r}")
     for lag in [*(lagtimes if lagtimes is not None else ()), *([] if lagtime is None else [lagtime])]:
         check_lagtime(int(lag), length)
     lags = default_lagtimes(length) if lagtimes is None else np.unique(np.asarray(lagtimes, np.int64))
