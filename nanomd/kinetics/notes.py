@@ -44,7 +44,10 @@ def verdict_notes(
     notes = []
     if not lags.settled:
         notes.append("every lagtime exceeds half the slowest timescale: timescales are unreliable")
-    if lags.lagtime > lags.slowest / 2:
+    reference = next(iter(sources.values()))
+    at = int(np.argmin(abs(reference.lagtimes - lags.lagtime)))
+    longest = np.fmax(lags.slowest, reference.timescales.high[at, 0])  # as far as its interval reaches
+    if lags.lagtime > longest / 2:
         notes.append(
             f"lagtime {lags.lagtime} exceeds half the slowest timescale, {lags.slowest:.4g} frames: times are "
             "unreliable"
