@@ -29,7 +29,7 @@ NANOMD_TILE void RolloutTile<Exec, kTiles, kGroup, kPrecise>::draw() {
           if (ahead())
             drafts().drawn[t] = good ? state : -1;
           else
-            keep(t, state);
+            keep(t, good ? state : 0);  // no state where nothing is finite, and the next step reads the row of one
         }
         good = good || ahead();  // whether it stands shows when all have drawn
       } else {
