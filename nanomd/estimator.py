@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, Unpack
 
@@ -145,6 +147,7 @@ class GPTEstimator:
         self._set(arguments | dict(options))
         self._model: GPTModel | None = None
         self._last: GPTModel | None = None
+        self._finish_last: Callable[[], GPTModel] | None = None
 
     def _set(self, parameters: dict[str, Any]) -> None:
         """Take arguments by name; refuse what no training could be made of."""
@@ -269,14 +272,15 @@ class GPTEstimator:
         if worse and self.preset == "auto":
             files = without_context(files)
         self._model = self._finish(files, result.history, tokens, train_config, progress)
-        self._last = self._model
+        self._last, self._finish_last = self._model, None
         if result.best_step != train_config.n_steps:
             last = dataclasses.replace(
                 files,
                 tensors={name: value.float().cpu().numpy() for name, value in result.last.items()},
                 provenance=provenance | {"best_step": train_config.n_steps, "validation_loss": None},
             )
-            self._last = self._finish(last, result.history, tokens, train_config, progress)
+            # Few ask for it: its output layer is fitted when somebody does.
+            self._last, self._finish_last = None, partial(self._finish, last, result.history, tokens, train_config)
         return self
 
     def _choose(self, tokens: list[Tokens], n_states: int) -> _Chosen:
@@ -304,7 +308,7 @@ class GPTEstimator:
         history: list[dict[str, float]],
         tokens: list[Tokens],
         chosen: TrainConfig,
-        progress: Progress | None,
+        progress: Progress | None = None,
     ) -> GPTModel:
         """Fit the output layer to all the data, those of the validation too, where that is asked for."""
         from nanomd.training.refit import MAX_STATES
@@ -334,8 +338,13 @@ class GPTEstimator:
             of the lowest; ``"last"``: those of the last step. Both with the output layer fitted to all data, where
             ``refit`` asks for it.
         """
-        if self._model is None or self._last is None:
+        if self._model is None:
             raise InputError("the estimator has no model yet: call fit(dtrajs) first")
         if which not in ("best", "last"):
             raise InputError(f"which must be best or last, got {which!r}")
-        return self._model if which == "best" else self._last
+        if which == "best":
+            return self._model
+        if self._finish_last is not None:
+            self._last, self._finish_last = self._finish_last(), None
+        assert self._last is not None
+        return self._last

@@ -70,6 +70,18 @@ def test_best_and_last() -> None:
         estimator.fetch_model("first")
 
 
+def test_the_last_weights_get_their_last_fit_when_somebody_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    from nanomd.training import refit_files
+
+    fits, fit = [], refit_files.refit_files
+    monkeypatch.setattr(refit_files, "refit_files", lambda *args, **kw: fits.append(1) or fit(*args, **kw))
+    estimator = GPTEstimator("tiny", **QUICK | {"n_steps": 150, "learning_rate": 0.03}).fit(labels(60))
+    assert estimator.fetch_model().provenance["best_step"] < 150 and len(fits) == 1
+    last = estimator.fetch_model("last")
+    assert estimator.fetch_model("last") is last and len(fits) == 2
+    assert last.provenance["refit"]["converged"]
+
+
 def test_train_config_and_overrides() -> None:
     estimator = GPTEstimator("small", train=TrainConfig(n_steps=7, seed=3), objective="one_pass", n_kv_head=2)
     assert estimator.train_config == TrainConfig(n_steps=7, seed=3, objective="one_pass")

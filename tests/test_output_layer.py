@@ -12,7 +12,7 @@ from nanomd.data.counts import transition_counts
 from nanomd.model.contexts import default_burn_in, find_pieces
 from nanomd.model.network import NanoGPT
 from nanomd.training.output_layer import Evidence, OutputLayer, Posterior
-from nanomd.training.preconditioner import Scaling, second_moments
+from nanomd.training.preconditioner import Scaling, scatter_of
 from nanomd.training.refit import Refit, refit
 
 DEFAULT = {"pseudocount": TrainConfig().refit_pseudocount, "ridge": TrainConfig().refit_ridge}
@@ -32,7 +32,7 @@ def posterior_of(dtrajs: list[np.ndarray], **strength: float) -> Posterior:
     rates = torch.from_numpy(counts / np.maximum(counts.sum(axis=1, keepdims=True), 1.0))
     shown = torch.zeros(4, 4, dtype=torch.float64)
     shown.index_put_((contexts.current, contexts.following), torch.tensor(1.0).double(), accumulate=True)
-    chunks = lambda: contexts.chunks(512)  # noqa: E731
+    chunks = lambda: [contexts]  # noqa: E731
     evidence = Evidence.gather(trained, chunks, shown, rates)
     return Posterior(trained, chunks, evidence, **(DEFAULT | strength), dtype=torch.float64)
 
@@ -69,7 +69,7 @@ def test_where_the_posterior_is_flat_its_gradient_is_zero(pseudocount: float) ->
 
 def test_scaled_parameters_are_a_linear_map_and_its_transpose() -> None:
     posterior = posterior_of(short_pieces())
-    scaling = Scaling(posterior.evidence, second_moments(posterior.chunks, posterior.evidence), 10.0, 30.0)
+    scaling = Scaling(posterior.evidence, scatter_of(posterior.chunks, posterior.evidence), 10.0, 30.0)
     rng = np.random.default_rng(1)
     x, by_layer = rng.normal(size=sum(scaling.sizes)), random_change(2)
     change = scaling.change(x)
@@ -81,7 +81,7 @@ def gradient_of(found: Refit, posterior: Posterior) -> np.ndarray:
     """In standard errors, at a result."""
     head = torch.from_numpy(np.column_stack([found.head, found.bias])).double()
     change = OutputLayer(head - posterior.trained.head, torch.from_numpy(found.table) - posterior.trained.table)
-    moments = second_moments(posterior.chunks, posterior.evidence)
+    moments = scatter_of(posterior.chunks, posterior.evidence)
     return Scaling(posterior.evidence, moments, **DEFAULT).gradient(posterior(change)[1])
 
 

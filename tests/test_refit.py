@@ -13,7 +13,7 @@ from nanomd.base.config import ModelConfig, TrainConfig
 from nanomd.base.errors import InputError
 from nanomd.data.counts import transition_counts
 from nanomd.estimator import GPTEstimator, GPTModel
-from nanomd.model.contexts import Contexts, default_burn_in, find_pieces, iterate_contexts
+from nanomd.model.contexts import Contexts, collect_contexts, default_burn_in, find_pieces, iterate_contexts
 from nanomd.model.network import NanoGPT
 from nanomd.training.refit import refit
 
@@ -28,8 +28,7 @@ def chain_data(n_steps: int = 3000, n_trajs: int = 3, seed: int = 1) -> list[np.
 
 def contexts_of(model: NanoGPT, dtrajs: list[np.ndarray]) -> Contexts:
     burn_in = default_burn_in(model.config, max(len(d) for d in dtrajs))
-    parts = list(iterate_contexts(model, dtrajs, find_pieces(model.config, [len(d) for d in dtrajs], burn_in)))
-    return Contexts(*(torch.cat([getattr(p, name) for p in parts]) for name in ("features", "current", "following")))
+    return collect_contexts(model, dtrajs, find_pieces(model.config, [len(d) for d in dtrajs], burn_in))
 
 
 def probabilities(found: object, contexts: Contexts) -> np.ndarray:
@@ -196,6 +195,34 @@ def test_few_features_in_memory_are_enough(monkeypatch: pytest.MonkeyPatch) -> N
     weights, target = weights_of(dtrajs, current, contexts.following.numpy())
     np.add.at(expected, current, weights * probabilities(part, contexts))
     assert expected == pytest.approx(target, rel=0.02, abs=0.5)  # of all data nevertheless
+
+
+def test_many_contexts_are_fitted_in_part_first_and_then_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, dtrajs = NanoGPT(SHAPE, seed=2), chain_data(2500, 2)
+    at_once = refit(model, dtrajs)
+    monkeypatch.setattr("nanomd.training.refit._NEAR", 700)
+    in_two = refit(model, dtrajs)
+    assert in_two.sweeps > at_once.sweeps and in_two.converged
+    assert in_two.after == pytest.approx(at_once.after, abs=1e-4)
+    assert in_two.before == pytest.approx(at_once.before, rel=1e-6)
+    p, q = (probabilities(found, contexts_of(model, dtrajs)) for found in (at_once, in_two))
+    assert p == pytest.approx(q, abs=0.01)
+
+
+def test_contexts_of_a_state_stand_together_and_can_be_thinned() -> None:
+    model, dtrajs = NanoGPT(SHAPE, seed=2), chain_data(400, 2)
+    contexts = contexts_of(model, dtrajs)
+    assert (contexts.current.diff() >= 0).all()
+    seen = [(one.state, len(one.following)) for one in contexts.by_state(50)]
+    assert max(number for _, number in seen) == 50
+    totals = np.bincount([state for state, _ in seen], weights=[number for _, number in seen], minlength=4)
+    assert totals.tolist() == np.bincount(contexts.current.numpy(), minlength=4).tolist()
+    thin = contexts.every(4)
+    assert np.bincount(thin.current.numpy(), minlength=4) == pytest.approx(totals / 4, abs=1)
+    streamed = list(iterate_contexts(model, dtrajs, find_pieces(SHAPE, [400, 400], 5)))
+    assert sum(map(len, streamed)) == len(contexts)
+    total = sum(float(part.features.double().sum()) for part in streamed)
+    assert total == pytest.approx(float(contexts.features.double().sum()), rel=1e-5)
 
 
 def test_errors_name_the_remedy() -> None:

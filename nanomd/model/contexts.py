@@ -15,13 +15,13 @@ from nanomd.base.config import ModelConfig
 from nanomd.model.network import NanoGPT
 from nanomd.model.scoring import Piece, cut, full_context, token_batches
 
-_SCORED = 256  # new contexts of a piece, at least: most of it is then not read twice
-_ROWS = 1 << 14  # of a batch
+_SCORED = 512  # new contexts of a piece, at least: most of it is then not read twice
+_ROWS = 1 << 12  # of a batch: its hidden states stay in a core's cache
 
 
 @dataclass(frozen=True, slots=True)
 class Contexts:
-    """Contexts of the data, in no order.
+    """Contexts of the data, those that end in the same state together, the states rising.
 
     Parameters
     ----------
@@ -38,11 +38,30 @@ class Contexts:
     def __len__(self) -> int:
         return len(self.current)
 
-    def chunks(self, size: int = 1 << 12) -> Iterator[Contexts]:
-        """Yield parts of up to `size` contexts; by default as many as stay in a core's cache."""
-        for begin in range(0, len(self), size):
-            part = slice(begin, begin + size)
-            yield Contexts(self.features[part], self.current[part], self.following[part])
+    def every(self, stride: int) -> Contexts:
+        """Return every `stride`-th context: evenly spread over the states, and over the time spent in each."""
+        part = slice(stride // 2, None, stride)
+        return Contexts(self.features[part], self.current[part], self.following[part])
+
+    def by_state(self, size: int | None = None) -> Iterator[OfState]:
+        """Yield contexts of one state each, up to `size` at once; all of the state when None."""
+        size = max(1, len(self)) if size is None else size
+        states, numbers = torch.unique_consecutive(self.current, return_counts=True)
+        begin = 0
+        for state, number in zip(states.tolist(), numbers.tolist(), strict=True):
+            for first in range(begin, begin + number, size):
+                part = slice(first, min(first + size, begin + number))
+                yield OfState(state, self.features[part], self.following[part])
+            begin += number
+
+
+@dataclass(frozen=True, slots=True)
+class OfState:
+    """Contexts that end in `state`: features (n, d + 1), and the states that came next (n,)."""
+
+    state: int
+    features: Tensor
+    following: Tensor
 
 
 def default_burn_in(config: ModelConfig, longest: int) -> int:
@@ -69,20 +88,47 @@ def find_pieces(config: ModelConfig, lengths: Sequence[int], burn_in: int) -> li
 def iterate_contexts(
     model: NanoGPT, trajectories: Sequence[NDArray[Any]], pieces: Sequence[Piece]
 ) -> Iterator[Contexts]:
-    """Yield the scored contexts of pieces, on the model's device."""
+    """Yield the scored contexts of pieces, batch by batch, on the model's device."""
+    for tokens, keep in _batches(model, trajectories, pieces):
+        current, order = tokens[:, :-1][keep].sort(stable=True)
+        yield Contexts(_features(model, tokens, keep)[order], current, tokens[:, 1:][keep][order])
+
+
+@torch.no_grad()
+def collect_contexts(model: NanoGPT, trajectories: Sequence[NDArray[Any]], pieces: Sequence[Piece]) -> Contexts:
+    """Return all scored contexts of pieces, on the model's device, with no second copy of them on the way."""
+    pairs = [(tokens[:, :-1][keep], tokens[:, 1:][keep]) for tokens, keep in _batches(model, trajectories, pieces)]
+    current, order = torch.cat([pair[0] for pair in pairs]).sort(stable=True)
+    following = torch.cat([pair[1] for pair in pairs])[order]
+    place = torch.empty_like(order)
+    place[order] = torch.arange(len(order), device=order.device)
+    features = torch.empty((len(order), model.config.d_model + 1), device=order.device)
+    begin = 0
+    for tokens, keep in _batches(model, trajectories, pieces):
+        own = _features(model, tokens, keep)
+        features[place[begin : begin + len(own)]] = own
+        begin += len(own)
+    return Contexts(features, current, following)
+
+
+def _batches(
+    model: NanoGPT, trajectories: Sequence[NDArray[Any]], pieces: Sequence[Piece]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield frames (B, T + 1), and which of their contexts are scored, bool (B, T)."""
     device = model.embedding.weight.device
     longest = max((piece.n_targets for piece in pieces), default=1)
+    for group, frames in token_batches(trajectories, pieces, max(1, _ROWS // longest)):
+        chosen = np.zeros((len(group), frames.shape[1] - 1), dtype=bool)
+        for row, piece in zip(chosen, group, strict=True):
+            row[piece.scored_from : piece.n_targets] = True
+        yield frames.to(device), torch.from_numpy(chosen).to(device)
+
+
+def _features(model: NanoGPT, tokens: Tensor, keep: Tensor) -> Tensor:
     training = model.training
     model.eval()
     try:
-        for group, frames in token_batches(trajectories, pieces, max(1, _ROWS // longest)):
-            chosen = np.zeros((len(group), frames.shape[1] - 1), dtype=bool)
-            for row, piece in zip(chosen, group, strict=True):
-                row[piece.scored_from : piece.n_targets] = True
-            keep = torch.from_numpy(chosen).to(device)
-            tokens = frames.to(device)
-            features = model.normalise(model.hidden(tokens[:, :-1]))[keep]
-            ones = torch.ones((len(features), 1), device=device)
-            yield Contexts(torch.cat([features, ones], dim=1), tokens[:, :-1][keep], tokens[:, 1:][keep])
+        features = model.normalise(model.hidden(tokens[:, :-1])[keep])
     finally:
         model.train(training)
+    return torch.cat([features, torch.ones_like(features[:, :1])], dim=1)

@@ -28,7 +28,9 @@ from nanomd.model.contexts import Contexts
 from nanomd.model.network import NanoGPT
 
 _LARGEST_LOG = 80.0  # of a ratio of probabilities: finite in float32
-Chunks = Callable[[], Iterable[Contexts]]  # goes through the contexts, a cache's fill at a time
+_TILE = 1 << 17  # logits at once: they stay in a core's cache
+_FLUSH = 1 << 16  # contexts that are summed in the products' own type
+Chunks = Callable[[], Iterable[Contexts]]  # goes through the contexts
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,33 +77,42 @@ class Sums:
 @torch.no_grad()
 def sweep(
     layer: OutputLayer,
-    chunks: Iterable[Contexts],
+    contexts: Iterable[Contexts],
     weights: Tensor,
     *,
     features: bool = True,
     dtype: torch.dtype = torch.float32,
 ) -> Sums:
-    """Go through contexts with weights (V, V) by transition; products are of a dtype, sums float64.
+    """Go through contexts with weights (V, V) by transition; products are of a dtype, sums of many float64.
 
     Where a state hardly changes, p is nearly 1 in all contexts but a few: 1 - p is summed from the other states,
     never as a difference, so that rates of 1e-6 keep their digits in float32.
     """
-    head, table, weights = (tensor.to(dtype) for tensor in (layer.head, layer.table, weights))
+    head, table, weights = layer.head.T.to(dtype).contiguous(), layer.table.to(dtype), weights.to(dtype)
     loss = torch.zeros((), dtype=torch.float64, device=head.device)
     transitions, moments = torch.zeros_like(layer.table), torch.zeros_like(layer.head)
-    for part in chunks:
-        x, target = part.features.to(dtype), part.following[:, None]
-        weight = weights[part.current, part.following][:, None]
-        odds = (x @ head.T).add_(table[part.current])
-        odds.sub_(odds.gather(1, target)).clamp_(max=_LARGEST_LOG).exp_().scatter_(1, target, 0.0)
-        others = odds.sum(dim=1, keepdim=True)
-        loss += (weight * others.log1p()).double().sum()
-        # p of the other states, and p - 1 of the one that came
-        residual = odds.div_(1.0 + others).scatter_(1, target, -others / (1.0 + others)).mul_(weight)
-        transitions += torch.zeros_like(table).index_add_(0, part.current, residual)
-        if features:
-            moments += residual.T @ x
-    return Sums(float(loss), transitions, moments)
+    recent, n_recent = torch.zeros_like(layer.head, dtype=dtype), 0
+    tile = max(64, _TILE // len(table))
+    for part in contexts:
+        for one in part.by_state(tile):
+            x, target = one.features.to(dtype), one.following[:, None]
+            weight = weights[one.state][target]
+            odds = torch.addmm(table[one.state], x, head)
+            odds.sub_(odds.gather(1, target)).clamp_(max=_LARGEST_LOG).exp_().scatter_(1, target, 0.0)
+            others = odds.sum(dim=1, keepdim=True)
+            loss += (weight * others.log1p()).sum(dtype=torch.float64)
+            # p of the other states, and p - 1 of the one that came
+            share = weight / (1.0 + others)
+            residual = odds.mul_(share).scatter_(1, target, -others * share)
+            transitions[one.state] += residual.sum(dim=0)
+            if features:
+                recent.addmm_(residual.T, x)
+                n_recent += len(x)
+                if n_recent > _FLUSH:
+                    moments += recent
+                    recent.zero_()
+                    n_recent = 0
+    return Sums(float(loss), transitions, moments + recent)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +153,7 @@ class Evidence:
     loss: float
 
     @classmethod
-    def gather(cls, trained: OutputLayer, chunks: Chunks, shown: Tensor, rates: Tensor) -> Self:
+    def gather(cls, trained: OutputLayer, chunks: Chunks, shown: Tensor, rates: Tensor, stride: int = 1) -> Self:
         """Go through the contexts once.
 
         Parameters
@@ -153,17 +164,19 @@ class Evidence:
             Transitions of the contexts.
         rates : Tensor, shape (V, V)
             Transition probabilities of all frames; rows of zeros where there are none.
+        stride : int
+            How many contexts of the data each of these stands for.
         """
         visits = shown.sum(dim=1, keepdim=True)
-        target = visits * rates
+        target = stride * visits * rates
         extra = torch.where(shown > 0, 0.0, target)
         weights = target / shown.clamp(min=1.0)
         total = torch.zeros_like(trained.head)  # of the features of each state
 
         def adding_up() -> Iterator[Contexts]:
             for part in chunks():
-                own = torch.zeros(total.shape, dtype=part.features.dtype, device=total.device)
-                total.add_(own.index_add_(0, part.current, part.features))
+                for one in part.by_state():
+                    total[one.state] += one.features.sum(dim=0)
                 yield part
 
         sums = sweep(trained, adding_up(), weights, features=False)
@@ -177,7 +190,7 @@ class Evidence:
             centre=total / visits.clamp(min=1.0),
             seen=target > 0,
             visited=visits > 0,
-            loss=sums.loss / max(1.0, float(visits.sum())),
+            loss=sums.loss / max(1.0, float(target.sum())),
         )
 
 

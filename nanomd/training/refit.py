@@ -33,6 +33,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -43,9 +44,8 @@ from torch import Tensor
 from nanomd.base.checks import check_range
 from nanomd.base.errors import InputError
 from nanomd.data.counts import transition_counts
-from nanomd.model.contexts import Contexts, default_burn_in, find_pieces, iterate_contexts
+from nanomd.model.contexts import Contexts, collect_contexts, default_burn_in, find_pieces, iterate_contexts
 from nanomd.model.network import NanoGPT
-from nanomd.model.scoring import Piece
 from nanomd.training.output_layer import Chunks, Evidence, OutputLayer, Posterior
 from nanomd.training.preconditioner import minimise
 
@@ -53,9 +53,11 @@ MAX_STATES = 4096  # the table has their square
 SCALING_STEPS = 2  # of the table alone at first: most of the way at no price
 MAX_SCALING_STEPS = 10  # at the end, where the data are too many to be kept
 GRADIENT = 0.1  # in units of the parameters' standard errors: nearer the maximum the data cannot tell
-# Bytes of features kept, and logits of a sweep; beyond, evenly spread pieces of the data fit the weights, and the table
-# is brought to the mean rates of all of them.
-_MEMORY, _LOGITS = 1 << 30, 1 << 30
+# Contexts that are enough to come near the maximum: of more, a part is fitted first, to a coarser gradient.
+_NEAR, _COARSE = 1 << 18, 0.5
+# Bytes of features kept; beyond, evenly spread pieces of the data fit the weights, and the table is brought to the mean
+# rates of all of them.
+_MEMORY = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,25 +164,26 @@ def refit(
     sweeps = _Sweeps(note)
     rates = _rates(transition_counts(read, n), trained.table)
 
-    def posterior_of(chunks: Chunks, some: Sequence[Piece]) -> Posterior:
-        scored = [read[p.trajectory][p.start + p.scored_from : p.start + p.n_targets + 1] for p in some]
-        shown = torch.from_numpy(transition_counts(scored, n).astype(np.float64)).to(trained.table)
-        evidence = Evidence.gather(trained, sweeps.counting(chunks), shown, rates)
+    def posterior_of(chunks: Chunks, shown: Tensor, stride: int = 1) -> Posterior:
+        evidence = Evidence.gather(trained, sweeps.counting(chunks), shown, rates, stride)
         return Posterior(trained, sweeps.counting(chunks), evidence, pseudocount, ridge)
 
-    limit = min(_MEMORY // (4 * (model.config.d_model + 1)), _LOGITS // n)
-    share = -(-number // max(1, limit))
-    kept = pieces[share // 2 :: share] or pieces[:1]
-    contexts = _collect(model, read, kept)
-    posterior = posterior_of(contexts.chunks, kept)
+    share = -(-number // max(1, _MEMORY // (4 * (model.config.d_model + 1))))
+    contexts = collect_contexts(model, read, pieces[share // 2 :: share] or pieces[:1])
+    change, gradient = trained.zeros(), np.nan
+    for stride in sorted({-(-len(contexts) // _NEAR), 1}, reverse=True):
+        some = contexts.every(stride)
+        pairs = torch.bincount(some.current * n + some.following, minlength=n * n)
+        posterior = posterior_of(partial(list, [some]), pairs.view(n, n).double(), stride)
+        change = scale_table(posterior, change, SCALING_STEPS)
+        if max_iterations:
+            found = minimise(posterior, change, max_iterations, GRADIENT if stride == 1 else _COARSE)
+            change, gradient = found.change, found.gradient
     before = posterior.evidence.loss
-    change = scale_table(posterior, trained.zeros(), SCALING_STEPS)
-    gradient = np.nan
-    if max_iterations:
-        found = minimise(posterior, change, max_iterations, GRADIENT)
-        change, gradient = found.change, found.gradient
     if share > 1:  # the mean rates at least see everything
-        posterior = posterior_of(lambda: iterate_contexts(model, read, pieces), pieces)
+        scored = [read[p.trajectory][p.start + p.scored_from : p.start + p.n_targets + 1] for p in pieces]
+        shown = torch.from_numpy(transition_counts(scored, n)).to(trained.table)
+        posterior = posterior_of(partial(iterate_contexts, model, read, pieces), shown)
         before = posterior.evidence.loss
         change = scale_table(posterior, change, MAX_SCALING_STEPS)
     after = posterior.mean_loss(change)
@@ -222,15 +225,6 @@ def _together(transitions: Tensor, seen: Tensor) -> Tensor:
 
 def _rates(counts: NDArray[np.int64], like: Tensor) -> Tensor:
     return torch.from_numpy(counts / np.maximum(counts.sum(axis=1, keepdims=True), 1.0)).to(like)
-
-
-def _collect(model: NanoGPT, trajectories: Sequence[NDArray[Any]], pieces: Sequence[Piece]) -> Contexts:
-    """Return the contexts of pieces, those of a state together, which keeps its rows of the table in the cache."""
-    parts = list(iterate_contexts(model, trajectories, pieces))
-    current = torch.cat([part.current for part in parts])
-    order = current.argsort(stable=True)
-    features = torch.cat([part.features for part in parts])[order]
-    return Contexts(features, current[order], torch.cat([part.following for part in parts])[order])
 
 
 class _Sweeps:
