@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from nanomd import InputError
+from nanomd import InputError, validate
 from nanomd.cli.main import main
 from nanomd.data.counts import transition_counts
 from nanomd.experiments import ZOO, run_zoo
@@ -20,6 +20,14 @@ def test_chains_have_the_transitions_they_are_made_of():
     n = counts.sum(axis=1, keepdims=True)
     error = np.sqrt(transition * (1 - transition) / n)
     assert (abs(counts / n - transition) <= 5 * error + 1e-12).all()
+
+
+def test_a_driven_ring_is_judged_with_as_many_macrostates_as_it_has():
+    """No gap in its timescales, and PCCA+ leaves macrostates empty where three are asked for."""
+    md = [markov_chain(ring(6, 0.02, 0.005), 50_000, seed) for seed in (2, 3, 4)]
+    with pytest.raises(InputError, match="empty; use fewer macrostates"):
+        validate(md, md, n_macrostates=3, n_bootstrap=20)
+    assert validate(md, md, n_bootstrap=20).verdict == "pass"
 
 
 def test_gates_remember():

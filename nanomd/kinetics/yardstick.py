@@ -129,7 +129,14 @@ def make_yardstick(
         m = n_macrostates
         if m is None:
             m = macrostates.choose_n_macrostates(model.timescales(min(6, n_active - 1)), n_active)
-        macrostate = macrostates.macrostates(model, counts, visits, m)
+        macrostate = None
+        while macrostate is None:
+            try:
+                macrostate = macrostates.macrostates(model, counts, visits, m)
+            except InputError:  # PCCA+ leaves some empty: where their number was left open, fewer will do
+                if n_macrostates is not None or m <= 2:
+                    raise
+                m -= 1
         core = macrostates.pcca_cores(model, macrostate, m)
         _, right, _ = model.eigen(min(max(m - 1, 3), n_active - 1))
     else:
