@@ -161,7 +161,7 @@ def test_defaults_follow_the_data_and_say_so(tmp_path):
     assert model.frame_interval == FrameInterval(2.0 * stride, "ps")
     chosen = model.provenance["train"]
     assert (chosen["frame_stride"], chosen["time_reversal"], chosen["n_steps"]) == (stride, True, 3)
-    assert model.provenance["choices"][0].startswith(f"reads every {stride}th frame, all offsets: ")
+    assert model.provenance["choices"][0].startswith(f"reads one frame in {stride}, all offsets: ")
 
     model.save(tmp_path / "model")
     rollout = Sampler.load(tmp_path / "model").generate(50, 2, seed=1)

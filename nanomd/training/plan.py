@@ -71,7 +71,7 @@ class Plan:
     def describe(self) -> list[str]:
         """Say in a line each what was chosen and why."""
         scales = self.scales
-        every = "every frame" if self.stride == 1 else f"every {self.stride}th frame, all offsets"
+        every = "every frame" if self.stride == 1 else f"one frame in {self.stride}, all offsets"
         lines = [
             f"reads {every}: the slow processes (slowest {scales.slowest:.4g} frames) remember {scales.memory} frames"
             if np.isfinite(scales.slowest)
