@@ -188,7 +188,10 @@ class Judge:
         frames, margin = self.reference.n_frames, math.log(LEAST_MARGIN)
         looks = float(share.value) * frames / self.slowest  # independent ones
         if source.n_trajs:
-            looks = max(looks, expected_events(entries or 0, source.n_frames, frames))
+            # Entries come in bursts: no more are independent than the scatter of the share (of its logit) tells.
+            relative = float(share.error) * (1.0 - float(share.value))
+            independent = min(entries or 0, int(1 / relative**2)) if relative > 0 else entries or 0
+            looks = max(looks, expected_events(independent, source.n_frames, frames))
         words = f"{100 * float(share.value):.3g} % of it lies in states that {self.reference.name} never visits"
         if looks >= LEAST_EVENTS:
             return [Finding(Comparison(math.inf, 0.0, margin, True), words)]
