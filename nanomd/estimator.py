@@ -148,6 +148,7 @@ class GPTEstimator:
         self._model: GPTModel | None = None
         self._last: GPTModel | None = None
         self._finish_last: Callable[[], GPTModel] | None = None
+        self._epochs: list[GPTModel] = []
 
     def _set(self, parameters: dict[str, Any]) -> None:
         """Take arguments by name; refuse what no training could be made of."""
@@ -205,6 +206,7 @@ class GPTEstimator:
             return self._fit(dtrajs, bar)
 
     def _fit(self, dtrajs: DtrajsLike, progress: Progress | None) -> Self:
+        from nanomd.training.epochs import resolve_epochs
         from nanomd.training.floor import TOLERANCE, markov_loss, without_context
         from nanomd.training.loop import train
 
@@ -223,11 +225,12 @@ class GPTEstimator:
             )
         chosen = self._choose(tokens, state_map.n_states)
         config, train_config, stride = chosen.model, chosen.train, chosen.stride
-        if progress is not None:
-            expect(progress, train_config.n_steps)
         fraction, n_trajectories = train_config.validation_fraction, len(tokens)
         training, validation = split_dtrajs(tokens, fraction) if fraction > 0 else (tokens, [])
         tokens, training, validation = (stride_trajectories(part, stride) for part in (tokens, training, validation))
+        train_config = resolve_epochs(config, train_config, training)
+        if progress is not None:
+            expect(progress, train_config.n_steps)
         result = train(
             config,
             train_config,
@@ -273,14 +276,24 @@ class GPTEstimator:
             files = without_context(files)
         self._model = self._finish(files, result.history, tokens, train_config, progress)
         self._last, self._finish_last = self._model, None
-        if result.best_step != train_config.n_steps:
-            last = dataclasses.replace(
-                files,
-                tensors={name: value.float().cpu().numpy() for name, value in result.last.items()},
-                provenance=provenance | {"best_step": train_config.n_steps, "validation_loss": None},
+
+        def earlier(weights: dict[str, Any], step: int, **record: Any) -> GPTModel:
+            return self._finish(
+                dataclasses.replace(
+                    files,
+                    tensors={name: value.float().cpu().numpy() for name, value in weights.items()},
+                    provenance=provenance | {"best_step": step, "validation_loss": None} | record,
+                ),
+                result.history,
+                tokens,
+                train_config,
             )
+
+        steps = train_config.steps_per_epoch or 0
+        self._epochs = [earlier(weights, epoch * steps, epoch=epoch) for epoch, weights in result.kept.items()]
+        if result.best_step != train_config.n_steps:
             # Few ask for it: its output layer is fitted when somebody does.
-            self._last, self._finish_last = None, partial(self._finish, last, result.history, tokens, train_config)
+            self._last, self._finish_last = None, partial(earlier, result.last, train_config.n_steps)
         return self
 
     def _choose(self, tokens: list[Tokens], n_states: int) -> _Chosen:
@@ -348,3 +361,9 @@ class GPTEstimator:
             self._last, self._finish_last = self._finish_last(), None
         assert self._last is not None
         return self._last
+
+    def fetch_epochs(self) -> list[GPTModel]:
+        """Return the models of the epochs that `keep_epochs` names, in their order; none where it is empty."""
+        if self._model is None:
+            raise InputError("the estimator has no model yet: call fit(dtrajs) first")
+        return list(self._epochs)

@@ -13,7 +13,7 @@ from nanomd.model.scoring import weighted_nll
 from nanomd.training.draws import GeneratorDraws, hidden_probability, mix_rate, sample_states
 from nanomd.training.objectives import training_loss
 
-HIDDEN = TrainConfig(objective="two_pass_hidden")
+HIDDEN = TrainConfig(objective="two_pass_hidden", hidden_schedule="training")
 TOKEN = TrainConfig(objective="two_pass_token")
 Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from types import MappingProxyType
-from typing import Any, ClassVar, Literal
+from itertools import pairwise
+from typing import Any, ClassVar, Literal, Self
 
 from nanomd.base.checks import check_lags, check_range
 from nanomd.base.errors import InputError
 from nanomd.base.options import Options, Ranges
+from nanomd.base.presets import PAPER_TRAINING
+from nanomd.base.presets import PRESETS as PRESETS
 
 Norm = Literal["pre", "post"]
 Activation = Literal["gelu", "relu"]
 Position = Literal["rope", "learned"]
 Objective = Literal["one_pass", "two_pass_token", "two_pass_hidden"]
+HiddenSchedule = Literal["epoch", "training"]
+Initial = Literal["scaled", "glorot"]
 Average = Literal["none", "ema", "tail"]
 Select = Literal["loss", "kinetics", "last"]
 Switch = Literal["auto", "on", "off"]
@@ -154,6 +158,11 @@ class TrainConfig(Options):
         Frames between the starts of successive training windows; None draws starts uniformly.
     batch_size, n_steps : int
         Windows per optimiser step, and optimiser steps.
+    n_epochs, steps_per_epoch : int, optional
+        Readings of the training windows, in place of `n_steps`, and the steps of one; what the data have when None
+        (`nanomd.training.epochs`).
+    keep_epochs : tuple of int
+        Epochs after which the weights are kept, as `GPTEstimator.fetch_epochs` returns them; none when empty.
     learning_rate, beta1, beta2, weight_decay, gradient_clip, warmup_steps :
         AdamW; the learning rate rises linearly over the warm-up.
     lr_schedule : str
@@ -164,6 +173,10 @@ class TrainConfig(Options):
         Token objective: bring the replacement probability back to zero over the second third; it rises over the first.
     hidden_position_base, hidden_step_base : float
         Hidden objective: replace with probability 1 - a^(t (1 - b^s)), a and b these two.
+    hidden_schedule : str
+        Whether s counts the steps of the current ``"epoch"``, as published, or of the whole ``"training"``.
+    initial : str
+        Initial weights: ``"scaled"``, as `NanoGPT.initialise` says, or ``"glorot"``, as published.
     average : str
         ``"none"``; ``"ema"``, an exponential mean of the weights; or ``"tail"``, their mean over the last steps, which
         brought learnt rates nearer the data's (docs/results.md). The mean is what is validated, chosen and saved; see
@@ -220,6 +233,9 @@ class TrainConfig(Options):
     window_shift: int | None = None
     batch_size: int = 32
     n_steps: int = 2000
+    n_epochs: int | None = None
+    steps_per_epoch: int | None = None
+    keep_epochs: tuple[int, ...] = ()
     learning_rate: float = 2e-3
     beta1: float = 0.9
     beta2: float = 0.98
@@ -231,6 +247,8 @@ class TrainConfig(Options):
     mix_anneal: bool = True
     hidden_position_base: float = 0.95
     hidden_step_base: float = 0.99995
+    hidden_schedule: HiddenSchedule = "epoch"
+    initial: Initial = "scaled"
     average: Average = "tail"
     average_span: float = 0.3
     lookahead_lags: tuple[int, ...] = ()
@@ -255,7 +273,8 @@ class TrainConfig(Options):
     RANGES: ClassVar[Ranges] = {
         "frame_stride": (1, None), "train_length": (2, None), "burn_in": (0, None), "window_shift": (1, None),
         "batch_size": (1, None),
-        "n_steps": (1, None), "learning_rate": (0, None), "beta1": (0, 0.99999), "beta2": (0, 0.99999),
+        "n_steps": (1, None), "n_epochs": (1, None), "steps_per_epoch": (1, None),
+        "learning_rate": (0, None), "beta1": (0, 0.99999), "beta2": (0, 0.99999),
         "weight_decay": (0, None), "gradient_clip": (1e-6, None), "warmup_steps": (0, None), "mix_max": (0, 1),
         "hidden_position_base": (0, 1), "hidden_step_base": (0, 1), "average_span": (1e-6, 1),
         "lookahead_weight": (0, None), "markov_pseudocount": (1e-12, None), "validation_fraction": (0, 0.9),
@@ -267,6 +286,31 @@ class TrainConfig(Options):
         """Check every field."""
         object.__setattr__(self, "lookahead_lags", check_lags("lookahead_lags", self.lookahead_lags))
         self.check()
+        if any(a >= b for a, b in pairwise((0, *self.keep_epochs))):
+            raise InputError(f"keep_epochs must be rising whole numbers from 1 on, got {list(self.keep_epochs)}")
+
+    @classmethod
+    def paper(cls, system: str, **changes: Any) -> Self:
+        """Return the published training of a system, as far as its authors' code tells; see docs/paper.md.
+
+        With the preset ``"paper-" + system`` it is the whole method. An epoch has as many steps as it had there, or, of
+        the four-state potential, as the data give.
+
+        Parameters
+        ----------
+        system : str
+            ``"four-state"``, ``"alanine-dipeptide"`` or ``"ww-domain"``.
+        **changes
+            Fields that are to differ.
+
+        Raises
+        ------
+        InputError
+            For another system, or an unknown field.
+        """
+        if system not in PAPER_TRAINING:
+            raise InputError(f"system must be one of {', '.join(PAPER_TRAINING)}, got {system!r}")
+        return cls.from_dict({**PAPER_TRAINING[system], **changes})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -319,25 +363,6 @@ class RolloutConfig(Options):
         """Check every field."""
         self.check()
         check_range("stride", self.stride, 1, self.n_steps)
-
-
-# Preset -> fields of ModelConfig (without n_states). "paper" is the published shape; its size depends on the system.
-_PAPER: dict[str, Any] = dict(
-    n_head=8, context_length=100, mlp_ratio=1, norm="post", activation="relu", position="learned", final_dropout=0.1
-)
-PRESETS: MappingProxyType[str, dict[str, Any]] = MappingProxyType(
-    {
-        "paper-four-state": dict(_PAPER, d_model=64, n_layer=1),
-        "paper-alanine-dipeptide": dict(_PAPER, d_model=128, n_layer=3),
-        "paper-ww-domain": dict(_PAPER, d_model=128, n_layer=2),
-        "small": dict(d_model=64, n_layer=2, n_head=4, context_length=64),
-        "base": dict(d_model=128, n_layer=4, n_head=4, context_length=128, mlp_ratio=4),
-        "xs": dict(d_model=64, n_layer=2, n_head=2, context_length=64, mlp_ratio=4),
-        # The smallest shape; stride, context and the rest of the training come from the data (`nanomd.training.plan`).
-        "auto": dict(d_model=32, n_layer=2, n_head=2, context_length=32, mlp_ratio=2),
-        "tiny": dict(d_model=32, n_layer=2, n_head=2, context_length=32, mlp_ratio=2),
-    }
-)
 
 
 def model_preset(name: str, n_states: int, **overrides: Any) -> ModelConfig:

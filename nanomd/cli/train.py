@@ -28,7 +28,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "(20%%); or auto, a fifth of the trajectories, and nothing of a single one (default: %(default)s)",
     )
     names = add_fields(parser, "the model (where it differs from the preset)", ModelConfig, skip=["n_states"])
-    names += add_fields(parser, "the training", TrainConfig, skip=["seed"])
+    names += add_fields(parser, "the training", TrainConfig, skip=["seed", "keep_epochs"])
     parser.set_defaults(override_names=names)
 
 

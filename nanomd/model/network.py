@@ -150,6 +150,25 @@ class NanoGPT(nn.Module):
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * std)
 
     @torch.no_grad()
+    def initialise_glorot(self, seed: int) -> None:
+        """Draw the initial weights as Keras does for a TransformerDecoder with Glorot-uniform embeddings.
+
+        Uniform in +- sqrt(6 / (inputs + outputs)). Keras counts those of the projections of attention by head: d H and
+        d d_head for queries, keys and values, d and d H for the output.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        d, heads, d_head = self.config.d_model, self.config.n_head, self.config.d_head
+        self.initialise(seed)
+        for name, parameter in self.named_parameters():
+            if parameter.dim() < 2 or name == "markov.weight":
+                continue
+            fans = sum(parameter.shape)
+            if "attention" in name:
+                fans = d * (heads + d_head) if "qkv" in name else d * (1 + heads)
+            limit = math.sqrt(6.0 / fans)
+            parameter.copy_((2.0 * torch.rand(parameter.shape, generator=generator) - 1.0) * limit)
+
+    @torch.no_grad()
     def start_at_markov(self, counts: NDArray[np.floating], pseudocount: float) -> None:
         """Set the markov head to the Markov state model of the data, and the transformer's output to zero.
 

@@ -7,7 +7,7 @@ frames before the first one that it scores, so every prediction is that of one p
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -110,7 +110,11 @@ def token_batches(
 
 @torch.no_grad()
 def _scored_batches(
-    model: NanoGPT, trajectories: Sequence[NDArray[Any]], pieces: Sequence[Piece], batch_size: int
+    model: NanoGPT,
+    trajectories: Sequence[NDArray[Any]],
+    pieces: Sequence[Piece],
+    batch_size: int,
+    forward: Callable[[Tensor], Tensor] | None = None,
 ) -> Iterator[tuple[Sequence[Piece], Tensor]]:
     """Yield pieces with their log-probabilities of the observed next states, (B, T)."""
     device = model.embedding.weight.device
@@ -119,7 +123,7 @@ def _scored_batches(
     try:
         for group, frames in token_batches(trajectories, pieces, batch_size):
             tokens = frames.to(device)
-            log_probs = model(tokens[:, :-1]).log_softmax(dim=-1)
+            log_probs = (forward or model)(tokens[:, :-1]).log_softmax(dim=-1)
             yield group, log_probs.gather(-1, tokens[:, 1:, None])[..., 0]
     finally:
         model.train(training)
@@ -133,6 +137,7 @@ def mean_log_likelihood(
     context: int | None = None,
     max_targets: int | None = None,
     batch_size: int = 32,
+    forward: Callable[[Tensor], Tensor] | None = None,
 ) -> float:
     """Return the mean log-likelihood of the next state, in nats per frame.
 
@@ -147,6 +152,8 @@ def mean_log_likelihood(
         Score about this many targets only, in pieces spread evenly over the data; all when None.
     batch_size : int
         Pieces per forward pass.
+    forward : callable, optional
+        Maps tokens (B, T) to the logits (B, T, V) that are scored; the model's own when None.
     """
     if length is None or context is None:
         length, context = full_context(model.config)
@@ -156,7 +163,7 @@ def mean_log_likelihood(
         if keep < len(pieces):
             pieces = [pieces[(2 * k + 1) * len(pieces) // (2 * keep)] for k in range(keep)]
     total, number = 0.0, 0
-    for group, scores in _scored_batches(model, trajectories, pieces, batch_size):
+    for group, scores in _scored_batches(model, trajectories, pieces, batch_size, forward):
         values = scores.double().cpu().numpy()
         for row, piece in zip(values, group, strict=True):
             total += float(row[piece.scored_from : piece.n_targets].sum())

@@ -35,6 +35,9 @@ _FREE_OPTIONS = (
     *("refit", "refit_pseudocount", "refit_ridge"),
 )
 
+# Options whose default is not what trainings of the hidden objective did before they were there.
+_BEFORE = {"hidden_schedule": "training"}
+
 
 @dataclass(slots=True)
 class TrainingState:
@@ -218,7 +221,8 @@ def training_identity(model: ModelConfig, train: TrainConfig, digest: str) -> di
 
 def _compare(path: Path, section: str, own: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
     if section == "train":  # an option that is newer than the checkpoint had its default
-        saved = {name: value for name, value in TrainConfig().to_dict().items() if name not in saved} | dict(saved)
+        newer = TrainConfig().to_dict() | (_BEFORE if saved.get("objective") == "two_pass_hidden" else {})
+        saved = {name: value for name, value in newer.items() if name not in saved} | dict(saved)
     for name, value in own.items():
         if name not in saved or saved[name] != value:
             what = "the training data differ" if section == "data" else f"{name} was {saved.get(name)!r}, now {value!r}"

@@ -48,7 +48,11 @@ def mix_rate(step: int, config: TrainConfig) -> float:
         rise = min(1.0, 3.0 * progress)
         fall = min(1.0, max(0.0, 2.0 - 3.0 * progress)) if config.mix_anneal else 1.0
         return config.mix_max * min(rise, fall)
-    return 1.0 - config.hidden_step_base**step if config.objective == "two_pass_hidden" else 0.0
+    if config.objective != "two_pass_hidden":
+        return 0.0
+    if config.hidden_schedule == "epoch":
+        step = step % (config.steps_per_epoch or config.n_steps) + 1  # counted from 1, as published
+    return 1.0 - config.hidden_step_base**step
 
 
 def hidden_probability(rate: float | Tensor, length: int, model: NanoGPT, config: TrainConfig) -> Tensor:

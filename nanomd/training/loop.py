@@ -33,8 +33,10 @@ from nanomd.training.checkpoint import (
     training_identity,
 )
 from nanomd.training.distributed import World, join
-from nanomd.training.draws import mix_rate
+from nanomd.training.draws import GeneratorDraws, mix_rate
+from nanomd.training.epochs import KeptEpochs, resolve_epochs
 from nanomd.training.horizon_heads import HorizonHeads
+from nanomd.training.objectives import mixed_logits
 from nanomd.training.records import Clock, MetricsFile, Pending, in_words
 from nanomd.training.result import TrainingResult, check_finite
 from nanomd.training.schedule import Choice, Schedule
@@ -49,7 +51,7 @@ from nanomd.training.setup import (
     untrained_model,
 )
 from nanomd.training.step import TrainingStep
-from nanomd.training.windows import STREAM_ROLLOUT, WindowSampler, step_seed
+from nanomd.training.windows import STREAM_MIX, STREAM_ROLLOUT, WindowSampler, step_seed
 
 VALIDATION_TARGETS = 32768  # scored at most, in evenly spread pieces
 
@@ -117,6 +119,7 @@ class Training:
         world: World | None = None,
         run_dir: str | Path | None = None,
     ) -> None:
+        config = resolve_epochs(model_config, config, trajectories)
         self.config, self.device = config, device
         self.world = World() if world is None else world
         self.validation = [trajectory for trajectory in validation if len(trajectory) >= 2]
@@ -165,6 +168,7 @@ class Training:
         )
         folder = None if run_dir is None or not self.world.first else Path(run_dir)
         self.checkpoints = None if folder is None else folder / "checkpoints"
+        self.kept = KeptEpochs(config, self.checkpoints)
         self.metrics = MetricsFile(None if folder is None else folder / "logs" / "metrics.jsonl")
         self.identity = training_identity(model_config, config, data_digest([*trajectories, *self.validation]))
         self.state = TrainingState(0, [], 0, math.inf, self.average.weights(), self.average.state())
@@ -184,6 +188,8 @@ class Training:
             losses.append(self.step(state.step))
             state.step += 1
             self.average.update(state.step)
+            if self.world.first and self.kept.is_due(state.step):
+                self.kept.keep(state.step, self.average.weights())
             if pending is not None:
                 self._record(pending, clock, progress)
                 pending = None
@@ -205,7 +211,8 @@ class Training:
         self.model.load_state_dict(state.best)
         best_loss = state.best_loss if self.validation else math.nan
         selection = {"select": self.config.select} | ({} if self.selector is None else self.selector.describe())
-        return TrainingResult(self.model.eval(), last, state.history, state.best_step, best_loss, selection)
+        kept = self.kept.weights
+        return TrainingResult(self.model.eval(), last, state.history, state.best_step, best_loss, selection, kept)
 
     def _begin(self, resume: bool) -> TrainingState:
         """Take up the last checkpoint, if there is one, in every process."""
@@ -222,6 +229,7 @@ class Training:
                 self.state = load_checkpoint(
                     found[-1], self.model, self.optimiser, self.identity, self.heads, self.average.state()
                 )
+                self.kept.take_up(self.state.step, self.model.state_dict())
                 if self.step.scale is not None and self.state.loss_scale:
                     self.step.scale.load(self.state.loss_scale)
             self.metrics.begin(self.state.history)
@@ -269,6 +277,8 @@ class Training:
         with self.average.applied():
             if due.validate and self.world.first:
                 record["validation_loss"] = self._validate()
+                if config.objective == "two_pass_hidden":
+                    record["mixed_validation_loss"] = self._validate(mix_rate(pending.step - 1, config))
             if due.roll_out and self.selector is not None:
                 record |= self.selector.record(self.model.to_tensors())
         if self.choice.takes(record, state.history, last=pending.step == config.n_steps):
@@ -287,9 +297,13 @@ class Training:
             with annotate("checkpoint"):
                 save_checkpoint(self.checkpoints, self.state, self.model, self.optimiser, self.identity, self.heads)
 
-    def _validate(self) -> float:
-        """Score the held-out data by teacher forcing (nats per frame)."""
+    def _validate(self, rate: float = 0.0) -> float:
+        """Score the held-out data by teacher forcing (nats per frame), or by two passes at a `mix_rate`."""
         context = self.length // 2 if self.length > 1 else 0
+        forward = None
+        if rate > 0:
+            coins = torch.Generator(device=self.device).manual_seed(step_seed(self.config.seed, STREAM_MIX, 0))
+            forward = partial(mixed_logits, self.model, draws=GeneratorDraws(self.config, rate, coins))
         with annotate("validation"):
             return -mean_log_likelihood(
                 self.model,
@@ -298,4 +312,5 @@ class Training:
                 context=min(context, self.model.config.receptive_field - 1),
                 max_targets=VALIDATION_TARGETS,
                 batch_size=self.config.batch_size,
+                forward=forward,
             )

@@ -7,7 +7,8 @@ All three end in the same cross-entropy, in nats per frame, of predictions q_t a
 with weights w that are zero on padding. They differ in what the model reads.
 
 ``one_pass``
-    Teacher forcing: q_t = softmax f(x_0 ... x_t). The control, and the validation loss of every objective.
+    Teacher forcing: q_t = softmax f(x_0 ... x_t). The control, and the validation loss of every objective; that of the
+    hidden objective's own mixture is recorded beside it, ``mixed_validation_loss``, as its authors validate.
 
 ``two_pass_token`` (parallel scheduled sampling)
     Pass 1, without gradient and without dropout, gives q; a state y_{t+1} ~ q_t is *sampled*, and replaces the input
@@ -23,8 +24,9 @@ with weights w that are zero on padding. They differ in what the model reads.
 
     .. math:: 1 - a^{t (1 - b^s)}, \quad a = 0.95, \; b = 0.99995, \; t = 0 \ldots W - 1
 
-    s being the optimiser step, and t staying at W - 1 in training windows longer than W. Pass 2 runs the same blocks on
-    the mixture. Gradients flow through both passes.
+    s being the optimiser step of the current epoch, from 1, or of the whole training (`hidden_schedule`), and t staying
+    at W - 1 in training windows longer than W. Pass 2 runs the same blocks on the mixture. Gradients flow through both
+    passes.
 
 What is replaced, and by what, is drawn by `nanomd.training.draws`.
 """
@@ -81,10 +83,7 @@ def training_loss(
         with _marked("pass 1"), torch.no_grad(), _evaluating(model):
             tokens = draws.tokens(model, tokens)
     elif draws is not None and config.objective == "two_pass_hidden":
-        embedded = model.embed(tokens)
-        with _marked("pass 1"):
-            hidden = model.hidden(tokens, inputs_embeds=embedded)
-        embedded = torch.where(draws.positions(model, tokens)[..., None], hidden, embedded)
+        embedded = _mixed(model, tokens, draws)
     with _marked("pass 2"):
         hidden = model.hidden(tokens, inputs_embeds=embedded)
         loss = weighted_nll(
@@ -97,6 +96,19 @@ def training_loss(
             backend=model.backend,
         )
         return loss if extra is None else loss + extra(hidden, targets, weights)
+
+
+def mixed_logits(model: NanoGPT, tokens: Tensor, *, draws: Draws) -> Tensor:
+    """Return the logits (B, T, V) of the second pass of the hidden objective on tokens (B, T)."""
+    return model.logits(model.hidden(tokens, inputs_embeds=_mixed(model, tokens, draws)), tokens)
+
+
+def _mixed(model: NanoGPT, tokens: Tensor, draws: Draws) -> Tensor:
+    """Return what the second pass of the hidden objective reads, (B, T, d)."""
+    embedded = model.embed(tokens)
+    with _marked("pass 1"):
+        hidden = model.hidden(tokens, inputs_embeds=embedded)
+    return torch.where(draws.positions(model, tokens)[..., None], hidden, embedded)
 
 
 def _marked(name: str) -> AbstractContextManager[object]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, TypedDict
 
-from nanomd.base.config import Activation, Average, Compile, Norm, Position, Precision
+from nanomd.base.config import Activation, Average, Compile, HiddenSchedule, Initial, Norm, Position, Precision
 
 
 class FurtherOptions(TypedDict, total=False):
@@ -22,6 +22,9 @@ class FurtherOptions(TypedDict, total=False):
     train_length: int | None
     burn_in: int | None
     window_shift: int | None
+    n_epochs: int | None
+    steps_per_epoch: int | None
+    keep_epochs: tuple[int, ...]
     beta1: float
     beta2: float
     weight_decay: float
@@ -32,6 +35,8 @@ class FurtherOptions(TypedDict, total=False):
     mix_anneal: bool
     hidden_position_base: float
     hidden_step_base: float
+    hidden_schedule: HiddenSchedule
+    initial: Initial
     average: Average
     average_span: float
     lookahead_lags: tuple[int, ...]

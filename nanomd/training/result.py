@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -30,13 +30,16 @@ class TrainingResult:
         The weights after the last step; their mean where weights are averaged.
     history : list of dict
         Records of ``step``, ``loss``, ``lookahead_loss`` (the term of horizon heads, in the last step) and, after
-        validations, ``validation_loss`` (nats per frame), with ``learning_rate``, ``mix`` (replacement probability of
-        the token objective), ``seconds`` and ``frames_per_second``. Where rollouts were scored, ``kinetics_score``,
-        ``kinetics_held_out`` (1, or 0 where the training MD had to judge) and ``kinetics_seconds``.
+        validations, ``validation_loss`` (nats per frame; with the hidden objective also ``mixed_validation_loss``, of
+        its two passes), with ``learning_rate``, ``mix`` (replacement probability of the token objective), ``seconds``
+        and ``frames_per_second``. Where rollouts were scored, ``kinetics_score``, ``kinetics_held_out`` (1, or 0 where
+        the training MD had to judge) and ``kinetics_seconds``.
     best_step, best_loss : int, float
         The step of `model`'s weights, and its validation loss (NaN where nothing was held out).
     selection : dict
         How the weights were chosen: ``select``, and with kinetics what `KineticsSelector.describe` says.
+    kept : dict
+        The weights after the epochs of `keep_epochs`.
     """
 
     model: NanoGPT
@@ -45,6 +48,7 @@ class TrainingResult:
     best_step: int
     best_loss: float
     selection: dict[str, Any]
+    kept: dict[int, dict[str, Tensor]] = field(default_factory=dict)
 
 
 def check_finite(loss: float, scale: float, step: int, config: TrainConfig) -> None:

@@ -64,6 +64,8 @@ def resolve_burn_in(model: ModelConfig, train: TrainConfig, length: int) -> int:
 def untrained_model(model: ModelConfig, config: TrainConfig, trajectories: Sequence[NDArray[Any]]) -> NanoGPT:
     """Return a model with initial weights: at the Markov model of the data where it has a markov head."""
     network = NanoGPT(model, backend=config.backend, seed=config.seed)
+    if config.initial == "glorot":
+        network.initialise_glorot(config.seed)
     if model.markov_head:
         counts = sparse_transition_counts(trajectories, model.n_states).toarray()
         if config.time_reversal:

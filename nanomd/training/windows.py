@@ -72,6 +72,12 @@ class Batch:
     total: Tensor
 
 
+def count_windows(n_targets: int, length: int, shift: int) -> int:
+    """Return how many windows of `length` targets, `shift` frames apart, cover a trajectory of `n_targets`."""
+    last = max(n_targets - length, 0)
+    return last // shift + 1 + (last % shift > 0)
+
+
 class WindowSampler:
     """Batches of training windows from token trajectories.
 
