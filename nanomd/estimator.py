@@ -341,6 +341,10 @@ class GPTEstimator:
             )
         return GPTModel(files, history=history)
 
+    def fit_fetch(self, dtrajs: DtrajsLike) -> GPTModel:
+        """Fit, and return the model."""
+        return self.fit(dtrajs).fetch_model()
+
     def fetch_model(self, which: str = "best") -> GPTModel:
         """Return the trained model.
 

@@ -183,12 +183,16 @@ def test_labels_far_apart_are_as_many_states():
     assert named.macrostate_of_state.tolist() == [0, 0, 1]
 
 
+def states_of(dtrajs, named=()):
+    return inputs.number_states([inputs.Handed([x]) for x in dtrajs], named)
+
+
 def test_labels_are_states_as_long_as_they_are_dense():
-    assert inputs.number_states([np.array([0, 2, 3, -1])]).tolist() == [0, 1, 2, 3], "one of four does not occur"
-    assert inputs.number_states([np.array([0, 9])]).tolist() == [0, 9]
-    assert inputs.number_states([np.array([0, 9])], [4]).tolist() == [0, 4, 9]
-    assert inputs.number_states([np.array([5, -2], np.int8), np.array([10**6])]).tolist() == [5, 10**6]
-    assert [x.tolist() for x in inputs.encode([np.array([9, -3, 0])], np.array([0, 9]))] == [[1, -1, 0]]
+    assert states_of([np.array([0, 2, 3, -1])]).tolist() == [0, 1, 2, 3], "one of four does not occur"
+    assert states_of([np.array([0, 9])]).tolist() == [0, 9]
+    assert states_of([np.array([0, 9])], [4]).tolist() == [0, 4, 9]
+    assert states_of([np.array([5, -2], np.int8), np.array([10**6])]).tolist() == [5, 10**6]
+    assert [x.tolist() for x in inputs.encode(inputs.Handed([np.array([9, -3, 0])]), np.array([0, 9]))] == [[1, -1, 0]]
 
 
 def test_states_without_a_macrostate_are_named_and_in_none():

@@ -381,7 +381,7 @@ def test_msm_estimator():
     [
         (lambda: MSMEstimator(0), "lagtime must be at least 1"),
         (lambda: MSMEstimator().fetch_model(), "call fit first"),
-        (lambda: MSMEstimator().fit([]), "dtrajs are empty"),
+        (lambda: MSMEstimator().fit([]), "dtrajs must hold at least one trajectory"),
         (lambda: MSMEstimator(50).fit([np.arange(20) % 3]), r"lagtime must be in \[1, 19\]"),
         (lambda: MSMEstimator(2).fit(CHAIN.sample(99, 1, seed=0)).fetch_model().log_likelihood([]), "lagtime 1, got 2"),
         (

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from nanomd._native.counting import (
     Blocks,
+    Derived,
     count_passages,
     count_stays,
     count_transitions,
@@ -28,6 +29,7 @@ from nanomd._native.parts import (
 
 __all__ = [
     "Blocks",
+    "Derived",
     "NativeCudaEngine",
     "NativeEngine",
     "NativeObservables",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,19 +13,48 @@ from nanomd._native.core import CORE
 from nanomd.base.errors import InputError
 
 _TOKEN_TYPES = (np.uint8, np.uint16, np.int32, np.int64)
+_BATCH = 1 << 24  # frames that are looked at together: no more of what is derived from trajectories is in memory
 
 
-def _tokens(dtrajs: Sequence[ArrayLike]) -> list[NDArray[Any]]:
-    """Give all trajectories one type that the core reads, copying only where it must."""
-    arrays = [np.asarray(x) for x in dtrajs]
-    for i, x in enumerate(arrays):
+@dataclass(frozen=True, slots=True)
+class Derived:
+    """What `function` makes of a trajectory, frame by frame: made when it is read, and given up again.
+
+    Parameters
+    ----------
+    frames : ndarray (n_frames,)
+    function : callable
+        From the frames to an array (n_frames,) of integers.
+    """
+
+    frames: NDArray[Any]
+    function: Callable[[NDArray[Any]], NDArray[Any]]
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        if copy is False:
+            raise ValueError("a derived trajectory is made anew whenever it is read")
+        made = self.function(self.frames)
+        return made if dtype is None else made.astype(dtype, copy=False)
+
+
+def _batches(dtrajs: Sequence[Any]) -> Iterator[tuple[list[NDArray[Any]], slice]]:
+    """Yield trajectories of one type that the core reads, a batch at a time, copying only where it must."""
+    batch: list[NDArray[Any]] = []
+    begin = frames = 0
+    for i, item in enumerate(dtrajs):
+        x = np.asarray(item)
         if x.ndim != 1 or (x.size and x.dtype.kind not in "iu"):
             raise InputError(f"dtrajs[{i}] must be a 1-D array of integers, got {x.dtype} of shape {x.shape}")
-    types = {x.dtype for x in arrays if x.size}
-    dtype = types.pop() if len(types) == 1 else np.dtype(np.int64)
-    if dtype not in _TOKEN_TYPES:
-        dtype = np.dtype(np.int64)
-    return [np.ascontiguousarray(x, dtype) for x in arrays]
+        x = np.ascontiguousarray(x, x.dtype if x.dtype in _TOKEN_TYPES else np.int64)
+        if batch and (x.dtype != batch[0].dtype or frames + len(x) > _BATCH):
+            yield batch, slice(begin, i)
+            batch, begin, frames = [], i, 0
+        batch.append(x)
+        frames += len(x)
+    yield batch, slice(begin, len(dtrajs))
 
 
 class Blocks(NamedTuple):
@@ -35,13 +65,24 @@ class Blocks(NamedTuple):
 
 
 def _count(function: str, dtrajs: Sequence[ArrayLike], blocks: Blocks | None, *arguments: Any) -> Any:
-    tokens = _tokens(dtrajs)
     if blocks is None:
-        blocks = Blocks(np.tile(np.array([[0, 1]], np.int64), (len(tokens), 1)), 1)
-    try:
-        return getattr(CORE, function)(tokens, blocks.spans, blocks.n_blocks, *arguments)
-    except CORE.CoreInputError as error:
-        raise InputError(str(error)) from None
+        blocks = Blocks(np.tile(np.array([[0, 1]], np.int64), (len(dtrajs), 1)), 1)
+    total: Any = None
+    for tokens, batch in _batches(dtrajs):
+        try:
+            counted = getattr(CORE, function)(tokens, blocks.spans[batch], blocks.n_blocks, *arguments)
+        except CORE.CoreInputError as error:
+            raise InputError(str(error)) from None
+        if total is None:
+            total = counted
+        else:
+            for sums, more in zip(_arrays(total), _arrays(counted), strict=True):
+                sums += more
+    return total
+
+
+def _arrays(counted: Any) -> tuple[NDArray[Any], ...]:
+    return counted if isinstance(counted, tuple) else (counted,)
 
 
 def count_visits(dtrajs: Sequence[ArrayLike], n_states: int, blocks: Blocks | None = None) -> NDArray[np.int64]:

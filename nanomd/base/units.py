@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import TypeAlias
 
-from nanomd.base.errors import InputError
+from nanomd.base.checks import check_whole
+from nanomd.base.errors import InputError, shown
+
+Duration: TypeAlias = int | str  # frames, or a time with a unit
 
 _IN_SECONDS = {"fs": 1e-15, "ps": 1e-12, "ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0}
 _IN_PS = {"fs": 1e-3, "ps": 1.0, "ns": 1e3, "us": 1e6, "ms": 1e9, "s": 1e12}
@@ -71,6 +75,58 @@ class FrameInterval:
         if isinstance(value, tuple):
             return cls(float(value[0]), str(value[1]))
         raise InputError(f"frame_interval needs a unit, such as '{value} ns', got the bare number {value}")
+
+    def frames(self, duration: Duration, name: str) -> int:
+        """Return a number of frames: a whole number itself, or a time with a unit, such as ``"1 ns"``.
+
+        Every lag and length that a user gives goes through here.
+
+        Parameters
+        ----------
+        duration : int or str
+            Frames, or a time, which must be a whole number of frames of this length.
+        name : str
+            Of the argument, for the errors.
+
+        Raises
+        ------
+        InputError
+            For anything else, a time that falls between two frames, and a time where that of a frame is not known.
+
+        Examples
+        --------
+        >>> FrameInterval(0.2, "ns").frames("1 us", "lagtime")
+        5000
+        """
+        if not isinstance(duration, str):
+            return check_whole(name, duration)
+        if re.fullmatch(r"\s*[+-]?[0-9]+\s*", duration):
+            return int(duration)
+        match = _PATTERN.fullmatch(duration)
+        try:
+            value = float(match.group(1)) if match else None
+        except ValueError:
+            value = None
+        if match is None or value is None:
+            raise InputError(f"{name} must be a whole number of frames or a time such as '1 ns', got {shown(duration)}")
+        unit = "us" if match.group(2) in _MICRO else match.group(2)
+        if unit in ("frame", "frames") and value.is_integer():
+            return int(value)
+        if unit not in _IN_SECONDS:
+            raise InputError(f"{name} has the unknown unit {unit!r}; use one of {', '.join(_IN_SECONDS)}, frames")
+        if self.unit == "frame":
+            raise InputError(
+                f"{name} is a time, {duration!r}, but the time of a frame is not known: give frame_interval, or frames"
+            )
+        exact = value * _IN_SECONDS[unit] / (self.value * _IN_SECONDS[self.unit])
+        if not abs(exact) < 2**62:
+            raise InputError(f"{name} must be a finite time, got {duration!r}")
+        frames = round(exact)
+        if abs(exact - frames) > 1e-6 * max(abs(exact), 1.0):
+            below = int(exact // 1)
+            near = " or ".join(repr(self.describe(n)) for n in (below, below + 1) if n > 0)
+            raise InputError(f"{name} must be a whole number of frames of {self}, got {duration!r}; use {near}")
+        return frames
 
     @property
     def ps(self) -> float | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from nanomd.base.checks import check_range
 from nanomd.base.errors import InputError
 from nanomd.data.counts import transition_counts
-from nanomd.kinetics.inputs import check_lagtime
+from nanomd.kinetics.inputs import check_lagtime, trajectories
 from nanomd.kinetics.markov import MarkovModel, estimate_markov_model
 
 FloatArray = NDArray[np.float64]
@@ -67,6 +67,17 @@ class MSM:
             present = (rng.random(n_trajs)[:, None] >= cumulative[present]).sum(axis=1)
         return list(out)
 
+    def to_deeptime(self) -> Any:
+        """Return deeptime's MarkovStateModel of the states in the largest connected set.
+
+        deeptime numbers those states 0, 1, ...; which of ours they are is in `MSM.markov.active`.
+        """
+        from deeptime.markov.msm import MarkovStateModel
+
+        active = self.markov.active
+        transition = self.markov.transition[np.ix_(active, active)]
+        return MarkovStateModel(transition, self.markov.stationary[active], reversible=True, lagtime=self.lagtime)
+
     def log_likelihood(self, dtrajs: Sequence[NDArray[np.integer]]) -> float:
         """Return the mean ln p of the next state over all frames but the first of each trajectory, nats per frame.
 
@@ -114,15 +125,19 @@ class MSMEstimator:
     ) -> Self:
         """Count sliding transitions in trajectories of states 0..n_states-1, and estimate the model."""
         lag = self.lagtime if lagtime is None else lagtime
-        arrays: list[NDArray[np.integer]] = [np.asarray(x) for x in dtrajs]
-        if not arrays or not any(x.size for x in arrays):
-            raise InputError("dtrajs are empty")
+        arrays = trajectories("dtrajs", dtrajs)
         check_lagtime(lag, max(len(x) for x in arrays))
-        highest = 1 + max(int(x.max()) for x in arrays if x.size)
+        highest = 1 + max(int(x.max()) for x in arrays)
         counts = transition_counts(arrays, highest if n_states is None else n_states, lag)
         smooth = counts + self.pseudocount * (counts.sum(axis=1, keepdims=True) > 0) * (counts.sum(axis=0) > 0)
         self._model = MSM(estimate_markov_model(smooth, lag))
         return self
+
+    def fit_fetch(
+        self, dtrajs: Sequence[NDArray[np.integer]], lagtime: int | None = None, *, n_states: int | None = None
+    ) -> MSM:
+        """Fit, and return the model."""
+        return self.fit(dtrajs, lagtime, n_states=n_states).fetch_model()
 
     def fetch_model(self) -> MSM:
         """Return the model of the last fit."""

@@ -60,6 +60,15 @@ def sparse_transition_counts(dtrajs: Sequence[ArrayLike], n_states: int) -> csr_
     return csr_array((number, (place // n_states, place % n_states)), shape=(n_states, n_states))
 
 
+def count_model(counts: IntArray, lagtime: int, visits: IntArray) -> Any:
+    """Return sliding counts (n, n) and visits (n,) as deeptime's TransitionCountModel."""
+    from deeptime.markov import TransitionCountModel
+
+    return TransitionCountModel(
+        counts.astype(np.float64), counting_mode="sliding", lagtime=lagtime, state_histogram=visits
+    )
+
+
 def largest_connected_set(counts: Any) -> IntArray:
     """Return the states of the strongly connected set with the most transitions, sorted.
 

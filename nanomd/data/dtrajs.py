@@ -26,6 +26,28 @@ MAX_LABEL = 2**31 - 1
 _SUFFIXES = (".npy", ".npz", ".txt")
 
 
+def unwrapped(source: Any) -> Any:
+    """Return the trajectories within a `Rollout` or a dataset of deeptime, and anything else as it is.
+
+    Raises
+    ------
+    InputError
+        For a dataset that holds pairs of frames and no trajectories.
+    """
+    if hasattr(source, "dtrajs"):
+        return source.dtrajs
+    if hasattr(source, "lagtime"):
+        for name in ("trajectories", "trajectory"):  # of a TrajectoriesDataset and a TrajectoryDataset
+            if hasattr(source, name):
+                return getattr(source, name)
+    if hasattr(source, "data_lagged"):
+        raise InputError(
+            f"dtrajs are pairs of frames without their order ({type(source).__name__}); give the trajectories, or a "
+            "TrajectoriesDataset"
+        )
+    return source
+
+
 def load_dtrajs(source: DtrajsLike) -> list[Dtraj]:
     """Load discrete trajectories from memory or from files.
 
@@ -33,7 +55,8 @@ def load_dtrajs(source: DtrajsLike) -> list[Dtraj]:
     ----------
     source : array, sequence of arrays, path, pattern, or sequence of paths and patterns
         One 1-D array is one trajectory. Files are ``.npy`` (one array), ``.npz`` (one trajectory per array) or ``.txt``
-        (one label per line or separated by blanks). Files of a pattern are sorted naturally.
+        (one label per line or separated by blanks). Files of a pattern are sorted naturally. A `nanomd.Rollout`, and
+        deeptime's TrajectoriesDataset and TrajectoryDataset, are taken for the trajectories within them.
 
     Returns
     -------
@@ -52,6 +75,7 @@ def load_dtrajs(source: DtrajsLike) -> list[Dtraj]:
     [array([0, 0, 1]), array([2, 1])]
     >>> load_dtrajs("md/run_*.npy")  # doctest: +SKIP
     """
+    source = unwrapped(source)
     if isinstance(source, str | Path):
         return _load_files([source])
     if isinstance(source, np.ndarray):

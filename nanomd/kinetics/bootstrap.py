@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanomd._native import Blocks
-from nanomd.base.checks import check_range
+from nanomd.base.checks import check_range, check_whole
 from nanomd.kinetics.interval import Interval
 
 FloatArray = NDArray[np.float64]
@@ -66,7 +66,7 @@ class Bootstrap:
     @classmethod
     def draw(cls, n_blocks: int, n_bootstrap: int, confidence: float, seed: int) -> Bootstrap:
         """Draw the weights from the seed."""
-        check_range("n_bootstrap", n_bootstrap, 20)
+        n_bootstrap = check_whole("n_bootstrap", n_bootstrap, 20)
         check_range("confidence", confidence, 0.5, 0.9999)
         rng = np.random.default_rng(seed)
         weights = rng.multinomial(n_blocks, np.full(n_blocks, 1 / n_blocks), size=n_bootstrap)

@@ -5,20 +5,24 @@ Three steps: prepare what was handed in, measure every source with one yardstick
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from numpy.typing import ArrayLike
 
-from nanomd.base.units import FrameInterval
+from nanomd.base.checks import check_whole
+from nanomd.base.progress import Progress, expect, reporting
+from nanomd.base.units import Duration, FrameInterval
 from nanomd.kinetics.bootstrap import Bootstrap
+from nanomd.kinetics.counted_source import Counted, counted_source
 from nanomd.kinetics.estimates import Sample
 from nanomd.kinetics.inputs import Trajs
 from nanomd.kinetics.judgement import judge
 from nanomd.kinetics.lags import choose_lags
 from nanomd.kinetics.markov_source import markov_source
 from nanomd.kinetics.memory_source import memory_source
-from nanomd.kinetics.prepare import REFERENCE, prepare
+from nanomd.kinetics.prepare import REFERENCE, ROLLOUT, prepare
 from nanomd.kinetics.results import ValidationResult
 from nanomd.kinetics.sources import Measured, trajectory_source
 from nanomd.kinetics.yardstick import Yardstick, make_yardstick
@@ -28,8 +32,8 @@ def validate(
     dtrajs: Any,
     rollout: Any = None,
     *,
-    lagtimes: Sequence[int] | None = None,
-    lagtime: int | None = None,
+    lagtimes: Sequence[Duration] | None = None,
+    lagtime: Duration | None = None,
     n_macrostates: int | None = None,
     macrostate_of_state: ArrayLike | Mapping[int, int | str] | None = None,
     frame_interval: FrameInterval | str | None = None,
@@ -39,21 +43,24 @@ def validate(
     confidence: float = 0.95,
     n_bootstrap: int = 200,
     seed: int = 0,
+    progress: Progress | bool | None = None,
 ) -> ValidationResult:
     """Compare kinetics with a reference.
 
     Parameters
     ----------
-    dtrajs : list of arrays of int
+    dtrajs : list of arrays of int, path, pattern, Rollout, or deeptime's TrajectoriesDataset
         The reference MD: labels of states, whole numbers from 0; negative: unassigned. Where labels are few and far
-        between, states are numbered in their order (`ValidationResult.state_symbols`).
+        between, states are numbered in their order (`ValidationResult.state_symbols`). Every source may be any of
+        these; tokens of a stored rollout are read where they lie, a batch at a time. Sources that are compared may also
+        be a rollout without tokens or its observables (`nanomd.kinetics.counted_source`).
     rollout : Rollout or list of arrays, optional
         What the model generated; the source "GPT". With a Rollout of a model whose step is several frames, or that kept
         every stride-th state, everything is compared at that stride, the MD counted from every offset.
-    lagtimes : sequence of int, optional
-        Lags of the implied timescales, in frames; by default spaced logarithmically up to a tenth of the length of the
-        reference's trajectories, and two slowest timescales.
-    lagtime : int, optional
+    lagtimes : sequence of int or str, optional
+        Lags of the implied timescales, in frames or times such as ``"1 ns"``; by default spaced
+        logarithmically up to a tenth of the length of the reference's trajectories, and two slowest timescales.
+    lagtime : int or str, optional
         Lag of the macrostates and of the "MSM" source, and the stride at which first passages and stays are seen in
         every source, so that quick recrossings count for none. By default the shortest of `lagtimes` at which the three
         slowest timescales have settled: within 5 % (10 % the others) of their value at the longest reliable lag.
@@ -68,13 +75,15 @@ def validate(
     training : list of arrays, optional
         The MD that the model has seen, `dtrajs` when None. The Markov models are made of it, transitions that it never
         shows are counted, and all sources are compared with it too: it is the source "training MD".
-    others : dict of lists of arrays
+    others : dict of sources
         More sources, such as ``{"LSTM": ..., "MD held out": ...}``.
     memory_kernel : bool or int
         Add the source "memory kernel": a Markov model of `training` with a memory of so many frames, chosen on held-out
         parts where True (`nanomd.kinetics.memory_source`). Takes time: minutes with hundreds of states.
     confidence, n_bootstrap, seed :
         Of the intervals; see `nanomd.kinetics.bootstrap`.
+    progress : bool or Progress, optional
+        True shows a bar, a step a source.
 
     Returns
     -------
@@ -103,8 +112,12 @@ def validate(
     passage times are off by a factor of 2
     """
     Bootstrap.draw(2, n_bootstrap, confidence, seed)  # checks the settings before the work
+    if n_macrostates is not None:
+        n_macrostates = check_whole("n_macrostates", n_macrostates)
+    if memory_kernel is not True and memory_kernel is not False:
+        memory_kernel = check_whole("memory_kernel", memory_kernel)
     inputs = prepare(dtrajs, rollout, training, others or {}, frame_interval, macrostate_of_state)
-    lags = choose_lags(inputs.sources[REFERENCE], inputs.n_states, lagtimes, lagtime)
+    lags = choose_lags(inputs.sources[REFERENCE], inputs.n_states, lagtimes, lagtime, inputs.interval)
     yardstick = make_yardstick(
         inputs.sources[REFERENCE],
         inputs.training,
@@ -130,20 +143,40 @@ def validate(
         name: sample(trajs, number, inputs.views(name)) for number, (name, trajs) in enumerate(inputs.sources.items())
     }
     trained = sample(inputs.training, len(samples), inputs.views(inputs.learnt_from))
-    measured = _measure(samples, trained, yardstick, memory_kernel)
+    number = len(samples) + len(inputs.counted) + 2 + (memory_kernel is not False)
+    with reporting(progress, number, "validate", "source") as bar:
+        measured = _measure(samples, inputs.counted, trained, yardstick, memory_kernel, confidence, bar)
     return judge(inputs, lags, yardstick, samples, measured, confidence)
 
 
 def _measure(
-    samples: dict[str, Sample], trained: Sample, yardstick: Yardstick, memory_kernel: bool | int
+    samples: dict[str, Sample],
+    counted: dict[str, Counted],
+    trained: Sample,
+    yardstick: Yardstick,
+    memory_kernel: bool | int,
+    confidence: float,
+    progress: Progress | None,
 ) -> dict[str, Measured]:
     """Measure all trajectories, and the Markov models of the training data."""
-    measured = {name: trajectory_source(name, sample, yardstick) for name, sample in samples.items()}
+    steps: dict[str, Callable[[], Measured]] = {
+        name: partial(trajectory_source, name, sample, yardstick) for name, sample in samples.items()
+    }
+    steps |= {name: partial(counted_source, name, found, yardstick, confidence) for name, found in counted.items()}
+    steps = {name: steps[name] for name in sorted(steps, key=lambda name: name not in (REFERENCE, ROLLOUT))}
     if max(len(x) for x in trained.dtrajs) > yardstick.lagtime:
-        measured["MSM"] = markov_source("MSM", trained, yardstick, yardstick.lagtime)
+        steps["MSM"] = partial(markov_source, "MSM", trained, yardstick, yardstick.lagtime)
         if yardstick.lagtime > 1:
-            measured["MSM (lag 1)"] = markov_source("MSM (lag 1)", trained, yardstick, 1)
+            steps["MSM (lag 1)"] = partial(markov_source, "MSM (lag 1)", trained, yardstick, 1)
     if memory_kernel is not False:
-        wanted = None if memory_kernel is True else int(memory_kernel)
-        measured["memory kernel"] = memory_source("memory kernel", trained, yardstick, wanted)
+        wanted = None if memory_kernel is True else memory_kernel
+        steps["memory kernel"] = partial(memory_source, "memory kernel", trained, yardstick, wanted)
+    if progress is None:
+        return {name: step() for name, step in steps.items()}
+    expect(progress, len(steps))
+    measured = {}
+    for name, step in steps.items():
+        progress.note(name)
+        measured[name] = step()
+        progress.update()
     return measured

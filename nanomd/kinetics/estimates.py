@@ -5,15 +5,18 @@ All functions take a `Sample`: trajectories cut into blocks, with bootstrap weig
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nanomd import _native
-from nanomd._native import Blocks
+from nanomd._native import Blocks, Derived
 from nanomd.data.counts import transition_counts
 from nanomd.kinetics.bootstrap import Bootstrap, make_blocks, ratio
+from nanomd.kinetics.inputs import Traj, recoded
 from nanomd.kinetics.interval import Interval
 from nanomd.kinetics.markov import (
     MarkovModel,
@@ -36,7 +39,7 @@ class Sample:
     Parameters
     ----------
     dtrajs : list of arrays
-        States 0..n_states-1, negative: unassigned.
+        States 0..n_states-1, negative: unassigned; or what is derived from them when it is read.
     n_states : int
     blocks : Blocks
     bootstrap : Bootstrap
@@ -45,7 +48,7 @@ class Sample:
         blocks, and all see nearly the same events.
     """
 
-    dtrajs: list[NDArray[np.integer]]
+    dtrajs: Sequence[Traj]
     n_states: int
     blocks: Blocks
     bootstrap: Bootstrap
@@ -54,7 +57,7 @@ class Sample:
     @classmethod
     def make(
         cls,
-        dtrajs: list[NDArray[np.integer]],
+        dtrajs: Sequence[Traj],
         n_states: int,
         *,
         timescale: float = np.nan,
@@ -70,10 +73,8 @@ class Sample:
 
     def coarse(self, macrostate: IntArray, n_macrostates: int, gap: int = -1) -> Sample:
         """Map states to macrostates, and unassigned frames to `gap`; same blocks and weights."""
-        table = np.append(macrostate, gap).astype(np.int32)  # a negative state takes the last entry
-        mapped: list[NDArray[np.integer]] = [
-            table[np.where(np.asarray(x) < 0, len(macrostate), x) if x.dtype.kind == "i" else x] for x in self.dtrajs
-        ]
+        table = np.append(macrostate, gap).astype(np.int32)
+        mapped = [Derived(np.asarray(x), partial(recoded, table=table)) for x in self.dtrajs]
         return Sample(mapped, n_macrostates, self.blocks, self.bootstrap, self.views)
 
     def with_rest(self, macrostate: IntArray, n_macrostates: int) -> Sample:
@@ -110,7 +111,8 @@ def entries(sample: Sample, inside: NDArray[np.bool_]) -> int:
     """Count how often trajectories enter a set of states (n,) from outside of it."""
     table = np.append(inside, False)
     number = 0
-    for x in sample.dtrajs:
+    for trajectory in sample.dtrajs:
+        x = np.asarray(trajectory)
         known = x if x.dtype.kind == "u" else x[x >= 0]
         number += int((~table[known[:-1]] & table[known[1:]]).sum())
     return int(sample.events(np.asarray(number)))

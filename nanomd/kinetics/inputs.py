@@ -2,25 +2,87 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nanomd import _native
+from nanomd._native import Derived
 from nanomd.base.errors import InputError
+from nanomd.base.units import FrameInterval
 from nanomd.data.counts import MAX_DENSE_STATES
+from nanomd.data.dtrajs import load_dtrajs, unwrapped
 
 Trajs = list[NDArray[np.integer]]
+Traj = NDArray[np.integer] | Derived
 IntArray = NDArray[np.int64]
 
 
-def trajectories(name: str, value: Any) -> Trajs:
-    """Check a list of discrete trajectories, and leave out empty ones."""
-    arrays = [value] if isinstance(value, np.ndarray) and value.ndim == 1 else list(value)
+@dataclass(frozen=True)
+class Handed:
+    """The trajectories of a source as they were handed in.
+
+    Parameters
+    ----------
+    trajs : list of arrays (n_frames,)
+        Whole numbers of any type; memory maps stay what they are. None is empty.
+    labels : ndarray (n_tokens,), optional
+        The label that each number stands for, of the tokens of a rollout; without, they are labels themselves.
+    stride : int
+        Frames of the MD between two states.
+    interval : FrameInterval, optional
+        Of a frame of the MD, where the source knows it.
+    """
+
+    trajs: Trajs
+    labels: IntArray | None = None
+    stride: int = 1
+    interval: FrameInterval | None = None
+
+    def as_labels(self) -> Trajs:
+        """Return labels."""
+        return self.trajs if self.labels is None else [self.labels[x] for x in self.trajs]
+
+
+def handed_in(name: str, value: Any) -> Handed:
+    """Check what stands for a list of discrete trajectories, and leave out empty ones.
+
+    Parameters
+    ----------
+    name : str
+        Of the argument, for the errors.
+    value : list of arrays, array, path, pattern, Rollout, or deeptime's TrajectoriesDataset
+        One 1-D array is one trajectory; the rows of one with two dimensions are several.
+    """
+    if hasattr(value, "tokens") and hasattr(value, "state_map"):
+        if not np.shape(value.tokens)[1]:
+            raise InputError(f"{name} has no trajectories, only observables: generate with store_tokens=True")
+        trajs, labels = _checked(name, value.tokens), value.state_map.symbols
+    else:
+        trajs, labels = _checked(name, unwrapped(value)), None
+    step = int(getattr(value, "frame_stride", 1))
+    interval = getattr(value, "frame_interval", None)
+    if interval is not None:
+        interval = FrameInterval(interval.value / step, interval.unit)
+    return Handed(trajs, labels, int(getattr(value, "stride", 1) or 1) * step, interval)
+
+
+def _checked(name: str, value: Any) -> Trajs:
+    if isinstance(value, str | Path) or (
+        isinstance(value, list | tuple) and value and all(isinstance(x, str | Path) for x in value)
+    ):
+        value = load_dtrajs(value)
+    if not isinstance(value, Iterable) or isinstance(value, Mapping):
+        raise InputError(
+            f"{name} must be a list of 1-D arrays of integers, a Rollout or a TrajectoriesDataset, "
+            f"got {type(value).__name__}"
+        )
     out: Trajs = []
-    for i, item in enumerate(arrays):
+    for i, item in enumerate([value] if isinstance(value, np.ndarray) and value.ndim == 1 else value):
         x = np.asarray(item)
         if x.ndim != 1 or (x.size and x.dtype.kind not in "iu"):
             raise InputError(f"{name}[{i}] must be a 1-D array of integers, got {x.dtype} of shape {x.shape}")
@@ -29,6 +91,19 @@ def trajectories(name: str, value: Any) -> Trajs:
     if not out or max(len(x) for x in out) < 2 or max(int(x.max()) for x in out) < 0:
         raise InputError(f"{name} must hold at least one trajectory of two assigned frames")
     return out
+
+
+def trajectories(name: str, value: Any) -> Trajs:
+    """Return what `handed_in` takes as a list of trajectories of labels."""
+    return handed_in(name, value).as_labels()
+
+
+def recoded(frames: NDArray[np.integer], table: NDArray[np.integer]) -> NDArray[np.integer]:
+    """Map states by a table (n_states + 1,), whose last element is for unassigned frames (negative)."""
+    found: NDArray[np.integer] = table[
+        np.where(frames < 0, len(table) - 1, frames) if frames.dtype.kind == "i" else frames
+    ]
+    return found
 
 
 def at_stride(name: str, trajs: Trajs, stride: int) -> Trajs:
@@ -61,33 +136,48 @@ def check_lagtime(lagtime: int, length: int) -> None:
 # --- The numbering of states -----------------------------------------------------------------------------------------
 
 
-def number_states(trajs: Trajs, named: Sequence[int] | IntArray = ()) -> IntArray:
+def number_states(sources: Iterable[Handed], named: Sequence[int] | IntArray = ()) -> IntArray:
     """Return the label of every state, rising: 0, 1, ... themselves, or those that occur where they are few among them.
 
     Parameters
     ----------
-    trajs : list of arrays
+    sources : of Handed
         Negative labels are unassigned.
     named : sequence of int
         Labels that are states whether they occur or not.
     """
-    named = np.asarray(named, np.int64)
-    highest = max([int(x.max()) for x in trajs if x.size] + named[-1:].tolist())
-    if highest < MAX_DENSE_STATES:
-        occurs = _native.count_visits(trajs, highest + 1)[0] > 0
-        occurs[named] = True
-        labels = np.flatnonzero(occurs)
-    else:
-        labels = np.unique(np.concatenate([named, *(np.unique(x) for x in trajs)]))
-        labels = labels[labels >= 0].astype(np.int64)
+    labels = np.unique(np.concatenate([np.asarray(named, np.int64), *(_occurring(source) for source in sources)]))
+    highest = int(labels[-1])
     return np.arange(highest + 1) if 2 * len(labels) > highest else labels
 
 
-def encode(trajs: Trajs, symbols: IntArray) -> Trajs:
-    """Turn labels, all of them among `symbols` or negative, into states 0, 1, ...; negative ones stay."""
+def _occurring(source: Handed) -> IntArray:
+    """Return the labels of a source, rising."""
+    highest = max(int(x.max()) for x in source.trajs)
+    if highest < MAX_DENSE_STATES:
+        found = np.flatnonzero(_native.count_visits(source.trajs, highest + 1)[0])
+    else:
+        found = np.unique(np.concatenate([np.unique(x) for x in source.trajs]))
+    found = found[found >= 0].astype(np.int64)
+    return found if source.labels is None else source.labels[found]
+
+
+def encode(source: Handed, symbols: IntArray) -> Trajs:
+    """Turn what was handed in, all of it among `symbols` or negative, into states 0, 1, ...; negative ones stay.
+
+    Tokens that are the states already, and labels, are returned as they are.
+    """
+    if source.labels is not None:
+        # A label that the source never shows may be no symbol: its place is never looked up.
+        table = np.append(np.searchsorted(symbols, source.labels), 0)
+        if np.array_equal(table[:-1], np.arange(len(table) - 1)):
+            return source.trajs
+        table = table.astype(np.uint8 if len(symbols) <= 256 else np.uint16 if len(symbols) <= 65536 else np.int32)
+        return [recoded(x, table) for x in source.trajs]
     if symbols[-1] == len(symbols) - 1:
-        return trajs
-    return [np.where(np.asarray(x) < 0, -1, np.searchsorted(symbols, x)) for x in trajs]
+        return source.trajs
+    kind = np.int16 if len(symbols) < 2**15 else np.int32
+    return [np.where(x < 0, -1, np.searchsorted(symbols, x)).astype(kind) for x in source.trajs]
 
 
 def given_macrostates(given: ArrayLike | Mapping[int, int | str]) -> tuple[dict[int, int], list[str]]:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanomd.base.errors import InputError
+from nanomd.base.units import Duration, FrameInterval
 from nanomd.data.counts import largest_connected_set, transition_counts
 from nanomd.kinetics import markov
 from nanomd.kinetics.inputs import Trajs, check_lagtime, usable_length
@@ -16,6 +17,7 @@ from nanomd.kinetics.inputs import Trajs, check_lagtime, usable_length
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
+_FRAMES = FrameInterval()
 SETTLED = 0.05  # relative change up to the longest reliable lag that a settled slowest timescale may show
 SETTLED_OTHERS = 0.1  # the same of the others
 
@@ -34,9 +36,22 @@ class Lags:
 
 
 def choose_lags(
-    reference: Trajs, n_states: int, lagtimes: Sequence[int] | None = None, lagtime: int | None = None
+    reference: Trajs,
+    n_states: int,
+    lagtimes: Sequence[Duration] | None = None,
+    lagtime: Duration | None = None,
+    interval: FrameInterval = _FRAMES,
 ) -> Lags:
     """Return the lags of a validation; what is not given is chosen.
+
+    Parameters
+    ----------
+    reference : list of arrays (n_frames,)
+        States 0..n_states-1.
+    n_states : int
+    lagtimes, lagtime : see `nanomd.kinetics.validate`
+    interval : FrameInterval
+        Of a frame of the reference, for lags with units.
 
     Raises
     ------
@@ -44,13 +59,13 @@ def choose_lags(
         For lags that the reference is too short for, and where no lag shows transitions to and fro.
     """
     length = usable_length(reference)
-    if lagtimes is not None and (
-        np.ndim(lagtimes) != 1 or (len(lagtimes) and np.asarray(lagtimes).dtype.kind not in "iu")
-    ):
-        raise InputError(f"lagtimes must be a list of whole numbers of frames, such as [1, 10, 100], got {lagtimes!r}")
-    for lag in [*(lagtimes if lagtimes is not None else ()), *([] if lagtime is None else [lagtime])]:
-        check_lagtime(int(lag), length)
-    lags = default_lagtimes(length) if lagtimes is None else np.unique(np.asarray(lagtimes, np.int64))
+    if lagtimes is not None and (isinstance(lagtimes, str) or np.ndim(lagtimes) != 1):
+        raise InputError(f"lagtimes must be a list, such as [1, 10, 100] frames or ['1 ns'], got {lagtimes!r}")
+    given = None if lagtimes is None else [interval.frames(lag, "lagtimes") for lag in lagtimes]
+    lagtime = None if lagtime is None else interval.frames(lagtime, "lagtime")
+    for lag in [*(given or ()), *([] if lagtime is None else [lagtime])]:
+        check_lagtime(lag, length)
+    lags = default_lagtimes(length) if given is None else np.unique(np.asarray(given, np.int64))
     if len(lags) == 0:
         raise InputError("lagtimes must not be empty")
     table = np.full((len(lags), min(3, n_states - 1)), np.nan)

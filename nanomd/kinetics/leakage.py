@@ -8,12 +8,14 @@ yardstick, so look at held-out MD beside the model.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nanomd import _native
+from nanomd._native import Derived
 from nanomd.base.errors import InputError
 from nanomd.data.counts import transition_counts
 from nanomd.kinetics.bootstrap import ratio
@@ -98,7 +100,7 @@ def leakage(
 def measure(sample: Sample, seen: IntArray, lagtime: int = 1, *, both_ways: bool = False) -> Leakage:
     """Return the leakage of a sample, given the counts (n, n) of the training data."""
     known = (seen > 0) | (seen.T > 0) if both_ways else seen > 0
-    unseen = [_unseen(x, known, lagtime) for x in sample.dtrajs]
+    unseen = [Derived(np.asarray(x), partial(_unseen, known=known, lagtime=lagtime)) for x in sample.dtrajs]
     per_block = _native.count_visits(unseen, 3, sample.blocks)[:, :2]
     number, total = int(per_block[:, 1].sum()), int(per_block.sum())
     n_unseen = int(sample.events(np.asarray(number)))
@@ -120,7 +122,7 @@ def _unseen(x: NDArray[np.integer], known: NDArray[np.bool_], lagtime: int) -> N
     out = np.full(len(x), 2, np.uint8)
     if len(x) <= lagtime:
         return out
-    a, b = np.asarray(x[:-lagtime], np.int64), np.asarray(x[lagtime:], np.int64)
+    a, b = x[:-lagtime], x[lagtime:]
     assigned = (a >= 0) & (b >= 0)
     inner = out[:-lagtime]
     inner[assigned] = ~known[a[assigned], b[assigned]]

@@ -42,7 +42,7 @@ def markov_source(name: str, sample: Sample, yardstick: Yardstick, lagtime: int)
     timescales, model = estimates.timescales(sample, lagtime, yardstick.n_timescales, match)
     if model is None:
         raise InputError(f"there are no transitions at lagtime {lagtime}; use a shorter lagtime or longer trajectories")
-    point = _quantities(model.transition, model.stationary, lagtime, yardstick)
+    point = point_quantities(model.transition, model.stationary, lagtime, yardstick)
     boot, replicates = _replicates(sample, model, yardstick)
     spread = {key: np.stack([r[key] for r in replicates]) for key in point} if replicates else {}
     intervals = {
@@ -55,17 +55,17 @@ def markov_source(name: str, sample: Sample, yardstick: Yardstick, lagtime: int)
         yardstick,
         **intervals,
         timescales=Interval.stack([timescales] * len(yardstick.lagtimes)),  # a Markov chain has the same at every lag
-        residence_survival=_survival(matrix, model.stationary, yardstick),
+        residence_survival=survival(matrix, model.stationary, yardstick),
         ck_predicted=point["ck_estimated"],
         unseen_states=np.flatnonzero(model.stationary == 0).astype(np.int64),
         timescale_overlap=process_overlap(model, yardstick),
-        path_longer=_path_times(model.transition, model.stationary, lagtime, yardstick, yardstick.path_times)[1],
+        path_longer=path_times(model.transition, model.stationary, lagtime, yardstick, yardstick.path_times)[1],
         path_resolution=lagtime,
     )
     return Measured(kinetics, spread.get("mfpt"))
 
 
-def _quantities(
+def point_quantities(
     transition: FloatArray, stationary: FloatArray, lagtime: int, yardstick: Yardstick
 ) -> dict[str, FloatArray]:
     """Return what a chain that steps `lagtime` frames has by `_SCALES`, times in frames."""
@@ -78,11 +78,11 @@ def _quantities(
         "mfpt": yardstick.lagtime * markov.passage_times(*seen),
         "residence": yardstick.lagtime * markov.mean_residence(*seen)[0],
         "ck_estimated": self_transitions(matrix, stationary, yardstick),
-        "path_mean": _path_times(transition, stationary, lagtime, yardstick, np.zeros(0, np.int64))[0],
+        "path_mean": path_times(transition, stationary, lagtime, yardstick, np.zeros(0, np.int64))[0],
     }
 
 
-def _path_times(
+def path_times(
     transition: FloatArray,
     stationary: FloatArray,
     lagtime: int,
@@ -114,7 +114,7 @@ def _replicates(
     replicates = []
     for weights in boot.weights:
         drawn = _row_normalised(np.tensordot(weights, per_block, axes=1), model)
-        replicates.append(_quantities(*drawn, model.lagtime, yardstick))
+        replicates.append(point_quantities(*drawn, model.lagtime, yardstick))
     return boot, replicates
 
 
@@ -134,7 +134,7 @@ def _row_normalised(counts: FloatArray, model: MarkovModel) -> tuple[FloatArray,
     return transition, stationary
 
 
-def _survival(matrix: FloatArray, stationary: FloatArray, yardstick: Yardstick) -> FloatArray:
+def survival(matrix: FloatArray, stationary: FloatArray, yardstick: Yardstick) -> FloatArray:
     """Return the probability (m, t) to stay in a macrostate longer than each of the residence times."""
     _, entries = markov.mean_residence(matrix, stationary, yardstick.macrostate, yardstick.n_macrostates)
     out = np.full((yardstick.n_macrostates, len(yardstick.residence_times)), np.nan)

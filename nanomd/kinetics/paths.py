@@ -97,10 +97,12 @@ def measure(sample: Sample, core: IntArray, n_cores: int, times: IntArray | None
     cores = sample.coarse(core, n_cores, gap=GAP)
     m, n_blocks = cores.n_states, cores.blocks.n_blocks
     parts = [
-        paths(x, m, int(first), int(number))
+        # Long rollouts cross hundreds of millions of times: half the memory, and no path is 2^31 frames long.
+        tuple(part.astype(np.int32) for part in paths(np.asarray(x), m, int(first), int(number)))
         for x, (first, number) in zip(cores.dtrajs, cores.blocks.spans, strict=True)
     ]
     pair, duration, block = (np.concatenate(p) for p in zip(*parts, strict=True))
+    del parts
     numbers = np.bincount(block * m * m + pair, minlength=n_blocks * m * m).reshape(n_blocks, m, m)
     sums = np.bincount(block * m * m + pair, duration, n_blocks * m * m).reshape(n_blocks, m, m)
     events = numbers.sum(axis=0)

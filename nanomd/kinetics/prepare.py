@@ -11,7 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from nanomd.base.errors import InputError
 from nanomd.base.units import FrameInterval
-from nanomd.kinetics.inputs import Trajs, at_stride, encode, given_macrostates, number_states, trajectories
+from nanomd.kinetics.counted_source import Counted
+from nanomd.kinetics.inputs import Handed, Trajs, at_stride, encode, given_macrostates, handed_in, number_states
 
 IntArray = NDArray[np.int64]
 
@@ -39,8 +40,10 @@ class Inputs:
         Of the macrostates, where the user gave any.
     interval : FrameInterval
         Between two frames as they are compared.
-    stride : int
-        Frames between two states of the rollout: the other sources hold as many views of every trajectory.
+    counted : dict of Counted
+        Sources without trajectories, in the same numbering.
+    n_views : dict of int
+        So many trajectories of a source in a row are views of one, at the stride of all from different offsets.
     notes : list of str
     """
 
@@ -51,7 +54,8 @@ class Inputs:
     macrostate: IntArray | None
     names: list[str]
     interval: FrameInterval
-    stride: int
+    counted: dict[str, Counted]
+    n_views: dict[str, int]
     notes: list[str]
 
     @property
@@ -61,7 +65,7 @@ class Inputs:
 
     def views(self, name: str) -> int:
         """Return how many trajectories of a source in a row are views of one."""
-        return 1 if name == ROLLOUT else self.stride
+        return self.n_views[name]
 
 
 def prepare(
@@ -73,37 +77,48 @@ def prepare(
     macrostate_of_state: ArrayLike | Mapping[int, int | str] | None,
 ) -> Inputs:
     """Check all trajectories; see `nanomd.kinetics.validate`."""
-    interval = FrameInterval.parse(frame_interval)
-    kept, step = int(getattr(rollout, "stride", 1) or 1), int(getattr(rollout, "frame_stride", 1))
-    stride = kept * step  # frames of the MD between two states of the rollout
-    if frame_interval is None and getattr(rollout, "frame_interval", None) is not None:
-        interval = FrameInterval(rollout.frame_interval.value / step, rollout.frame_interval.unit)
-    raw = {REFERENCE: trajectories("dtrajs", dtrajs)}
+    raw, counted = {REFERENCE: handed_in("dtrajs", dtrajs)}, dict[str, Counted]()
+
+    def take(name: str, argument: str, value: Any) -> None:
+        found = Counted.of(value)
+        if found is None:
+            raw[name] = handed_in(argument, value)
+        else:
+            counted[name] = found
+
     if rollout is not None:
-        raw[ROLLOUT] = trajectories("rollout", getattr(rollout, "dtrajs", rollout))
+        take(ROLLOUT, "rollout", rollout)
+    if not isinstance(others, Mapping):
+        raise InputError(f"others must map names to trajectories, as in {{'LSTM': ...}}, got {type(others).__name__}")
     for name, trajs in others.items():
         if name in TAKEN:
             raise InputError(f"others must not be named {name!r}, which is taken")
-        raw[name] = trajectories(f"others[{name!r}]", trajs)
+        take(name, f"others[{name!r}]", trajs)
     learnt_from = REFERENCE
     if training is not None:
-        seen = trajectories("training", training)
+        seen = handed_in("training", training)
         if not _same(seen, raw[REFERENCE]):
             learnt_from, raw[TRAINING] = TRAINING, seen
+    handed: dict[str, Handed | Counted] = {**raw, **counted}
+    stride = _common_stride(handed)
+    interval = FrameInterval.parse(frame_interval)
+    if frame_interval is None:
+        interval = next((source.interval for source in handed.values() if source.interval is not None), interval)
     given, names = ({}, []) if macrostate_of_state is None else given_macrostates(macrostate_of_state)
-    symbols = number_states([x for trajs in raw.values() for x in trajs], sorted(given))
+    symbols = number_states(raw.values(), _named(given, counted))
     notes = []
     if stride > 1:
         interval = FrameInterval(interval.value * stride, interval.unit)
         notes.append(
-            f"the states of the rollout are {stride} frames of the MD apart: all sources are compared at this stride, "
-            f"a frame is {interval}"
+            f"the states of {_widest(handed)} are {stride} frames of the MD apart: all sources are compared at this "
+            f"stride, a frame is {interval}"
         )
-    sources = {}
-    for name, trajs in raw.items():
+    sources, n_views = {}, {}
+    for name, source in raw.items():
         if macrostate_of_state is not None:
-            notes += _unknown(name, trajs, symbols, given)
-        sources[name] = encode(trajs if name == ROLLOUT else at_stride(name, trajs, stride), symbols)
+            notes += _unknown(name, source.as_labels(), symbols, given)
+        n_views[name] = stride // source.stride
+        sources[name] = at_stride(name, encode(source, symbols), n_views[name])
     macrostate = np.array([given.get(label, -1) for label in symbols.tolist()], np.int64)
     return Inputs(
         sources=sources,
@@ -113,13 +128,43 @@ def prepare(
         macrostate=None if macrostate_of_state is None else macrostate,
         names=names,
         interval=interval,
-        stride=stride,
+        counted={name: found.renumbered(symbols) for name, found in counted.items()},
+        n_views=n_views,
         notes=notes,
     )
 
 
-def _same(one: Trajs, other: Trajs) -> bool:
-    return len(one) == len(other) and all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+def _same(one: Handed, other: Handed) -> bool:
+    if one.trajs is other.trajs:
+        return True
+    lengths = [[len(x) for x in source.trajs] for source in (one, other)]
+    return lengths[0] == lengths[1] and all(
+        np.array_equal(a, b) for a, b in zip(one.as_labels(), other.as_labels(), strict=True)
+    )
+
+
+def _named(given: Mapping[int, int], counted: Mapping[str, Counted]) -> IntArray:
+    """Return the labels, rising, that are states wherever trajectories lead."""
+    parts = [np.array(list(given), np.int64), *(found.occurring for found in counted.values())]
+    return np.unique(np.concatenate(parts))
+
+
+def _widest(handed: Mapping[str, Handed | Counted]) -> str:
+    """Name the source whose states are furthest apart."""
+    name = max(handed, key=lambda name: handed[name].stride)
+    return "the rollout" if name == ROLLOUT else name
+
+
+def _common_stride(handed: Mapping[str, Handed | Counted]) -> int:
+    """Return the stride at which all sources can be looked at: the longest of theirs, of which each is a part."""
+    longest = max(source.stride for source in handed.values())
+    for name, source in handed.items():
+        if longest % source.stride or (isinstance(source, Counted) and source.stride != longest):
+            raise InputError(
+                f"the states of {name} are {source.stride} frames apart, those of {_widest(handed)} {longest}: the two "
+                "cannot be compared; generate one of them with another stride"
+            )
+    return longest
 
 
 def _unknown(name: str, trajs: Trajs, symbols: IntArray, given: Mapping[int, int]) -> list[str]:

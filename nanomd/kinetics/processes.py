@@ -7,18 +7,20 @@ weighted by the reference's populations; the pairing that makes the sum of squar
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nanomd import _native
+from nanomd._native import Derived
 from nanomd.base.errors import InputError
 from nanomd.data.counts import transition_counts
 from nanomd.kinetics import markov
-from nanomd.kinetics.inputs import check_lagtime, trajectories, usable_length
+from nanomd.kinetics.inputs import check_lagtime, recoded, trajectories, usable_length
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -90,7 +92,7 @@ def process_ends(right: FloatArray, stationary: FloatArray) -> IntArray:
     return out
 
 
-def process_events(dtrajs: list[NDArray[np.integer]], ends: IntArray, stride: int, views: int = 1) -> IntArray:
+def process_events(dtrajs: Sequence[Any], ends: IntArray, stride: int, views: int = 1) -> IntArray:
     """Count passages between the ends (k, n) of every process, both ways, as seen every stride-th frame: (k,).
 
     `views` trajectories in a row are views of one and the same.
@@ -98,7 +100,7 @@ def process_events(dtrajs: list[NDArray[np.integer]], ends: IntArray, stride: in
     out = np.zeros(len(ends), np.int64)
     for k, labels in enumerate(ends):
         table = np.append(labels, -1).astype(np.int32)  # a negative state takes the last entry
-        coarse = [table[np.where(x < 0, len(labels), x) if x.dtype.kind == "i" else x] for x in dtrajs]
+        coarse = [Derived(np.asarray(x), partial(recoded, table=table)) for x in dtrajs]
         _, passages = _native.count_passages(coarse, 2, stride)
         out[k] = -(-int(passages.sum()) // (stride * views))  # every offset of the stride sees nearly the same
     return out

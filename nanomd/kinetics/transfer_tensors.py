@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from nanomd.base.errors import InputError
 from nanomd.data.counts import largest_connected_set, transition_counts
+from nanomd.kinetics.inputs import Traj
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -120,7 +121,7 @@ def spectral_radius(tensors: FloatArray) -> float:
 # --- Matrices from counts --------------------------------------------------------------------------------------------
 
 
-def count_matrices(dtrajs: list[NDArray[np.integer]], n_states: int, lagtime: int, n_steps: int) -> FloatArray:
+def count_matrices(dtrajs: Sequence[Traj], n_states: int, lagtime: int, n_steps: int) -> FloatArray:
     """Count transitions at the lags lagtime, 2 lagtime, ..., n_steps lagtime within trajectories: (n_steps, n, n)."""
     size = 8 * n_steps * n_states**2
     if size > MAX_MATRIX_BYTES:
@@ -163,7 +164,7 @@ def connected(counts: FloatArray, reversible: bool) -> IntArray:
 
 
 def excursion_counts(
-    dtrajs: list[NDArray[np.integer]],
+    dtrajs: Sequence[Traj],
     source: IntArray,
     target: IntArray,
     n_states: int,
@@ -261,7 +262,7 @@ def mfpt_of_excursions(counts: FloatArray, source: IntArray, target: IntArray, s
 
 
 def excursion_mfpt(
-    dtrajs: list[NDArray[np.integer]], source: IntArray, target: IntArray, n_states: int, stride: int, memory: int
+    dtrajs: Sequence[Traj], source: IntArray, target: IntArray, n_states: int, stride: int, memory: int
 ) -> float:
     """Return the mean first passage time in frames with a memory of some strides; see `mfpt_of_excursions`."""
     counts = excursion_counts(dtrajs, source, target, n_states, stride, memory)[0]

@@ -163,11 +163,15 @@ def load_model_files(path: str | Path) -> ModelFiles:
         values that are not finite.
     """
     path = Path(path)
-    if not path.is_dir():
-        raise InputError(
-            f"{path} is not a model folder; it must hold config.json, model.safetensors and starts.safetensors"
-        )
     file = path / "config.json"
+    if not file.is_file():
+        inner = path / "model"  # of a run folder
+        remedy = (
+            f"the model of this run folder is {inner}"
+            if (inner / "config.json").is_file()
+            else "it must hold config.json, model.safetensors and starts.safetensors"
+        )
+        raise InputError(f"{path} is not a model folder; {remedy}")
     try:
         content = read_json(file, dict[str, Any])
         form, version = content.get("format"), content.get("format_version")

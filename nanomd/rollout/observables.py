@@ -20,6 +20,7 @@ from nanomd import _native
 from nanomd.base.arrays import read_npz
 from nanomd.base.checks import check_whole
 from nanomd.base.errors import InputError, StoreError
+from nanomd.data.counts import count_model
 from nanomd.data.dtrajs import MAX_LABEL, DtrajsLike, load_dtrajs
 from nanomd.data.states import StateMap
 from nanomd.rollout.durations import Durations, log_bin_edges
@@ -233,6 +234,13 @@ class ObservablesResult:
             raise InputError(f"lagtime must be one that was accumulated, {list(lagtimes)}, got {lagtime}")
         counts: NDArray[np.int64] = self._table("transitions", (len(lagtimes), V, V))[lagtimes.index(lagtime)]
         return counts
+
+    def to_count_model(self, lagtime: int) -> Any:
+        """Return deeptime's TransitionCountModel at one of the lags, its state_symbols our tokens.
+
+        `state_map.symbols` are the labels of the tokens.
+        """
+        return count_model(self.transition_counts(lagtime), lagtime, self.visits)
 
     @property
     def residence(self) -> Durations:

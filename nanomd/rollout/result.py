@@ -11,12 +11,14 @@ import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
-from nanomd.base.checks import check_whole
+from nanomd import _native
+from nanomd.base.checks import check_range, check_whole
 from nanomd.base.codec import convert
 from nanomd.base.config import ModelConfig, RolloutConfig
 from nanomd.base.errors import InputError, StoreError, one_line
 from nanomd.base.files import lock_folder
-from nanomd.base.units import FrameInterval
+from nanomd.base.units import Duration, FrameInterval
+from nanomd.data.counts import count_model, transition_counts
 from nanomd.data.states import StateMap
 from nanomd.rollout.manifest import StoreLayout
 from nanomd.rollout.observables import ObservablesResult
@@ -172,6 +174,32 @@ class Rollout:
         if self.tokens.shape[1] == 0:
             raise InputError("the rollout was made with store_tokens=False and has no trajectories, only observables")
         return [self.state_map.decode(np.asarray(row)) for row in self.tokens]
+
+    def transition_counts(self, lagtime: Duration = 1) -> NDArray[np.int64]:
+        """Count transitions between tokens, sliding: (n_states, n_states).
+
+        Parameters
+        ----------
+        lagtime : int or str
+            Between two stored states: a number of them, or a time such as ``"1 ns"``.
+
+        Raises
+        ------
+        InputError
+            If the tokens were not stored (see `Rollout.observables`), or trajectories are not longer than the lag.
+        """
+        lag = self.frame_interval.times(self.stride).frames(lagtime, "lagtime")
+        n_stored = self.tokens.shape[1]
+        if not n_stored:
+            raise InputError("the rollout was made with store_tokens=False; its counts are in Rollout.observables")
+        check_range("lagtime", lag, 1, n_stored - 1, f"trajectories have {n_stored} stored states")
+        return transition_counts(list(self.tokens), self.state_map.n_states, lag)
+
+    def to_count_model(self, lagtime: Duration = 1) -> Any:
+        """Return deeptime's TransitionCountModel of `transition_counts`."""
+        counts = self.transition_counts(lagtime)  # refuses what has no tokens
+        lag = self.frame_interval.times(self.stride).frames(lagtime, "lagtime")
+        return count_model(counts, lag, _native.count_visits(list(self.tokens), self.state_map.n_states)[0])
 
     @property
     def tokens_per_second(self) -> float:

@@ -120,7 +120,7 @@ def _find_source(
             raise InputError("--features arrays takes features that were measured before: leave out --top")
         if not files:
             raise InputError("--top needs trajectory files: `nanomd tokenize --top protein.pdb traj_*.xtc`")
-        return MDFiles([Path(top), *paths], choices, measured, coordinates, join_folders)
+        return MDFiles([*expand_paths(top, "topology"), *paths], choices, measured, coordinates, join_folders)
     if measured.features == "arrays":
         if not files:
             raise InputError("--features arrays needs files of features: `nanomd tokenize --features arrays f_*.npy`")
