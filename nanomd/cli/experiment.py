@@ -33,6 +33,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--datasets", dest="n_datasets", type=whole, default=1, metavar="N", help="data sets (default: %(default)s)"
     )
     parser.add_argument("--n-steps", type=whole, default=None, help="optimiser steps in place of the system's")
+    parser.add_argument(
+        "--unfinished", action="store_true", help="judge the paper's training as far as it has come, without going on"
+    )
     parser.add_argument("--report", metavar="METHOD", default=None, help="write report/index.html for this method")
     parser.add_argument("--cases", nargs="+", metavar="CASE", default=None, help="of the zoo (default: all)")
     parser.add_argument("--n-threads", type=whole, default=None, help="of the zoo's trainings and rollouts")

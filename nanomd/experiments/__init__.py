@@ -8,8 +8,9 @@ from pathlib import Path
 from nanomd.base.checks import check_choice, check_range
 from nanomd.base.files import write_atomic
 from nanomd.experiments import tables
+from nanomd.experiments.case import Case
 from nanomd.experiments.cases import CASES, get_case
-from nanomd.experiments.methods import MAIN, METHODS, PIECES, get_method
+from nanomd.experiments.methods import MAIN, METHODS, PIECES, PUBLISHED, get_method
 from nanomd.experiments.runner import Job, Study, run_jobs
 from nanomd.experiments.zoo import run_zoo
 from nanomd.experiments.zoo_cases import ZOO
@@ -28,6 +29,7 @@ def run(
     n_datasets: int = 1,
     n_steps: int | None = None,
     n_processes: int = 1,
+    unfinished: bool = False,
     report: str | None = None,
     progress: bool | None = None,
 ) -> str:
@@ -52,6 +54,8 @@ def run(
         Optimiser steps in place of the case's.
     n_processes : int
         Trainings at a time, each in one thread.
+    unfinished : bool
+        Judge trainings of the paper's method as far as they have come, in place of going on with them.
     report : str, optional
         Write report/index.html for this method's first model, judged like any rollout.
     progress : bool, optional
@@ -63,7 +67,7 @@ def run(
     check_range("n_datasets", n_datasets, 1, case.n_datasets)
     check_range("n_processes", n_processes, 1)
     lengths = case.pieces if study == "pieces" else (0,)
-    chosen = [get_method(m).name for m in methods or (PIECES if study == "pieces" else MAIN)]
+    chosen = [get_method(m).name for m in methods or _methods(case, study)]
     jobs = [
         Job(name, method, dataset, seed, pieces, n_steps)
         for seed in range(n_seeds)
@@ -72,13 +76,22 @@ def run(
         for method in chosen
     ]
     folder = Path(out) / name
-    run_jobs(jobs, folder, data=data, n_processes=n_processes, bar=progress)
+    run_jobs(jobs, folder, data=data, n_processes=n_processes, unfinished=unfinished, bar=progress)
     text = summarise(folder)
+    if case.published:
+        from nanomd.experiments.analyses import analyse
+
+        text += "\n" + analyse(case, folder, data=data)
     if report is not None:
         from nanomd.experiments.report import report as write
 
         text += f"\nreport: {write(case, folder, get_method(report).name, data=data)}\n"
     return text
+
+
+def _methods(case: Case, study: Study) -> Sequence[str]:
+    """Return the methods of a study of a case where none are named."""
+    return PIECES if study == "pieces" else PUBLISHED if case.published else MAIN
 
 
 def summarise(folder: str | Path) -> str:

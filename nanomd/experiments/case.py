@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +72,13 @@ class Case:
         Frames dropped at the start of each generated trajectory: several slowest timescales.
     pieces : tuple of int
         Lengths in frames of the study of short trajectories; empty for none.
+    published : bool
+        Whether it is a system of the paper: its methods are those of `nanomd.experiments.methods.PUBLISHED`, and its
+        analyses are made.
+    training : dict
+        What differs from `TrainConfig.paper` of the system.
+    pooled : tuple of int
+        Epochs of the paper's training whose rollouts are judged together; the last one alone when empty.
     """
 
     name: str
@@ -89,6 +96,9 @@ class Case:
     lstm_steps: int
     burn_in: int
     pieces: tuple[int, ...] = ()
+    published: bool = False
+    training: dict[str, Any] = field(default_factory=dict)
+    pooled: tuple[int, ...] = ()
 
     @property
     def markov_lags(self) -> tuple[int, ...]:

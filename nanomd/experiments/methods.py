@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,12 +11,10 @@ from numpy.typing import NDArray
 from nanomd.base.checks import check_choice
 from nanomd.base.errors import InputError
 from nanomd.experiments.case import Case
-
-if TYPE_CHECKING:
-    from nanomd.estimator import GPTModel
+from nanomd.experiments.fitted import Fitted, known_states, of_gpt
 
 IntArray = NDArray[np.int64]
-Kind = Literal["gpt", "paper", "lstm"]
+Kind = Literal["gpt", "default", "paper", "lstm"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +25,8 @@ class Method:
     ----------
     name : str
     kind : str
-        ``"gpt"`` (the case's shape), ``"paper"`` (the published shape and optimiser settings), or ``"lstm"``.
+        ``"gpt"`` (the case's shape), ``"default"`` (`GPTEstimator` without options), ``"paper"`` (the published shape
+        and training; `nanomd.experiments.paper` fits it), or ``"lstm"``.
     options : dict
         Added to the case's; ``mask=True`` then removes transitions that the training data never show.
     """
@@ -76,8 +74,8 @@ def _methods() -> list[Method]:
         for m in plain
         if m.name in ("one_pass+reversal, no refit", "one_pass+markov+reversal, no refit")
     ]
-    published = Method("paper", "paper", {"objective": "two_pass_hidden", **_NO_REFIT})
-    return [*variants, *plain, *masked, published, Method("LSTM", "lstm", {})]
+    published = [Method("paper", "paper", {}), Method("paper, one pass", "paper", {"objective": "one_pass"})]
+    return [*variants, *plain, *masked, Method("default", "default", {}), *published, Method("LSTM", "lstm", {})]
 
 
 METHODS: dict[str, Method] = {method.name: method for method in _methods()}
@@ -88,6 +86,8 @@ MAIN = (
     "LSTM",
     "paper",
 )
+#: What stands beside the paper's method on its own systems.
+PUBLISHED = ("default", "one_pass+reversal", "two_pass_token+reversal", "LSTM", "paper")
 PIECES = ("one_pass+reversal", "one_pass+reversal+dropout", "two_pass_token+reversal")
 
 
@@ -96,33 +96,6 @@ def get_method(name: str) -> Method:
     if name not in METHODS:
         raise InputError(f"methods must be among {', '.join(METHODS)}, got {name!r}")
     return METHODS[name]
-
-
-@dataclass(frozen=True)
-class Fitted:
-    """What a training gives to the judge.
-
-    Parameters
-    ----------
-    generate : callable
-        Maps (n_trajs, n_steps, seed) to trajectories that start in states drawn uniformly.
-    held_out_nll : callable
-        Nats per frame on given trajectories.
-    validation_loss : float
-        The one by which weights were chosen.
-    settings : dict
-    history : list of dict
-        Training metrics.
-    model : GPTModel, optional
-        None for the LSTM.
-    """
-
-    generate: Callable[[int, int, int], list[IntArray]]
-    held_out_nll: Callable[[list[IntArray]], float]
-    validation_loss: float
-    settings: dict[str, Any]
-    history: list[dict[str, float]]
-    model: GPTModel | None = None
 
 
 def fit(method: Method, case: Case, training: list[IntArray], seed: int, *, n_steps: int | None = None) -> Fitted:
@@ -141,30 +114,14 @@ def fit(method: Method, case: Case, training: list[IntArray], seed: int, *, n_st
     steps = {} if n_steps is None else {"n_steps": n_steps}
     if method.kind == "lstm":
         return _fit_lstm({**case.lstm, **method.options, **steps}, training, seed, longest)
-    if method.kind == "paper":
-        options = {"preset": case.paper, **_PAPER, **_PAPER_FOUR.get(case.paper, {}), **method.options, **steps}
-        options["context_length"] = min(100, longest - 1)
-    else:
-        options = {**case.gpt, **method.options, **steps}
-        length = min(options["train_length"], longest - 1)
-        # Short windows come in larger batches, so that a step sees as many frames: fewer would be more noise.
-        options["batch_size"] = round(options["batch_size"] * options["train_length"] / length)
-        options["train_length"] = length
+    if method.kind == "default":
+        return _fit_default(training, seed)
+    options = {**case.gpt, **method.options, **steps}
+    length = min(options["train_length"], longest - 1)
+    # Short windows come in larger batches, so that a step sees as many frames: fewer would be more noise.
+    options["batch_size"] = round(options["batch_size"] * options["train_length"] / length)
+    options["train_length"] = length
     return _fit_gpt(options, training, seed)
-
-
-# Adam without decay of the learning rate, as published; the number of steps is what a CPU can do in minutes.
-_PAPER: dict[str, Any] = {
-    "learning_rate": 5e-4,
-    "batch_size": 64,
-    "window_shift": 50,
-    "n_steps": 800,
-    "weight_decay": 0.0,
-    "lr_schedule": "constant",
-}
-_PAPER_FOUR: dict[str, dict[str, Any]] = {
-    "paper-four-state": {"learning_rate": 1e-4, "batch_size": 128, "window_shift": 100}
-}
 
 
 def _fit_gpt(options: dict[str, Any], training: list[IntArray], seed: int) -> Fitted:
@@ -177,14 +134,14 @@ def _fit_gpt(options: dict[str, Any], training: list[IntArray], seed: int) -> Fi
         model = model.mask_unseen(training, both_ways=bool(chosen.get("time_reversal")))
         chosen["mask"] = True
 
-    def generate(n_trajs: int, n_steps: int, seed: int) -> list[IntArray]:
-        return list(model.generate(n_steps, n_trajs, start="uniform", seed=seed, n_threads=1, backend="cpu").dtrajs)
+    return of_gpt(model, chosen)
 
-    def score(dtrajs: list[IntArray]) -> float:
-        return -model.log_likelihood(known_states(dtrajs, model.state_map.symbols))
 
-    loss = model.provenance.get("validation_loss")
-    return Fitted(generate, score, float("nan") if loss is None else float(loss), chosen, model.history, model)
+def _fit_default(training: list[IntArray], seed: int) -> Fitted:
+    from nanomd.estimator import GPTEstimator
+
+    model = GPTEstimator(seed=seed, n_threads=1).fit(training).fetch_model()
+    return of_gpt(model, {"preset": "auto", "frame_stride": model.frame_stride, **model.provenance["train"]})
 
 
 def _fit_lstm(options: dict[str, Any], training: list[IntArray], seed: int, longest: int) -> Fitted:
@@ -208,8 +165,3 @@ def _fit_lstm(options: dict[str, Any], training: list[IntArray], seed: int, long
         return -model.log_likelihood(known_states(dtrajs, model.state_map.symbols))
 
     return Fitted(generate, score, model.history[-1]["validation_loss"], options, model.history)
-
-
-def known_states(dtrajs: list[IntArray], symbols: NDArray[np.integer]) -> list[IntArray]:
-    """Mark states that a model has never seen as unassigned (-1), so that what it knows can be scored."""
-    return [np.where(np.isin(d, symbols), d, -1).astype(np.int64) for d in dtrajs]

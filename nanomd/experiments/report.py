@@ -10,7 +10,7 @@ import numpy as np
 
 from nanomd.base.errors import InputError
 from nanomd.experiments.case import Case
-from nanomd.experiments.methods import known_states
+from nanomd.experiments.fitted import known_states
 from nanomd.experiments.runner import ROLLOUT_SEED, Job, prepare, scored_frames
 
 N_BOOTSTRAP = 200

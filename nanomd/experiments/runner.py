@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal
@@ -20,9 +20,10 @@ from nanomd.base.errors import InputError
 from nanomd.base.files import write_atomic
 from nanomd.base.progress import progress_bar
 from nanomd.data.counts import transition_counts
-from nanomd.experiments import methods
+from nanomd.experiments import methods, paper
 from nanomd.experiments.case import Case, Data, cut_into_pieces
 from nanomd.experiments.cases import get_case
+from nanomd.experiments.fitted import Fitted
 from nanomd.experiments.scoring import Judge, memory_kernel, record
 
 IntArray = NDArray[np.int64]
@@ -121,6 +122,8 @@ def run_reference(case: Case, material: Material, dataset: int, folder: Path) ->
         **{f"MSM lag {lag}": judge.markov("MSM", training, lag) for lag in case.markov_lags},
     }
     records = {name: record(source, case.lagtime) for name, source in sources.items()}
+    records["MD held out"]["changes"] = judge.changes(held_out)
+    records["MD training"]["changes"] = judge.changes(training)
     few = judge.yardstick.n_states <= MEMORY_KERNEL_STATES
     if few:
         records["memory kernel"] = memory_kernel(judge, training)
@@ -164,18 +167,58 @@ def markov_nll(training: list[IntArray], held_out: list[IntArray], n_states: int
     return float(-(seen * log).sum() / seen.sum())
 
 
-def run_job(job: Job, case: Case, material: Material, folder: Path) -> Path:
-    """Train, generate, judge and record."""
+def run_job(job: Job, case: Case, material: Material, folder: Path, *, unfinished: bool = False) -> Path:
+    """Train, generate, judge and record; `unfinished` judges a training of the paper's method as far as it has come."""
     path = job.path(folder)
     method = methods.get_method(job.method)
     whole = material.data.training
     training = cut_into_pieces(whole, job.pieces, job.dataset) if job.pieces else whole
+    if method.kind == "paper":
+        _run_paper(job, method, case, material, folder, training, unfinished)
+        return path
     start = time.perf_counter()
     fitted = methods.fit(method, case, training, job.seed, n_steps=job.n_steps)
-    trained = time.perf_counter()
+    judge_fitted(job, case, material, folder, fitted, path, time.perf_counter() - start)
+    return path
+
+
+def _run_paper(
+    job: Job,
+    method: methods.Method,
+    case: Case,
+    material: Material,
+    folder: Path,
+    training: list[IntArray],
+    unfinished: bool,
+) -> None:
+    """Train as the paper does, in a folder of its own, and record every epoch that was kept; then the pooled ones."""
+    path = job.path(folder)
+    place = folder / "trainings" / path.stem
+    config = paper.training_config(case, method.options, job.seed, job.n_steps)
+    if not unfinished:
+        paper.train(case, config, training, place)
+    kept = list(paper.epochs(case, config, training, place))
+    steps = paper.steps_per_epoch(case, config, training)
+    chosen = [] if job.n_steps else [f for step, f in kept if step in {epoch * steps for epoch in case.pooled}]
+    for step, fitted in kept if unfinished or chosen else kept[:-1]:
+        of_step = path.with_name(f"{path.stem}_step{step:06d}.json")
+        if not of_step.exists():
+            judge_fitted(replace(job, n_steps=step), case, material, folder, fitted, of_step)
+    if not unfinished:
+        fitted = paper.pooled(chosen) if chosen else kept[-1][1]
+        judge_fitted(job, case, material, folder, fitted, path)
+
+
+def judge_fitted(
+    job: Job, case: Case, material: Material, folder: Path, fitted: Fitted, path: Path, seconds: float | None = None
+) -> None:
+    """Generate, judge, and record at `path` what took `seconds` to train, as its history says where that is None."""
+    if seconds is None:
+        seconds = fitted.history[-1]["seconds"] if fitted.history else 0.0
     n_trajs, n_steps = case.rollout
-    if method.kind == "lstm":
+    if fitted.model is None:
         n_steps = case.lstm_steps
+    trained = time.perf_counter()
     rollout = fitted.generate(n_trajs, n_steps + case.burn_in, ROLLOUT_SEED + job.seed)
     generated = time.perf_counter()
     kept = [np.asarray(d[case.burn_in :], np.int64) for d in rollout]
@@ -187,8 +230,8 @@ def run_job(job: Job, case: Case, material: Material, folder: Path) -> Path:
         "held_out_nll": fitted.held_out_nll(scored_frames(material.data.held_out)),
         "history": fitted.history,
         "chain_over_slowest": n_steps / material.judge.slowest,
-        "kinetics": record(source, case.lagtime),
-        "seconds": {"train": trained - start, "generate": generated - trained},
+        "kinetics": {**record(source, case.lagtime), "changes": material.judge.changes(kept)},
+        "seconds": {"train": seconds, "generate": generated - trained},
     }
     if fitted.model is not None:
         fitted.model.save(folder / "models" / path.stem)
@@ -196,7 +239,6 @@ def run_job(job: Job, case: Case, material: Material, folder: Path) -> Path:
         (folder / "rollouts").mkdir(exist_ok=True)
         np.save(folder / "rollouts" / path.stem, np.stack(kept).astype(np.uint16))
     write_json(path, value)
-    return path
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -209,13 +251,13 @@ def write_json(path: Path, value: Any) -> None:
 _material: dict[tuple[str, int], Material] = {}
 
 
-def _work(job: Job, folder: Path, data: str | None) -> str:
+def _work(job: Job, folder: Path, data: str | None, unfinished: bool) -> str:
     case = get_case(job.case)
     key = (job.case, job.dataset)
     if key not in _material:
         _material.clear()
         _material[key] = prepare(case, job.dataset, data, folder)
-    return str(run_job(job, case, _material[key], folder))
+    return str(run_job(job, case, _material[key], folder, unfinished=unfinished))
 
 
 def run_jobs(
@@ -224,6 +266,7 @@ def run_jobs(
     *,
     data: str | Path | None = None,
     n_processes: int = 1,
+    unfinished: bool = False,
     bar: bool | None = None,
 ) -> None:
     """Run the jobs that have no record yet, each in one thread, several processes at a time.
@@ -237,6 +280,8 @@ def run_jobs(
     data : path, optional
         Folder of the molecular dynamics.
     n_processes : int
+    unfinished : bool
+        Judge trainings of the paper's method as far as they have come, in place of going on with them.
     bar : bool, optional
         Show a progress bar; where a person watches by default.
     """
@@ -251,7 +296,7 @@ def run_jobs(
     os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that are started
     try:
         with ProcessPoolExecutor(n_processes, mp_context=get_context("spawn")) as pool:
-            futures = {pool.submit(_work, job, target, place): job for job in wanted}
+            futures = {pool.submit(_work, job, target, place, unfinished): job for job in wanted}
             for future in as_completed(futures):
                 future.result()
                 progress.note(futures[future].method)

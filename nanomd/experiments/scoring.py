@@ -90,6 +90,17 @@ class Judge:
             yardstick = replace(yardstick, training_counts=np.zeros((0, 0), np.int64))
         return trajectory_source(name, self.sample(dtrajs), yardstick).kinetics
 
+    def changes(self, dtrajs: list[IntArray]) -> list[list[float]]:
+        """Return how often macrostates follow one another at the case's lag, per 100,000 frames; rows are the first."""
+        m, lag = self.yardstick.n_macrostates, self.yardstick.lagtime
+        seen = [self.yardstick.macrostate[d[::lag]] for d in dtrajs]
+        counts = np.zeros((m, m))
+        for d in seen:
+            inside = (d[:-1] >= 0) & (d[1:] >= 0)
+            np.add.at(counts, (d[:-1][inside], d[1:][inside]), 1.0)
+        np.fill_diagonal(counts, 0.0)
+        return [[float(x) for x in row] for row in counts * 1e5 / sum(map(len, dtrajs))]
+
     def markov(self, name: str, training: list[IntArray], lagtime: int) -> SourceKinetics:
         """Measure the Markov model of trajectories at a lag that divides the case's."""
         return markov_source(name, self.sample(training), self.yardstick, lagtime).kinetics
