@@ -141,7 +141,9 @@ def test_graphs_need_cuda() -> None:
     for name in ("graph", "compile-graph"):
         with pytest.raises(BackendUnavailableError, match=f"compile '{name}' needs a CUDA device"):
             train(MODEL, TRAIN.replace(compile=name, device="cpu"), data())
-    with pytest.raises(InputError, match="compile must be one of auto, none, compile, graph, compile-graph, got 'x'"):
+    with pytest.raises(
+        InputError, match="compile must be one of auto, none, compile, graph, compile-graph, native, got 'x'"
+    ):
         TRAIN.replace(compile="x")
 
 

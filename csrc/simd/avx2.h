@@ -22,6 +22,7 @@ struct Vec {
   static Vec weights(const T* p) {
     return load(p);
   }
+  static Vec load_any(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }  // at any address
   static Vec set(float x) {
     const __m256 v = _mm256_set1_ps(x);
     return {v, v};
@@ -29,6 +30,10 @@ struct Vec {
   void store(float* p) const {
     _mm256_store_ps(p, a);
     _mm256_store_ps(p + 8, b);
+  }
+  void store_any(float* p) const {
+    _mm256_storeu_ps(p, a);
+    _mm256_storeu_ps(p + 8, b);
   }
   void store(Half* p) const {
     _mm_store_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT));
@@ -59,6 +64,23 @@ inline __m256 keep_part(__m256 x, __m256 limit, __m256 value) {
 }
 inline Vec zero_below(Vec x, Vec limit, Vec value) {
   return {keep_part(x.a, limit.a, value.a), keep_part(x.b, limit.b, value.b)};
+}
+
+// (first eight, last eight) -> (last eight, first eight)
+inline Vec swap_halves(Vec x) { return {x.b, x.a}; }
+
+// Sum and maximum of the sixteen, in the order of fold() in simd/math.h.
+inline float sum_elements(Vec x) {
+  const __m256 eight = _mm256_add_ps(x.a, x.b);
+  const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps(two, two, 1)));
+}
+inline float max_elements(Vec x) {
+  const __m256 eight = _mm256_max_ps(x.a, x.b);
+  const __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_max_ss(two, _mm_shuffle_ps(two, two, 1)));
 }
 
 }  // namespace nanomd::avx2

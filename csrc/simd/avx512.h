@@ -24,8 +24,10 @@ struct Vec {
     const auto eight = [p](int i) { return _mm256_cvtph_ps(_mm_load_si128(reinterpret_cast<const __m128i*>(p + i))); };
     return {_mm512_insertf32x8(_mm512_castps256_ps512(eight(0)), eight(8), 1)};
   }
+  static Vec load_any(const float* p) { return {_mm512_loadu_ps(p)}; }  // at any address
   static Vec set(float x) { return {_mm512_set1_ps(x)}; }
   void store(float* p) const { _mm512_store_ps(p, a); }
+  void store_any(float* p) const { _mm512_storeu_ps(p, a); }
   void store(Half* p) const {
     _mm256_store_si256(reinterpret_cast<__m256i*>(p), _mm512_maskz_cvtps_ph(0xffff, a, _MM_FROUND_TO_NEAREST_INT));
   }
@@ -51,6 +53,25 @@ inline Vec exp2_integer(Vec n) {
 // The value in the lanes where x >= limit, zero elsewhere.
 inline Vec zero_below(Vec x, Vec limit, Vec value) {
   return {_mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x.a, limit.a, _CMP_GE_OQ), value.a)};
+}
+
+// (first eight, last eight) -> (last eight, first eight)
+inline Vec swap_halves(Vec x) { return {_mm512_maskz_shuffle_f32x4(0xffff, x.a, x.a, _MM_SHUFFLE(1, 0, 3, 2))}; }
+
+// Sum and maximum of the sixteen, in the order of fold() in simd/math.h.
+inline __m256 low_part(Vec x) { return _mm512_maskz_extractf32x8_ps(0xff, x.a, 0); }
+inline __m256 high_part(Vec x) { return _mm512_maskz_extractf32x8_ps(0xff, x.a, 1); }
+inline float sum_elements(Vec x) {
+  const __m256 eight = _mm256_add_ps(low_part(x), high_part(x));
+  const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps(two, two, 1)));
+}
+inline float max_elements(Vec x) {
+  const __m256 eight = _mm256_max_ps(low_part(x), high_part(x));
+  const __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_max_ss(two, _mm_shuffle_ps(two, two, 1)));
 }
 
 }  // namespace nanomd::avx512

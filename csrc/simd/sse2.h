@@ -26,6 +26,9 @@ struct Vec {
   static Vec weights(const T* p) {
     return load(p);
   }
+  static Vec load_any(const float* p) {  // at any address
+    return {_mm_loadu_ps(p), _mm_loadu_ps(p + 4), _mm_loadu_ps(p + 8), _mm_loadu_ps(p + 12)};
+  }
   static Vec set(float x) {
     const __m128 v = _mm_set1_ps(x);
     return {v, v, v, v};
@@ -35,6 +38,12 @@ struct Vec {
     _mm_store_ps(p + 4, b);
     _mm_store_ps(p + 8, c);
     _mm_store_ps(p + 12, d);
+  }
+  void store_any(float* p) const {
+    _mm_storeu_ps(p, a);
+    _mm_storeu_ps(p + 4, b);
+    _mm_storeu_ps(p + 8, c);
+    _mm_storeu_ps(p + 12, d);
   }
   void store(Half* p) const {
     alignas(16) float wide[16];
@@ -77,6 +86,21 @@ inline __m128 keep_part(__m128 x, __m128 limit, __m128 value) { return _mm_and_p
 inline Vec zero_below(Vec x, Vec limit, Vec value) {
   return {keep_part(x.a, limit.a, value.a), keep_part(x.b, limit.b, value.b), keep_part(x.c, limit.c, value.c),
           keep_part(x.d, limit.d, value.d)};
+}
+
+// (first eight, last eight) -> (last eight, first eight)
+inline Vec swap_halves(Vec x) { return {x.c, x.d, x.a, x.b}; }
+
+// Sum and maximum of the sixteen, in the order of fold() in simd/math.h.
+inline float sum_elements(Vec x) {
+  const __m128 four = _mm_add_ps(_mm_add_ps(x.a, x.c), _mm_add_ps(x.b, x.d));
+  const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps(two, two, 1)));
+}
+inline float max_elements(Vec x) {
+  const __m128 four = _mm_max_ps(_mm_max_ps(x.a, x.c), _mm_max_ps(x.b, x.d));
+  const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_max_ss(two, _mm_shuffle_ps(two, two, 1)));
 }
 
 }  // namespace nanomd::sse2

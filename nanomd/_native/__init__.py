@@ -26,6 +26,7 @@ from nanomd._native.parts import (
     rollout_uniform,
     sample_counts,
 )
+from nanomd._native.training import NativeTrainingStep
 
 __all__ = [
     "Blocks",
@@ -34,6 +35,7 @@ __all__ = [
     "NativeEngine",
     "NativeObservables",
     "NativeSession",
+    "NativeTrainingStep",
     "ObservablesSpec",
     "available_isas",
     "count_passages",

@@ -51,7 +51,7 @@ class NativeEngine:
         column_limit: int = -1,
         precision: str = "fp32",
     ) -> None:
-        shape = _model_shape(config)
+        shape = model_shape(config)
         arrays = {name: np.ascontiguousarray(value, dtype=np.float32) for name, value in tensors.items()}
         self.n_states: int = config.n_states
         with core_errors():
@@ -204,7 +204,7 @@ class NativeCudaEngine(NativeEngine):
                 "install with cmake.define.NANOMD_EMULATE_CUDA=ON"
             )
         with core_errors():
-            self._engine = make(_model_shape(config), arrays, [int(m) for m in rope_multipliers], options)
+            self._engine = make(model_shape(config), arrays, [int(m) for m in rope_multipliers], options)
         self.name = self._engine.name
         self.bytes_per_trajectory = self._engine.bytes_per_trajectory
 
@@ -242,7 +242,8 @@ class NativeCudaEngine(NativeEngine):
             return str(self._engine.describe(n_trajs))
 
 
-def _model_shape(config: Any) -> dict[str, Any]:
+def model_shape(config: Any) -> dict[str, Any]:
+    """Return what the core takes as the shape of a model."""
     return {
         "n_states": config.n_states,
         "d_model": config.d_model,

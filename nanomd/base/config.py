@@ -21,7 +21,7 @@ Initial = Literal["scaled", "glorot"]
 Average = Literal["none", "ema", "tail"]
 Select = Literal["loss", "kinetics", "last"]
 Switch = Literal["auto", "on", "off"]
-Compile = Literal["auto", "none", "compile", "graph", "compile-graph"]
+Compile = Literal["auto", "none", "compile", "graph", "compile-graph", "native"]
 Precision = Literal["fp32", "bf16", "fp16"]
 Mode = Literal["auto", "ring", "hop", "crop"]
 
@@ -218,8 +218,8 @@ class TrainConfig(Options):
         Training operations: ``"auto"``, ``"reference"`` or ``"triton"``.
     compile : str
         How a step runs: ``"none"``, operation by operation; ``"compile"``, through `torch.compile`; ``"graph"``, as one
-        CUDA graph; ``"compile-graph"``, both; ``"auto"``, a graph on CUDA devices and nothing elsewhere. See
-        `nanomd.training.step`.
+        CUDA graph; ``"compile-graph"``, both; ``"native"``, in C++ on the CPU, float32; ``"auto"``, a graph on CUDA
+        devices and nothing elsewhere. See `nanomd.training.step`.
     precision : str
         Of matrix products and attention: ``"fp32"``, ``"bf16"`` or ``"fp16"``. Weights, optimiser, residual stream,
         LayerNorm, logits and loss are always float32; fp16 scales the loss.

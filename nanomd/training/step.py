@@ -17,6 +17,8 @@ its row at a cursor that lives on the device.
     step of the training, the first as well, is a replay.
 ``compile-graph``
     A CUDA graph of the step with the compiled loss.
+``native``
+    The compiled step of the CPU (`nanomd.training.native`).
 """
 
 from __future__ import annotations
@@ -30,13 +32,14 @@ import torch
 from torch import Tensor
 
 from nanomd.base.config import TrainConfig
-from nanomd.base.errors import BackendUnavailableError
+from nanomd.base.errors import BackendUnavailableError, InputError
 from nanomd.base.nvtx import annotate
 from nanomd.kernels import registry
 from nanomd.model.network import NanoGPT
 from nanomd.training.distributed import World
 from nanomd.training.draws import CounterDraws, Draws, GeneratorDraws, Share, mix_rate
 from nanomd.training.loss_scale import LossScale
+from nanomd.training.native import NativeStep, native_obstacle
 from nanomd.training.objectives import ExtraTerm, training_loss
 from nanomd.training.windows import STREAM_DROPOUT, STREAM_MIX, Batch, WindowSampler, step_seed
 
@@ -54,9 +57,15 @@ def resolve_compile(config: TrainConfig, device: torch.device, n_processes: int 
     ------
     BackendUnavailableError
         For a CUDA graph without CUDA.
+    InputError
+        For ``"native"`` where the compiled step cannot run the training.
     """
     if config.compile == "auto":
         return "graph" if device.type == "cuda" and n_processes == 1 else "none"
+    if config.compile == "native":
+        obstacle = native_obstacle(config, device, n_processes)
+        if obstacle is not None:
+            raise InputError(f"compile must not be native for this training ({obstacle}); use auto")
     if "graph" in config.compile and device.type != "cuda":
         raise BackendUnavailableError(
             f"compile '{config.compile}' needs a CUDA device, but the training runs on {device.type}; "
@@ -113,6 +122,9 @@ class TrainingStep:
         self._traced = False
         self._graphs: dict[bool, tuple[torch.cuda.CUDAGraph, Tensor]] = {}
         self._flat: Tensor | None = None
+        self._native: NativeStep | None = None
+        if self.mode == "native":
+            self._native = NativeStep(model, optimiser, windows, config, learning_rate)
         if self.world.size > 1:
             self._flat, self._views = self._make_flat()
         if self.fixed:
@@ -127,6 +139,8 @@ class TrainingStep:
     def __call__(self, step: int) -> Tensor:
         """Take an optimiser step, and return its loss (nats per frame), on the device."""
         with annotate("step"):
+            if self._native is not None:
+                return self._native(step)
             self._seed(step)
             if not self.fixed:
                 return self._finish(self._sparse_loss(step))

@@ -1,0 +1,125 @@
+// The training step: NumPy arrays of weights and moments are updated in place.
+#include <cstring>
+
+#include "bindings.h"
+#include "nanomd/check.h"
+#include "nanomd/training_step.h"
+
+namespace nanomd::bindings {
+namespace py = pybind11;
+
+namespace {
+
+using Arrays = std::vector<Array<float>>;
+
+class PyTrainingStep {
+ public:
+  PyTrainingStep(const py::dict& shape, const py::dict& options, const py::object& cosine, const py::object& sine) {
+    TrainingOptions values;
+    values.length = options["length"].cast<int>();
+    values.dropout = options["dropout"].cast<float>();
+    values.final_dropout = options["final_dropout"].cast<float>();
+    values.objective = options["objective"].cast<std::string>();
+    values.isa = options["isa"].cast<std::string>();
+    Array<float> tables[2];
+    const ModelShape model = parse_shape(shape);
+    if (!cosine.is_none()) {
+      tables[0] = cosine.cast<Array<float>>();
+      tables[1] = sine.cast<Array<float>>();
+      for (const Array<float>& table : tables)
+        check(table.ndim() == 2 && table.shape(0) == values.length && table.shape(1) == model.d_head() / 2,
+              "the rotary tables must have the shape (length, d_head / 2)");
+      values.cosine = tables[0].data();
+      values.sine = tables[1].data();
+    }
+    length_ = values.length;
+    step_ = std::make_unique<TrainingStep>(model, values);
+  }
+
+  // Values, first and second moments, in the order of names().
+  void bind(Arrays values, Arrays first, Arrays second) {
+    const std::vector<std::size_t> sizes = step_->sizes();
+    check(values.size() == sizes.size() && first.size() == sizes.size() && second.size() == sizes.size(),
+          "there must be ", sizes.size(), " arrays of each kind");
+    std::vector<ParameterMemory> memory;
+    for (std::size_t i = 0; i < sizes.size(); ++i) {
+      for (const Array<float>* array : {&values[i], &first[i], &second[i]})
+        check(static_cast<std::size_t>(array->size()) == sizes[i] && array->writeable(), "array ", i, " must have ",
+              sizes[i], " numbers and be writeable");
+      memory.push_back({values[i].mutable_data(), first[i].mutable_data(), second[i].mutable_data()});
+    }
+    memory_ = memory;
+    held_ = {std::move(values), std::move(first), std::move(second)};
+  }
+
+  double gradient(const Array<std::int64_t>& tokens, const Array<std::int64_t>& targets, const Array<float>& weights,
+                  const py::object& replaced, const py::dict& options, int n_threads) {
+    TrainingBatch batch;
+    check(tokens.ndim() == 2 && tokens.shape(1) == length_, "tokens must have the shape (n_windows, ", length_, ")");
+    for (const py::array* array : {static_cast<const py::array*>(&targets), static_cast<const py::array*>(&weights)})
+      check(array->ndim() == 2 && array->shape(0) == tokens.shape(0) && array->shape(1) == length_,
+            "targets and weights must have the shape of tokens");
+    batch.n_windows = static_cast<int>(tokens.shape(0));
+    batch.tokens = tokens.data();
+    batch.targets = targets.data();
+    batch.weights = weights.data();
+    batch.two_passes = options["two_passes"].cast<bool>();
+    batch.mix_rate = options["mix_rate"].cast<double>();
+    batch.mix_key = options["mix_key"].cast<std::uint64_t>();
+    batch.step = options["step"].cast<std::uint64_t>();
+    batch.dropout_key = options["dropout_key"].cast<std::uint64_t>();
+    Array<std::uint8_t> places;
+    if (!replaced.is_none()) {
+      places = replaced.cast<Array<std::uint8_t>>();
+      check(places.ndim() == 2 && places.shape(0) == tokens.shape(0) && places.shape(1) == length_,
+            "replaced must have the shape of tokens");
+      batch.replaced = places.data();
+    }
+    const py::gil_scoped_release release;
+    return step_->gradient(memory_, batch, n_threads);
+  }
+
+  double update(const py::dict& options, int n_threads) {
+    UpdateRule rule;
+    rule.learning_rate = options["learning_rate"].cast<double>();
+    rule.beta1 = options["beta1"].cast<double>();
+    rule.beta2 = options["beta2"].cast<double>();
+    rule.weight_decay = options["weight_decay"].cast<double>();
+    rule.clip = options["clip"].cast<double>();
+    rule.t = options["t"].cast<std::int64_t>();
+    const py::gil_scoped_release release;
+    return step_->update(memory_, rule, n_threads);
+  }
+
+  Array<float> copy_gradient(std::size_t i) const {
+    const std::vector<std::size_t> sizes = step_->sizes();
+    check(i < sizes.size(), "there are ", sizes.size(), " parameters, got ", i);
+    Array<float> out(static_cast<py::ssize_t>(sizes[i]));
+    step_->copy_gradient(i, out.mutable_data());
+    return out;
+  }
+
+  std::vector<std::string> names() const { return step_->names(); }
+  std::string isa() const { return step_->isa(); }
+
+ private:
+  std::unique_ptr<TrainingStep> step_;
+  std::vector<ParameterMemory> memory_;
+  std::vector<Arrays> held_;  // keeps the arrays alive
+  int length_ = 0;
+};
+
+}  // namespace
+
+void register_training(py::module_& module) {
+  py::class_<PyTrainingStep>(module, "TrainingStep")
+      .def(py::init<const py::dict&, const py::dict&, const py::object&, const py::object&>())
+      .def("bind", &PyTrainingStep::bind)
+      .def("gradient", &PyTrainingStep::gradient)
+      .def("update", &PyTrainingStep::update)
+      .def("copy_gradient", &PyTrainingStep::copy_gradient)
+      .def_property_readonly("names", &PyTrainingStep::names)
+      .def_property_readonly("isa", &PyTrainingStep::isa);
+}
+
+}  // namespace nanomd::bindings

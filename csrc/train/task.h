@@ -1,0 +1,74 @@
+// One window of a training step, and the memory of the thread that works on it.
+#pragma once
+
+#include <cstdint>
+
+#include "train/layout.h"
+#include "train/rows.h"
+
+namespace nanomd::train {
+
+enum class Objective { kOnePass, kTwoPassToken, kTwoPassHidden };
+
+// What the backward pass of a layer reads; see window.h for the names.
+struct LayerMemory {
+  float *x, *in1, *in2;  // [T][x_row]; with pre-norm in1 is x
+  Moments *moments1, *moments2;
+  float* qkv;            // [T][qkv_row], rotated, queries scaled by 1 / sqrt(d_head)
+  float* probabilities;  // [head][T / 16][span][16]: keys by queries
+  float* o;              // [T][o_row]
+  float* u;              // [T][m_row]
+};
+inline constexpr int kMaxLayers = 12;
+struct PassMemory {
+  LayerMemory layer[kMaxLayers];
+  float* out;  // [T][x_row]
+};
+
+struct ThreadMemory {
+  PassMemory pass[2];
+  float *dx, *d_first;                // [T][x_row]
+  float *d_qkv, *d_o;                 // [T][qkv_row], [T][o_row]
+  float *h, *t, *b;                   // [block_rows][x_row]
+  float *g, *du;                      // [block_rows][m_row]
+  float* scores;                      // [span][16]
+  float* turned;                      // [head][16]
+  float *logits, *head_in, *head_dh;  // [head_rows][logit_row], [head_rows][x_row] twice
+  Moments* moments;                   // [head_rows]
+  std::int32_t* pending;              // [T]: states drawn by the token objective
+};
+
+// Part of a window that a layer works on: rows before `begin` are read as keys alone.
+struct Range {
+  int begin, end;
+};
+
+// What dropout acts on: embeddings, both branches of every layer, the output; in each pass anew.
+inline constexpr int kEmbeddingSite = 0, kLayerSite = 1, kFinalSite = 63, kSitesOfPass = 64;
+
+struct WindowTask {
+  const Dims* dims;
+  const Weights* weights;
+  const Places* places;
+  ThreadMemory* memory;
+  Objective objective;
+  bool two_passes;
+  // Rotary tables [T][head]: [cos | cos] and [-sin | sin]; null for learned positions.
+  const float *cosine, *sine;
+  std::int32_t* tokens;          // [T], padded; those that are read, replaced in place by the token objective
+  const std::int32_t* targets;   // [T]
+  const float* weight;           // [T], of each target over that of the step
+  const std::uint8_t* replaced;  // [T]: whether the second pass reads another state, or the hidden one, there
+  const double* draw;            // [T]: the uniform that chooses that state
+  Range scored;                  // from the first target that counts to past the last
+  std::uint64_t dropout_key;
+  std::uint32_t window;   // its number in the step
+  float* gradient;        // Places
+  std::uint8_t* touched;  // [V]: tokens that have a gradient
+  double loss;            // out
+};
+
+// Multiplies rows by 0 or 1 / (1 - p): a pure function of key, window, site, row and feature (dropout.cpp).
+void drop(const WindowTask& task, float rate, int site, int first_row, int rows, float* x, int row);
+
+}  // namespace nanomd::train

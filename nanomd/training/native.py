@@ -1,0 +1,137 @@
+"""The compiled optimiser step of the CPU: what `compile="native"` runs.
+
+Loss, gradient, clipping and AdamW are C++ (`csrc/train/`); the windows, the learning rate and the optimiser's state are
+those of every other way to run a step, so that checkpoints do not tell which one wrote them. Sampled states and
+replaced positions are drawn as where shapes are fixed (`nanomd.training.draws.CounterDraws`), dropout from counters of
+its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from nanomd._native import NativeTrainingStep
+from nanomd.base.config import ModelConfig, TrainConfig
+from nanomd.base.nvtx import annotate
+from nanomd.kernels.sample_mix import STREAM
+from nanomd.model.network import NanoGPT
+from nanomd.model.rope import rope_tables
+from nanomd.training.checkpoint import start_moments
+from nanomd.training.draws import hidden_probability, mix_rate
+from nanomd.training.windows import STREAM_DROPOUT, STREAM_MIX, WindowSampler, step_seed
+
+
+def native_obstacle(config: TrainConfig, device: torch.device, n_processes: int = 1) -> str | None:
+    """Return why the compiled step cannot run a training, or None where it can; it runs every shape of model."""
+    reasons = (
+        (device.type != "cpu", f"it runs on a CPU, not on {device.type}"),
+        (n_processes > 1, f"it is one process, and {n_processes} share this training"),
+        (config.precision != "fp32", f"it has no precision but fp32, not {config.precision}"),
+        (bool(config.lookahead_lags), "it has no heads for lookahead_lags"),
+        (config.backend != "auto", f"backend must be auto, not {config.backend}: its operations are its own"),
+    )
+    return next((reason for applies, reason in reasons if applies), None)
+
+
+class NativeStep:
+    """One optimiser step; called with its number, it returns the loss.
+
+    Parameters
+    ----------
+    model : NanoGPT
+        Its weights are updated in place, in float32.
+    optimiser : AdamW
+        Its moments and its count of steps, too.
+    windows : WindowSampler
+    config : TrainConfig
+    learning_rate : callable
+        Optimiser step to learning rate.
+    """
+
+    def __init__(
+        self,
+        model: NanoGPT,
+        optimiser: torch.optim.Optimizer,
+        windows: WindowSampler,
+        config: TrainConfig,
+        learning_rate: Callable[[int], float],
+    ) -> None:
+        self.model, self.optimiser, self.windows, self.config = model, optimiser, windows, config
+        self.learning_rate = learning_rate
+        shape: ModelConfig = model.config
+        rope = None
+        if shape.position == "rope":
+            rope = rope_tables(shape, np.arange(windows.length, dtype=np.uint64))
+        self._core = NativeTrainingStep(shape, windows.length, config.objective, rope)
+        named = dict(model.named_parameters())
+        self._parameters = [named[name] for name in self._core.names]
+        self._bound: list[Tensor] = []
+        self._mixer = torch.Generator()
+
+    def __call__(self, step: int) -> Tensor:
+        """Take an optimiser step, and return its loss (nats per frame)."""
+        self._bind()
+        n_threads = torch.get_num_threads()
+        with annotate("windows"):
+            batch = self.windows.batch(step)
+        rate = mix_rate(step, self.config)
+        with annotate("backward"):
+            loss = self._core.gradient(
+                np.ascontiguousarray(batch.tokens.numpy()),
+                np.ascontiguousarray(batch.targets.numpy()),
+                np.ascontiguousarray(batch.weights.numpy()),
+                two_passes=rate > 0,
+                mix_rate=rate,
+                mix_key=self.config.seed ^ STREAM,
+                step=step,
+                replaced=self._replaced(step, rate) if self.config.objective == "two_pass_hidden" else None,
+                dropout_key=step_seed(self.config.seed, STREAM_DROPOUT, step),
+                n_threads=n_threads,
+            )
+        with annotate("optimiser"):
+            decayed = self.optimiser.param_groups[0]  # by the weight decay; the rules of the others are the same
+            decayed["lr"] = self.learning_rate(step)
+            for group in self.optimiser.param_groups:
+                group["lr"] = decayed["lr"]
+            torch._foreach_add_(self._steps, 1.0)
+            self._core.update(
+                learning_rate=decayed["lr"],
+                beta1=decayed["betas"][0],
+                beta2=decayed["betas"][1],
+                weight_decay=decayed["weight_decay"],
+                clip=self.config.gradient_clip,
+                t=int(self._steps[0]),
+                n_threads=n_threads,
+            )
+        return torch.tensor(loss, dtype=torch.float32)
+
+    def _replaced(self, step: int, rate: float) -> NDArray[np.uint8]:
+        """Return where hidden states are replaced, (n_windows, T), by coins of the whole step."""
+        shape = (self.config.batch_size, self.windows.length)
+        self._mixer.manual_seed(step_seed(self.config.seed, STREAM_MIX, step))
+        coins = torch.zeros(shape, dtype=torch.float64).uniform_(generator=self._mixer)
+        chosen = coins < hidden_probability(rate, self.windows.length, self.model, self.config)
+        where: NDArray[np.uint8] = chosen.to(torch.uint8).numpy()
+        return where
+
+    def _bind(self) -> None:
+        """Hand the memory of weights and moments over; anew where a checkpoint has put other tensors in its place."""
+        state = self.optimiser.state
+        if not state:
+            start_moments(self._parameters, self.optimiser)
+        tensors = [state[p][kind] for kind in ("exp_avg", "exp_avg_sq") for p in self._parameters]
+        if len(tensors) == len(self._bound) and all(a is b for a, b in zip(tensors, self._bound, strict=True)):
+            return
+        for parameter in self._parameters:  # a checkpoint's tensors may share memory that is read-only
+            for kind in ("exp_avg", "exp_avg_sq"):
+                state[parameter][kind] = state[parameter][kind].clone(memory_format=torch.contiguous_format)
+        self._bound = [state[p][kind] for kind in ("exp_avg", "exp_avg_sq") for p in self._parameters]
+        self._steps = [state[p]["step"] for p in self._parameters]
+        arrays = [tensor.detach().numpy().reshape(-1) for tensor in (*self._parameters, *self._bound)]
+        n = len(self._parameters)
+        self._core.bind(arrays[:n], arrays[n : 2 * n], arrays[2 * n :])
