@@ -30,12 +30,12 @@ _PUBLIC = {
     "validate": "nanomd.kinetics",
 }
 
-_MODULES = ("baselines", "experiments", "interpret", "kinetics", "report", "systems")
+_MODULES = ("baselines", "experiments", "interpret", "kinetics", "plots", "report", "systems")
 
 __all__ = ["__version__", *_MODULES, *_PUBLIC]
 
 if TYPE_CHECKING:
-    from nanomd import baselines, experiments, interpret, kinetics, report, systems
+    from nanomd import baselines, experiments, interpret, kinetics, plots, report, systems
     from nanomd.base.config import ModelConfig, RolloutConfig, TrainConfig
     from nanomd.base.errors import InputError, NanomdError
     from nanomd.base.units import FrameInterval

@@ -92,7 +92,8 @@ class GPTEstimator:
     resume : bool
         Continue an interrupted training in `run_dir`.
     progress : bool or Progress, optional
-        True shows a bar; anything else is advanced by one a step (`nanomd.base.progress.progress_bar`).
+        True shows a bar, None says in a line a minute how far it is, False nothing; anything else is advanced by one a
+        step (`nanomd.base.progress.progress_bar`).
     **options
         The other fields of `ModelConfig` and `TrainConfig`: `nanomd.training.options.FurtherOptions`.
 
@@ -205,7 +206,7 @@ class GPTEstimator:
         with reporting(self.progress, self.train_config.n_steps, "train") as bar:
             return self._fit(dtrajs, bar)
 
-    def _fit(self, dtrajs: DtrajsLike, progress: Progress | None) -> Self:
+    def _fit(self, dtrajs: DtrajsLike, progress: Progress) -> Self:
         from nanomd.training.epochs import resolve_epochs
         from nanomd.training.floor import TOLERANCE, markov_loss, without_context
         from nanomd.training.loop import train
@@ -229,8 +230,7 @@ class GPTEstimator:
         training, validation = split_dtrajs(tokens, fraction) if fraction > 0 else (tokens, [])
         tokens, training, validation = (stride_trajectories(part, stride) for part in (tokens, training, validation))
         train_config = resolve_epochs(config, train_config, training)
-        if progress is not None:
-            expect(progress, train_config.n_steps)
+        expect(progress, train_config.n_steps)
         result = train(
             config,
             train_config,

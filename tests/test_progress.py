@@ -75,3 +75,33 @@ def test_an_estimator_shows_a_bar_when_asked(capsys: pytest.CaptureFixture[str])
     assert "train: 100%" in capsys.readouterr().err
     GPTEstimator("tiny", n_steps=2, seed=1, n_threads=1, progress=False).fit(data)
     assert capsys.readouterr().err == ""
+
+
+def test_long_work_that_was_not_asked_to_speak_does(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = Clock(monkeypatch)
+    with progress.reporting(None, 100, "train") as bar:
+        clock.now += 61
+        bar.update(50)
+        clock.now += 61
+        bar.note("output layer, sweep 3")  # nothing advances
+    assert capsys.readouterr().err.splitlines() == [
+        "train: 50 of 100 steps, 50 %, 1 min 1 s left",
+        "train: 50 of 100 steps, 50 %, 2 min 2 s left; output layer, sweep 3",
+    ]
+
+
+def test_everything_that_takes_long_takes_progress(capsys: pytest.CaptureFixture[str]) -> None:
+    import numpy as np
+
+    from nanomd import GPTEstimator, Sampler, Tokenizer, validate
+
+    data = [np.tile([0, 1, 1, 0, 2], 100)]
+    model = GPTEstimator("tiny", n_steps=2, seed=1, n_threads=1).fit_fetch(data)
+    assert capsys.readouterr().err == ""
+    rollout = Sampler(model).generate(100, progress=True)
+    validate(data, rollout, n_bootstrap=20, lagtimes=[1, 2], progress=True)
+    Tokenizer(n_states=3, progress=True).fit_transform_arrays([np.arange(50.0)[:, None]])
+    said = capsys.readouterr().err
+    assert "generate: 100%" in said and "validate: 100%" in said

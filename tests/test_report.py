@@ -166,8 +166,8 @@ def test_pictures_are_valid_and_not_empty(report, result):
         "transition_paths",
         "training",
     ):
-        assert stem in names
-    assert {"free_energy_5", "mfpt_2", "chapman_kolmogorov_4", "extra_1"} <= names
+        assert any(name.startswith(stem) for name in names), stem
+    assert {"timescales_process_1", "populations_macrostates", "mfpt_MSM", "extra_1"} <= names
     page = Page(report.read_text(encoding="utf-8"))
     inline = {base64.b64decode(image["src"].split(",", 1)[1]) for image in page.images}
     assert inline == {path.read_bytes() for path in files}
@@ -372,7 +372,7 @@ def test_second_report_replaces_the_first(small, tmp_path):
     second = (tmp_path / "index.html").read_bytes()
     assert second == first.replace(b"Zero", b"Infinity")  # equal input gives equal bytes, pictures included
     names = {path.stem for path in pictures.iterdir()}
-    assert "chapman_kolmogorov_2" in names and "chapman_kolmogorov_3" not in names
+    assert "chapman_kolmogorov_b" in names and "chapman_kolmogorov_3" not in names
     assert (pictures / "my_own.png").read_bytes() == b"keep"
     assert not list(tmp_path.glob(".*.part"))
 

@@ -77,10 +77,7 @@ class _Lines:
 
     def update(self, n: float = 1) -> object:
         self._done += n
-        now = time.monotonic()
-        if now - self._said >= EVERY:
-            self._said = now
-            self._say(now - self._start)
+        self._speak()
         return None
 
     def skip(self, n: float) -> None:
@@ -94,9 +91,16 @@ class _Lines:
 
     def note(self, text: str) -> None:
         self._note = text
+        self._speak()  # work that does not advance is work too, such as the last fit of a training
 
     def close(self) -> None:
         pass
+
+    def _speak(self) -> None:
+        now = time.monotonic()
+        if now - self._said >= EVERY:
+            self._said = now
+            self._say(now - self._start)
 
     def _say(self, seconds: float) -> None:
         speed = (self._done - self._skipped) / seconds
@@ -153,12 +157,19 @@ def progress_bar(total: float, description: str, unit: str = "step", enabled: bo
 @contextmanager
 def reporting(
     progress: Progress | bool | None, total: float, description: str, unit: str = "step"
-) -> Iterator[Progress | None]:
-    """Yield what a caller gave to report to; True stands for a bar of its own, False and None for nothing."""
-    if not isinstance(progress, bool):
+) -> Iterator[Progress]:
+    """Yield what a caller gave to report to.
+
+    True stands for a bar of its own, False for nothing, and None for a line every `EVERY` seconds, of long work only.
+    """
+    if not isinstance(progress, bool | None):
         yield progress
         return
-    bar = progress_bar(total, description, unit, progress)
+    bar = (
+        _Lines(total, description, unit, sys.stderr)
+        if progress is None
+        else progress_bar(total, description, unit, progress)
+    )
     try:
         yield bar
     finally:

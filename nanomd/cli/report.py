@@ -12,6 +12,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_common(parser, seed=False)
     parser.add_argument("--seed", type=whole, default=0, help="accepted for uniformity; a report has nothing random")
     parser.add_argument("--title", default=None, help="title of the report")
+    parser.add_argument(
+        "--formats", nargs="+", choices=["pdf", "svg"], default=[], help="write the pictures in these formats too"
+    )
 
 
 def run(options: argparse.Namespace) -> int:

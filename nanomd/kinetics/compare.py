@@ -83,7 +83,7 @@ def validate(
     confidence, n_bootstrap, seed :
         Of the intervals; see `nanomd.kinetics.bootstrap`.
     progress : bool or Progress, optional
-        True shows a bar, a step a source.
+        True shows a bar, a step a source; None says in a line a minute how far it is.
 
     Returns
     -------
@@ -156,7 +156,7 @@ def _measure(
     yardstick: Yardstick,
     memory_kernel: bool | int,
     confidence: float,
-    progress: Progress | None,
+    progress: Progress,
 ) -> dict[str, Measured]:
     """Measure all trajectories, and the Markov models of the training data."""
     steps: dict[str, Callable[[], Measured]] = {
@@ -171,8 +171,6 @@ def _measure(
     if memory_kernel is not False:
         wanted = None if memory_kernel is True else memory_kernel
         steps["memory kernel"] = partial(memory_source, "memory kernel", trained, yardstick, wanted)
-    if progress is None:
-        return {name: step() for name, step in steps.items()}
     expect(progress, len(steps))
     measured = {}
     for name, step in steps.items():

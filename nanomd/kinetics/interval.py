@@ -62,6 +62,15 @@ class Interval:
         """Index all arrays at once."""
         return Interval(*(np.asarray(x[index]) for x in (self.value, self.low, self.high, self.error)))
 
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        """Return the estimates: ``numpy.asarray(interval)`` is ``interval.value``."""
+        return np.array(self.value, dtype=dtype, copy=copy)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the arrays."""
+        return np.shape(self.value)
+
     def scaled(self, factor: float) -> Interval:
         """Return the same in another unit of time, which leaves the error of a logarithm as it is."""
         return Interval(factor * self.value, factor * self.low, factor * self.high, self.error)

@@ -297,6 +297,42 @@ class ValidationResult:
     def _repr_html_(self) -> str:
         return verdict_html(self)
 
+    def to_dataframe(self) -> Any:
+        """Return the table as a pandas DataFrame, a row for each quantity of each source.
+
+        Returns
+        -------
+        DataFrame
+            Columns quantity, unit, source, value, low, high, n (events; missing for what is computed), verdict ("pass",
+            "fail", "undecided", or empty where nothing is compared), resolves.
+
+        Raises
+        ------
+        InputError
+            Where pandas is not installed.
+        """
+        from nanomd.kinetics.tidy import to_dataframe
+
+        return to_dataframe(self)
+
+    def to_xarray(self) -> Any:
+        """Return everything that has dimensions as an xarray Dataset, times in the unit of `frame_interval`.
+
+        Returns
+        -------
+        Dataset
+            Dimensions source, state, macrostate, to, lagtime, process, ..., and bound ("value", "low", "high") of what
+            has an interval.
+
+        Raises
+        ------
+        InputError
+            Where xarray is not installed.
+        """
+        from nanomd.kinetics.tidy import to_xarray
+
+        return to_xarray(self)
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain lists and numbers; NaN and infinity become None."""
         plain: dict[str, Any] = to_plain(self)

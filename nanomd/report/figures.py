@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import struct
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -72,6 +73,19 @@ class Panel:
     png: bytes
     width: int
     alone: bool = False  # in a row of its own
+    figure: Figure | None = None  # to be written in other formats; None of a picture that a caller brings
+
+    def vector(self, kind: str) -> bytes | None:
+        """Return the picture as ``"pdf"`` or ``"svg"``, the same bytes whenever it is the same picture."""
+        if self.figure is None:
+            return None
+        import matplotlib
+
+        buffer = io.BytesIO()
+        undated = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}[kind]
+        with matplotlib.rc_context({"svg.hashsalt": self.stem, "pdf.fonttype": 42}):
+            self.figure.savefig(buffer, format=kind, metadata=undated)
+        return buffer.getvalue()
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,16 +99,18 @@ class Group:
     panels: list[Panel] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
-    def add(self, figure: Figure, alt: str, alone: bool = False) -> None:
-        """Render a figure and append it."""
+    def add(self, figure: Figure, alt: str, alone: bool = False, name: str = "") -> None:
+        """Render a figure and append it; `name` says which of the group's it is, in the name of its file."""
         width = round(float(figure.get_size_inches()[0]) * SCREEN_DPI)
-        self._append(to_png(figure), alt, width, alone)
+        self.panels.append(Panel(self._stem(name), alt, to_png(figure), width, alone, figure))
 
     def add_png(self, png: bytes, alt: str) -> None:
         """Append a picture of a caller, shown at no more than the page's width."""
         pixels = struct.unpack(">I", png[16:20])[0]
-        self._append(png, alt, int(min(max(pixels, 200), MAX_WIDTH)))
+        self.panels.append(Panel(self._stem(""), alt, png, int(min(max(pixels, 200), MAX_WIDTH))))
 
-    def _append(self, png: bytes, alt: str, width: int, alone: bool = False) -> None:
-        stem = self.key if not self.panels else f"{self.key}_{len(self.panels) + 1}"
-        self.panels.append(Panel(stem, alt, png, width, alone))
+    def _stem(self, name: str) -> str:
+        """Return a stem for a file: the key and the name in plain letters, with a number if that is taken."""
+        plain = re.sub(r"[^A-Za-z0-9]+", "_", name).strip("_")[:40]
+        stem, taken = f"{self.key}_{plain}" if plain else self.key, {panel.stem for panel in self.panels}
+        return next(s for k in range(1, len(taken) + 2) if (s := stem if k == 1 else f"{stem}_{k}") not in taken)

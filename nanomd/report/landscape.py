@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,9 @@ from nanomd.base.errors import InputError
 from nanomd.kinetics.results import ValidationResult
 from nanomd.report.figures import Group
 from nanomd.report.style import look, new_figure, plain
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 FloatArray = NDArray[np.float64]
 _KEYS = ("samples", "xy", "states", "centres", "populations", "labels", "range", "bins")
@@ -102,8 +105,7 @@ def plot_free_energy(landscape: Mapping[str, Any], result: ValidationResult) -> 
         )
     elif "centres" in landscape and "samples" not in landscape:
         group.notes.append("Each microstate fills the region nearest to its centre.")
-    finite = np.concatenate([s.values[np.isfinite(s.values)] for s in surfaces.values()])
-    top = float(np.ceil(np.clip(np.quantile(finite, 0.98), 3, 15))) if len(finite) else 3.0
+    top = top_of_scale(surfaces.values())
     differences = {name: s.values - reference.values for name, s in surfaces.items() if name != result.reference}
     sizes = np.concatenate([np.zeros(1), *(np.abs(d[np.isfinite(d)]) for d in differences.values())])
     widest = float(np.clip(np.ceil(2 * np.quantile(sizes, 0.98)) / 2, 0.5, 4.0))  # one scale for all differences, too
@@ -129,19 +131,43 @@ def _draw(
 ) -> None:
     with look():
         figure, axes = new_figure(400, 330, right=84)
-        axes.set_title(plain(title, 40))
-        axes.grid(visible=False)
-        mesh = axes.pcolormesh(
-            surface.x_edges, surface.y_edges, np.ma.masked_invalid(surface.values.T), cmap=colours, vmin=span[0],
-            vmax=span[1], rasterized=True,
-        )  # fmt: skip
-        axes.set(xlabel=labels[0], ylabel=labels[1])
         box = axes.get_position()
         scale = figure.add_axes((box.x1 + 0.025, box.y0, 0.035, box.height))
-        bar = figure.colorbar(mesh, cax=scale, extend="both" if span[0] < 0 else "max")
-        bar.set_label(unit)
-        bar.outline.set_visible(False)
-        group.add(figure, f"Free energy of {title} on {labels[0]} and {labels[1]}, {unit}.", alone)
+        draw_surface(axes, surface, title, labels, colours, span, unit, scale)
+        group.add(figure, f"Free energy of {title} on {labels[0]} and {labels[1]}, {unit}.", alone, name=title)
+
+
+def draw_surface(
+    axes: Axes,
+    surface: Surface,
+    title: str,
+    labels: Sequence[str],
+    colours: str,
+    span: tuple[float, float],
+    unit: str,
+    scale: Axes | None = None,
+) -> None:
+    """Draw a surface with its scale, in axes of its own or beside `axes`."""
+    axes.set_title(plain(title, 40))
+    axes.grid(visible=False)
+    mesh = axes.pcolormesh(
+        surface.x_edges, surface.y_edges, np.ma.masked_invalid(surface.values.T), cmap=colours, vmin=span[0],
+        vmax=span[1], rasterized=True,
+    )  # fmt: skip
+    axes.set(xlabel=labels[0], ylabel=labels[1])
+    figure = axes.get_figure()
+    assert figure is not None
+    bar = figure.colorbar(
+        mesh, cax=scale, ax=None if scale is not None else axes, extend="both" if span[0] < 0 else "max"
+    )
+    bar.set_label(unit)
+    bar.outline.set_visible(False)
+
+
+def top_of_scale(surfaces: Iterable[Surface]) -> float:
+    """Return the highest free energy of the colours, in kT: what all but 2 % of the cells lie below."""
+    finite = np.concatenate([s.values[np.isfinite(s.values)] for s in surfaces])
+    return float(np.ceil(np.clip(np.quantile(finite, 0.98), 3, 15))) if len(finite) else 3.0
 
 
 def _points(xy: Any, name: str) -> FloatArray:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
+from nanomd.base.checks import check_choice
 from nanomd.base.errors import StoreError
 from nanomd.base.files import write_atomic
 from nanomd.base.nvtx import annotate
@@ -20,6 +21,8 @@ from nanomd.report.plots_populations import plot_populations
 from nanomd.report.plots_training import plot_training
 from nanomd.report.style import SourceStyle, source_styles
 from nanomd.report.view import render_page
+
+VectorFormat = Literal["pdf", "svg"]
 
 _KEYS = (
     "free_energy", "populations", "timescales", "mfpt", "chapman_kolmogorov", "residence", "transition_paths", "memory",
@@ -39,6 +42,7 @@ def write_report(
     landscape: Mapping[str, Any] | None = None,
     interpretation: Interpretation | None = None,
     extra_figures: Sequence[ReportFigure] = (),
+    formats: Sequence[str] = (),
 ) -> Path:
     """Write ``index.html`` (one page, no other file needed), ``validation.json`` and ``png/*.png``.
 
@@ -65,6 +69,8 @@ def write_report(
         What `nanomd.interpret.interpret_model` returned.
     extra_figures : sequence of ReportFigure
         Further pictures with titles and captions.
+    formats : sequence of "pdf" or "svg"
+        Write every picture in these formats too, as ``pdf/*.pdf`` and ``svg/*.svg``.
 
     Returns
     -------
@@ -78,13 +84,15 @@ def write_report(
     StoreError
         If the folder cannot be written.
     """
+    for kind in formats:
+        check_choice("formats", kind, VectorFormat)
     with annotate("report"):
         styles = source_styles(list(result.sources), result.reference)
         groups = _groups(result, styles, metrics, landscape, interpretation, extra_figures)
         page = render_page(result, styles, groups, title, summary, speeds, provenance)
         folder = Path(folder)
         try:
-            _write(folder, result, groups, page)
+            _write(folder, result, groups, page, formats)
         except OSError as error:
             raise StoreError(
                 f"cannot write the report to {folder}: {error.strerror}; choose a writable folder"
@@ -120,14 +128,18 @@ def _groups(
     return [*groups, training] if training is not None else groups
 
 
-def _write(folder: Path, result: ValidationResult, groups: list[Group], page: str) -> None:
-    pictures = folder / "png"
-    pictures.mkdir(parents=True, exist_ok=True)
-    for name in _KEYS:  # a picture that this report no longer has must not be taken for one of its own
-        for old in pictures.glob(f"{name}*.png"):
-            old.unlink()
-    for group in groups:
-        for panel in group.panels:
-            (pictures / f"{panel.stem}.png").write_bytes(panel.png)
+def _write(folder: Path, result: ValidationResult, groups: list[Group], page: str, formats: Sequence[str] = ()) -> None:
+    panels = [panel for group in groups for panel in group.panels]
+    for kind in ("png", *get_args(VectorFormat)):
+        pictures = folder / kind
+        for name in _KEYS:  # a picture that this report no longer has must not be taken for one of its own
+            for old in pictures.glob(f"{name}*.{kind}"):
+                old.unlink()
+        if kind == "png" or kind in formats:
+            pictures.mkdir(parents=True, exist_ok=True)
+            for panel in panels:
+                picture = panel.png if kind == "png" else panel.vector(kind)
+                if picture is not None:
+                    (pictures / f"{panel.stem}.{kind}").write_bytes(picture)
     result.save(folder / "validation.json")
     write_atomic(folder / "index.html", page)  # a reader who reloads sees the old page or the new one

@@ -72,7 +72,8 @@ def plot_transition_paths(result: ValidationResult, styles: dict[str, SourceStyl
                 add_legend(figure, axes)
             else:
                 say_no_data(axes, "No transition path in any source.")
-            group.add(figure, f"Transition paths {' to '.join(names)}: share that takes longer against time.")
+            pair = " to ".join(names)
+            group.add(figure, f"Transition paths {pair}: share that takes longer against time.", name=pair)
     return group
 
 

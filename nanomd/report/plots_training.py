@@ -65,7 +65,7 @@ def plot_training(metrics: Sequence[Mapping[str, Any]]) -> Group | None:
         axes.set_ylim(float(values.min()) - margin, top + 2 * margin)
         axes.set(xlabel="optimiser step", ylabel="nats per frame")
         axes.legend(loc="upper right")
-        group.add(figure, "Training and validation loss against optimiser step.")
+        group.add(figure, "Training and validation loss against optimiser step.", name="loss")
     if len(rate[0]) > 1:
         with look():
             figure, axes = new_figure(440, 340)
@@ -74,5 +74,5 @@ def plot_training(metrics: Sequence[Mapping[str, Any]]) -> Group | None:
             axes.set_ylim(bottom=0)
             axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
             axes.set(xlabel="optimiser step", ylabel="learning rate")
-            group.add(figure, "Learning rate against optimiser step.")
+            group.add(figure, "Learning rate against optimiser step.", name="learning rate")
     return group

@@ -15,7 +15,7 @@ from nanomd.base.checks import check_whole
 from nanomd.base.config import ModelConfig
 from nanomd.base.errors import InputError
 from nanomd.base.nvtx import annotate
-from nanomd.base.progress import Progress, progress_bar
+from nanomd.base.progress import Progress, reporting
 from nanomd.model.files import ModelFiles, load_model_files
 from nanomd.model.starts import start_prompts
 from nanomd.rollout.beginning import beginning
@@ -186,7 +186,8 @@ class Sampler:
         store_tokens : bool
             False keeps only the observables: memory and disk then do not grow with the trajectories' length.
         progress : bool or Progress, optional
-            True shows a bar with the simulated time. An object of one's own is updated with trajectory-steps.
+            True shows a bar with the simulated time, None says in a line a minute how far it is, False nothing. An
+            object of one's own is updated with trajectory-steps.
         cancel : callable, optional
             Asked about twenty times a second; returning True stops the work with a `CancelledError`.
         lookahead : "auto" or int
@@ -222,17 +223,12 @@ class Sampler:
             part=None if shard is None else Part.of(shard),
             observables=observables,
             store_tokens=store_tokens,
-            progress=None if isinstance(progress, bool) else progress,
             cancel=cancel,
             n_drafts=parse_drafts(lookahead),
         )
-        if progress is not True:
-            return self.run(request)
-        bar = progress_bar(request.n_steps * len(request.trajectories), "generate", "step", True)
-        try:
+        total = request.n_steps * len(request.trajectories)
+        with reporting(progress, total, "generate") as bar:
             return self.run(replace(request, progress=bar))
-        finally:
-            bar.close()
 
     def run(self, request: RolloutRequest) -> Rollout:
         """Do what `generate` does, with its arguments as one object."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,14 @@ if TYPE_CHECKING:
     from nanomd.kinetics.results import ValidationResult
 
 
-def report(run: str | Path, *, title: str | None = None, summary: str | None = None, force: bool = False) -> str:
+def report(
+    run: str | Path,
+    *,
+    title: str | None = None,
+    summary: str | None = None,
+    formats: Sequence[str] = (),
+    force: bool = False,
+) -> str:
     """Write report/index.html and its pictures from validation.json, and return a line with its path."""
     from nanomd.report import write_report
     from nanomd.rollout.store import TokenStore
@@ -34,7 +42,8 @@ def report(run: str | Path, *, title: str | None = None, summary: str | None = N
         seen = {} if interpretation is None else {"interpret": sha256_of(folder.interpret)}
         return {"validation": sha256_of(folder.report / "validation.json"), **seen}
 
-    with begin_step(folder, "report", {"title": title, "summary": summary}, inputs, force=force) as step:
+    settings = {"title": title, "summary": summary, **({"formats": list(formats)} if formats else {})}
+    with begin_step(folder, "report", settings, inputs, force=force) as step:
         if step.done:
             return step.nothing_to_do(folder.report / "index.html")
         stages = folder.provenance().stages
@@ -50,6 +59,7 @@ def report(run: str | Path, *, title: str | None = None, summary: str | None = N
             },
             landscape=_landscape(folder, result),
             interpretation=interpretation,
+            formats=formats,
         )
         step.inputs = inputs()  # validation.json is written again beside the page
     return f"report: {folder.report / 'index.html'}{step.notes}"
