@@ -4,9 +4,10 @@ import dataclasses
 
 import numpy as np
 import pytest
+from command_line import GENERATE, TRAIN, ok, refused
 from markov_walk import walks
 
-from nanomd import InputError, plots, validate
+from nanomd import InputError, Tokenizer, plots, validate
 from nanomd.kinetics.interval import Interval
 from nanomd.kinetics.results import ValidationResult
 from nanomd.report import write_report
@@ -161,3 +162,48 @@ def test_vector_pictures_beside_the_png(result, tmp_path):
     assert not (again / "pdf").exists()
     with pytest.raises(InputError, match="formats must be one of pdf, svg"):
         write_report(again, result, title="x", formats=["eps"])
+
+
+# --- Coordinates ---
+def features(n_frames, seed):
+    """Features of two wells with a slow and a quick coordinate."""
+    rng = np.random.default_rng(seed)
+    slow = (rng.random(n_frames) < 0.02).cumsum() % 2
+    quick = (rng.random(n_frames) < 0.2).cumsum() % 2
+    return np.stack([slow, quick, slow + quick], axis=1) + 0.1 * rng.normal(size=(n_frames, 3))
+
+
+def test_frames_are_projected_on_the_coordinates_of_the_states():
+    arrays = [features(2000, 1), features(1500, 2)]
+    tokenizer = Tokenizer(reduction="tica", lagtime=5, n_components=2, n_states=6, seed=1)
+    dtrajs = tokenizer.fit_transform_arrays(arrays)
+    where = tokenizer.transform_arrays(arrays, to="coordinates")
+    assert [x.shape for x in where] == [(2000, 2), (1500, 2)]
+    for x, labels in zip(where, dtrajs, strict=True):
+        distance = np.linalg.norm(x[:, None] - tokenizer.state_coordinates, axis=2)
+        np.testing.assert_array_equal(distance.argmin(axis=1), labels)
+    slow = np.corrcoef(where[0][:, 0], arrays[0][:, 0])[0, 1]
+    assert abs(slow) > 0.95, "the first coordinate is the slow one"
+    with pytest.raises(InputError, match="to must be one of states, coordinates"):
+        tokenizer.transform_arrays(arrays, to="features")
+
+
+def test_a_report_shows_free_energies_over_the_coordinates_that_were_asked_for(tmp_path, capsys):
+    for k in range(3):
+        np.save(tmp_path / f"f_{k}.npy", features(1500, k))
+    common = ["--run", tmp_path / "run"]
+    ok(
+        "tokenize", *common, "--features", "arrays", "--reduction", "tica", "--lagtime", "5", "--states", "8",
+        *sorted(tmp_path.glob("f_*.npy")),
+    )  # fmt: skip
+    ok("train", *common, *TRAIN)
+    ok("generate", *common, *GENERATE)
+    ok("validate", *common, "--n-bootstrap", "20")
+    ok("report", *common)
+    pictures = tmp_path / "run/report/png"
+    assert {"free_energy_MD.png", "free_energy_GPT.png"} <= {path.name for path in pictures.iterdir()}
+    assert "time-lagged independent component 1" in (tmp_path / "run/report/index.html").read_text()
+    ok("report", *common, "--force", "--projection", "1", "3", "--formats", "pdf")
+    assert "time-lagged independent component 3" in (tmp_path / "run/report/index.html").read_text()
+    assert (tmp_path / "run/report/pdf/free_energy_MD.pdf").exists()
+    assert "from 1 to 3, got [1, 7]" in refused(capsys, "report", *common, "--force", "--projection", "1", "7")

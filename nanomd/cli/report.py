@@ -15,6 +15,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--formats", nargs="+", choices=["pdf", "svg"], default=[], help="write the pictures in these formats too"
     )
+    parser.add_argument(
+        "--projection", nargs=2, type=whole, default=None, metavar=("I", "J"),
+        help="two coordinates of the states, from 1, for free energies (default: the slowest two of a reduction)",
+    )  # fmt: skip
 
 
 def run(options: argparse.Namespace) -> int:

@@ -41,7 +41,7 @@ _FOLDERS = {
     "generate": ("generated",),
     "interpret": ("interpret",),
     "validate": ("report/validation.json",),
-    "report": ("report/index.html", "report/png"),
+    "report": ("report/index.html", "report/png", "report/pdf", "report/svg"),
 }
 _RESUMABLE = ("train", "generate")
 _HOUSEKEEPING = {".lock", "config.toml", "provenance.json"}

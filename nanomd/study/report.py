@@ -10,11 +10,12 @@ import numpy as np
 
 from nanomd.base.arrays import map_npy
 from nanomd.base.codec import decode_json, read_text_file
-from nanomd.base.errors import StoreError
+from nanomd.base.errors import InputError, StoreError
 from nanomd.base.files import sha256_of
 from nanomd.study.folder import RunFolder
 from nanomd.study.results import held_out_of, load_interpretation, load_tokens, load_validation
 from nanomd.study.step import begin_step
+from nanomd.study.tokenize import STATE_COORDINATES
 
 if TYPE_CHECKING:
     from nanomd.kinetics.results import ValidationResult
@@ -26,9 +27,14 @@ def report(
     title: str | None = None,
     summary: str | None = None,
     formats: Sequence[str] = (),
+    projection: Sequence[int] | None = None,
     force: bool = False,
 ) -> str:
-    """Write report/index.html and its pictures from validation.json, and return a line with its path."""
+    """Write report/index.html and its pictures from validation.json, and return a line with its path.
+
+    `formats` are those of the pictures beside PNG. `projection` are the numbers of two coordinates of the states, from
+    1, for free-energy surfaces; by default the slowest two of a reduction.
+    """
     from nanomd.report import write_report
     from nanomd.rollout.store import TokenStore
 
@@ -42,7 +48,9 @@ def report(
         seen = {} if interpretation is None else {"interpret": sha256_of(folder.interpret)}
         return {"validation": sha256_of(folder.report / "validation.json"), **seen}
 
-    settings = {"title": title, "summary": summary, **({"formats": list(formats)} if formats else {})}
+    settings: dict[str, Any] = {"title": title, "summary": summary}
+    settings |= {"formats": list(formats)} if formats else {}
+    settings |= {"projection": list(projection)} if projection else {}
     with begin_step(folder, "report", settings, inputs, force=force) as step:
         if step.done:
             return step.nothing_to_do(folder.report / "index.html")
@@ -57,7 +65,7 @@ def report(
             provenance={
                 name: {k: v for k, v in stage.items() if k != "last_metrics"} for name, stage in stages.items()
             },
-            landscape=_landscape(folder, result),
+            landscape=_landscape(folder, result, projection),
             interpretation=interpretation,
             formats=formats,
         )
@@ -106,8 +114,36 @@ def _speeds(stages: dict[str, Any]) -> dict[str, str | float]:
     return speeds
 
 
-def _landscape(folder: RunFolder, result: ValidationResult) -> dict[str, Any] | None:
-    """Return coordinates for the free-energy surfaces where the run has two: a simulated potential."""
+def _landscape(folder: RunFolder, result: ValidationResult, projection: Sequence[int] | None) -> dict[str, Any] | None:
+    """Return coordinates for the free-energy surfaces: of the states, or of the frames of a simulated potential."""
+    if projection is not None:
+        return _of_states(folder, result, projection)
+    frames = _of_frames(folder, result)
+    if frames is not None or not folder.setting("tokenize", "reduction", ""):
+        return frames
+    return _of_states(folder, result, (1, 2))
+
+
+def _of_states(folder: RunFolder, result: ValidationResult, columns: Sequence[int]) -> dict[str, Any] | None:
+    file = folder.tokens / STATE_COORDINATES
+    where = map_npy(file) if file.exists() else np.zeros((0, 0))
+    if len(columns) != 2 or min(columns) < 1 or max(columns) > where.shape[1]:
+        if columns == (1, 2):  # by default, where there are two
+            return None
+        raise InputError(
+            f"projection must be two coordinates of the states from 1 to {where.shape[1]}, got {list(columns)}"
+        )
+    centres = where[:, [column - 1 for column in columns]]
+    labels = result.state_symbols if len(result.state_symbols) else np.arange(len(centres))
+    known = labels < len(centres)
+    if not known.all() or not np.isfinite(centres[labels]).all():
+        return None  # states of trajectories that were given, or without a frame
+    kind = folder.setting("tokenize", "reduction", "")
+    name = {"tica": "time-lagged independent component", "vamp": "slow coordinate"}.get(kind, "coordinate")
+    return {"centres": centres[labels], "labels": tuple(f"{name} {column}" for column in columns)}
+
+
+def _of_frames(folder: RunFolder, result: ValidationResult) -> dict[str, Any] | None:
     files = sorted(folder.simulation.glob("xy_*.npy"))
     if not files or folder.setting("tokenize", "system", "") != "four-state":
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,15 +61,21 @@ class Fitted:
 
     def assign(self, stream: FeatureStream) -> list[NDArray[np.int64]]:
         """Give each frame of a stream its state."""
-        labels: list[list[NDArray[np.int64]]] = [[] for _ in range(stream.n_trajectories)]
+        return self._each(stream, lambda values: assign(values, self.centers))
+
+    def project(self, stream: FeatureStream) -> list[NDArray[np.float64]]:
+        """Return where each frame of a stream lies: (n_frames, n_coordinates) for each trajectory."""
+        return self._each(stream, lambda values: np.array(values, np.float64))
+
+    def _each(self, stream: FeatureStream, function: Callable[[NDArray[Any]], NDArray[Any]]) -> list[NDArray[Any]]:
+        found: list[list[NDArray[Any]]] = [[] for _ in range(stream.n_trajectories)]
         for trajectory, chunk in stream.chunks():
             if chunk.shape[1] != self.n_features:
                 raise InputError(
                     f"{chunk.shape[1]} features per frame, but the tokenizer was fitted to {self.n_features}"
                 )
-            values = chunk if self.reduction is None else self.reduction.transform(chunk)
-            labels[trajectory].append(assign(values, self.centers))
-        return [np.concatenate(parts) for parts in labels]
+            found[trajectory].append(function(chunk if self.reduction is None else self.reduction.transform(chunk)))
+        return [np.concatenate(parts) for parts in found]
 
     def settings(self) -> dict[str, Any]:
         """Return the JSON part."""

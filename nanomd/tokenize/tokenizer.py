@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -23,6 +23,8 @@ from nanomd.tokenize.reduction import Method, Reduction
 from nanomd.tokenize.sources import FilesLike, SourceFile
 from nanomd.tokenize.stream import ArrayStream, FeatureStream
 from nanomd.tokenize.structures import find_sources, find_topology, write_structures
+
+Target = Literal["states", "coordinates"]
 
 
 class Tokenizer:
@@ -169,12 +171,14 @@ class Tokenizer:
         return dtrajs
 
     def transform(
-        self, topology: Any, files: FilesLike | None = None, stride: int | None = None
-    ) -> list[NDArray[np.int64]]:
+        self, topology: Any, files: FilesLike | None = None, stride: int | None = None, *, to: Target = "states"
+    ) -> list[NDArray[Any]]:
         """Give each frame of other trajectories its state; the stride is the fit's unless given.
 
-        The frame index stays that of the fitted ones.
+        The frame index stays that of the fitted ones. With ``to="coordinates"``, return where each frame lies among
+        the coordinates of `state_coordinates`, (n_frames, n_coordinates): the projection on TICA's or VAMP's.
         """
+        check_choice("to", to, Target)
         fitted = self._need_fit()
         stride = fitted.stride if stride is None else stride
         stride = check_whole("stride", stride, 1, "frames")
@@ -188,14 +192,18 @@ class Tokenizer:
                     f"the topology has {self._topology.n_atoms} atoms, the tokenizer was fitted to {fitted.n_atoms}; "
                     "strip or keep the same molecules"
                 )
-            return fitted.assign(stream)
+            return fitted.assign(stream) if to == "states" else fitted.project(stream)
         finally:
             self._topology = kept
             bar.close()
 
-    def transform_arrays(self, arrays: Sequence[ArrayLike] | NDArray[Any]) -> list[NDArray[np.int64]]:
-        """Give each frame of features you computed its state."""
-        return self._need_fit().assign(ArrayStream(arrays))
+    def transform_arrays(
+        self, arrays: Sequence[ArrayLike] | NDArray[Any], *, to: Target = "states"
+    ) -> list[NDArray[Any]]:
+        """Give each frame of features you computed its state, or its coordinates; see `transform`."""
+        check_choice("to", to, Target)
+        fitted, stream = self._need_fit(), ArrayStream(arrays)
+        return fitted.assign(stream) if to == "states" else fitted.project(stream)
 
     def _open(self, topology: Any, files: FilesLike | None, stride: int, passes: int) -> Opened:
         known = self._interval is not None
