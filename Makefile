@@ -30,9 +30,13 @@ $(VENV)/.made:
 	$(PYTHON) -m venv $(VENV)
 	@touch $@
 
-# The package itself, editable, with the versions that it is tested with.
+# What the demo needs of the package's extras.
+EXTRAS := train,md,report,profile
+
+# The package itself, editable, with the versions that it is tested with. (It was called nanomd once: that is removed.)
 $(VENV)/.installed: $(VENV)/.made pyproject.toml constraints.txt CMakeLists.txt $(CPP_SOURCES) $(PACKAGES)
-	$(PY) -m pip install --quiet --constraint constraints.txt --editable . --config-settings=cmake.define.NANOMD_CUDA=$(NANOMD_CUDA)
+	@if [ -d $(VENV)/lib/python3*/site-packages/nanomd-0.1.0.dist-info ]; then $(PY) -m pip uninstall --quiet --yes nanomd; fi
+	$(PY) -m pip install --quiet --constraint constraints.txt --editable '.[$(EXTRAS)]' --config-settings=cmake.define.NANOMD_CUDA=$(NANOMD_CUDA)
 	@touch $@
 
 # The tools of the tests, as named by the extras of pyproject.toml.

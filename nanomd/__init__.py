@@ -5,10 +5,17 @@ Public names are loaded when they are first used, so that ``import nanomd`` take
 
 from __future__ import annotations
 
-from importlib import import_module
+import os.path
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if os.path.exists(os.path.join(os.path.dirname(__file__), "modules", "detectMod.py")):  # noqa: PTH110, PTH118, PTH120
+    raise ImportError(
+        "the package `nanomd` of the index, tools for nanopore sequencing, has put its files among those of "
+        f"nanomd-kinetics in {os.path.dirname(__file__)}; remove both and install ours anew: "  # noqa: PTH120
+        "pip uninstall nanomd nanomd-kinetics; pip install nanomd-kinetics"
+    )
 
 _PUBLIC = {
     "FrameInterval": "nanomd.base.units",
@@ -51,12 +58,15 @@ if TYPE_CHECKING:
 
 def __getattr__(name: str) -> Any:
     """Import a public name on first use."""
-    if name in _MODULES:
-        return import_module(f"nanomd.{name}")
-    module = _PUBLIC.get(name)
+    module = f"nanomd.{name}" if name in _MODULES else _PUBLIC.get(name)
     if module is None:
         raise AttributeError(f"module 'nanomd' has no attribute {name!r}")
-    value = getattr(import_module(module), name)
+    from nanomd.base.extras import load
+
+    found = load(module)
+    if name in _MODULES:
+        return found
+    value = getattr(found, name)
     globals()[name] = value
     return value
 

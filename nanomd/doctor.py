@@ -11,15 +11,24 @@ from typing import Any
 
 from nanomd.base.backends import BACKENDS, VARIABLE
 
-_REQUIRED = ("numpy", "scipy", "scikit-learn", "torch", "safetensors", "mdtraj", "deeptime", "matplotlib")
+_REQUIRED = ("numpy", "safetensors", "msgspec", "tomli-w", "tqdm")
 _OPTIONAL = {
-    "triton": "fused training kernels",
-    "nvtx": "ranges for NVIDIA profilers",
-    "openmm": "extra `openmm`: simulations",
-    "ray": "extra `ray`: rollouts over many machines",
-    "transformers": "extra `peers`: benchmark peers",
-    "ctranslate2": "extra `peers`: benchmark peers",
-    "onnxruntime": "extra `peers`: benchmark peers",
+    "torch": "train",
+    "triton": "train, fused kernels on GPUs",
+    "mdtraj": "md, reading molecular dynamics",
+    "deeptime": "md, Markov models",
+    "scipy": "md",
+    "scikit-learn": "md, clustering",
+    "matplotlib": "report",
+    "jinja2": "report",
+    "pandas": "notebook",
+    "xarray": "notebook",
+    "nvtx": "profile, ranges for NVIDIA profilers",
+    "openmm": "openmm, simulations",
+    "ray": "ray, rollouts over many machines",
+    "transformers": "peers, benchmarks",
+    "ctranslate2": "peers, benchmarks",
+    "onnxruntime": "peers, benchmarks",
 }
 
 
@@ -131,7 +140,7 @@ def describe(facts: dict[str, Any]) -> str:
             )
         )
     for name, fact in facts["optional"].items():
-        rows.append((name, f"{fact['version'] or 'absent'} ({fact['for']})"))
+        rows.append((name, f"{fact['version'] or 'absent'} (extra {fact['for']})"))
     for name, fact in facts["backends"].items():
         rows.append((f"{name} uses", f"{fact['use']} ({fact['why']})"))
     for name, fact in facts.get("run", {}).items():

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from nanomd import __version__
 from nanomd.base.config import ModelConfig, Objective, Select, Switch, TrainConfig, model_preset
 from nanomd.base.errors import InputError
+from nanomd.base.extras import needs
 from nanomd.base.progress import Progress, expect, reporting
 from nanomd.base.units import FrameInterval
 from nanomd.data.dtrajs import DtrajsLike, load_dtrajs, split_dtrajs, stride_trajectories
@@ -203,6 +204,7 @@ class GPTEstimator:
             For one state only, labels that are no whole numbers (NaN), empty or too short trajectories, a
             `train_length` longer than all of them, or a checkpoint of another training.
         """
+        needs("a training", "torch", "scipy", "deeptime")
         with reporting(self.progress, self.train_config.n_steps, "train") as bar:
             return self._fit(dtrajs, bar)
 

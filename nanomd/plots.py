@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 
 from nanomd.base.checks import check_whole
 from nanomd.base.errors import InputError
+from nanomd.base.extras import needs
 from nanomd.kinetics.macrostates import short_names
 from nanomd.kinetics.results import ValidationResult
 from nanomd.report import draw_kinetics as draw
@@ -134,10 +135,9 @@ def free_energy(
 @contextmanager
 def _axes(ax: Axes | None, width: float, height: float) -> Iterator[Axes]:
     """Yield axes to draw into, those given or new ones of so many inches, in the look of the report."""
-    try:
-        import matplotlib.pyplot as plt
-    except ImportError:
-        raise InputError("pictures need matplotlib: pip install 'nanomd[report]'") from None
+    needs("a picture", "matplotlib")
+    import matplotlib.pyplot as plt
+
     with look():
         yield plt.subplots(figsize=(width, height), layout="constrained")[1] if ax is None else ax
 

@@ -20,7 +20,7 @@ BUILD = ROOT / "build" / "tests"  # shared with the C++ unit tests, so that litt
 @pytest.fixture(scope="module")
 def program():
     if shutil.which("cmake") is None or shutil.which("ninja") is None:
-        pytest.skip("cmake and ninja are needed to build the example (pip install nanomd[test])")
+        pytest.skip("cmake and ninja are needed to build the example (pip install nanomd-kinetics[test])")
     if not (ROOT / "examples" / "cpp" / "generate.cpp").exists():
         pytest.skip("the example is not part of an installed package")
     options = ["-G", "Ninja", "-DNANOMD_BUILD_PYTHON=OFF", "-DNANOMD_BUILD_TESTS=ON", "-DNANOMD_CUDA=OFF"]

@@ -17,7 +17,7 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
 def test_metadata_and_version_agree() -> None:
-    info = metadata.metadata("nanomd")
+    info = metadata.metadata("nanomd-kinetics")
     assert info["Version"] == nanomd.__version__ == PYPROJECT["project"]["version"]
     assert info["Requires-Python"] == ">=3.11"
     assert info["License-Expression"] == "MIT"
@@ -46,7 +46,7 @@ def test_emulated_cuda_threads_are_in_editable_builds_alone() -> None:
     """They are for tests: a wheel has no use for them."""
     from nanomd import _core
 
-    origin = json.loads(metadata.distribution("nanomd").read_text("direct_url.json") or "{}")
+    origin = json.loads(metadata.distribution("nanomd-kinetics").read_text("direct_url.json") or "{}")
     editable = origin.get("dir_info", {}).get("editable", False)
     assert hasattr(_core, "emulated_cuda_engine") == editable
 
@@ -63,8 +63,7 @@ def test_constraints_satisfy_the_declared_requirements() -> None:
     project = PYPROJECT["project"]
     declared = [
         *project["dependencies"],
-        *project["optional-dependencies"]["test"],
-        *project["optional-dependencies"]["dev"],
+        *(requirement for extra in project["optional-dependencies"].values() for requirement in extra),
     ]
     for text in [*declared, *PYPROJECT["build-system"]["requires"]]:
         requirement = Requirement(text)

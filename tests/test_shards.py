@@ -229,7 +229,7 @@ def _installed(distribution: str) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not _installed("ray"), reason="ray is not installed (pip install nanomd[ray])")
+@pytest.mark.skipif(not _installed("ray"), reason="ray is not installed (pip install nanomd-kinetics[ray])")
 @pytest.mark.filterwarnings("ignore")  # Ray's own
 def test_two_ray_workers(sampler, tmp_path):
     """As in docs/scaling.md: two real worker processes, each with a shard."""

@@ -10,11 +10,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from nanomd import __version__
+
 
 def environment() -> dict[str, Any]:
     """Return versions, machine and commit. Nothing heavy is imported."""
-    versions: dict[str, str | None] = {}
-    for name in ("nanomd", "numpy", "scipy", "torch", "triton", "deeptime", "mdtraj"):
+    versions: dict[str, str | None] = {"nanomd": __version__}
+    for name in ("numpy", "scipy", "torch", "triton", "deeptime", "mdtraj"):
         try:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from nanomd.base.checks import check_range
 from nanomd.base.errors import InputError
+from nanomd.base.extras import needs
 from nanomd.data.counts import transition_counts
 from nanomd.kinetics.inputs import check_lagtime, trajectories
 from nanomd.kinetics.markov import MarkovModel, estimate_markov_model
@@ -72,6 +73,7 @@ class MSM:
 
         deeptime numbers those states 0, 1, ...; which of ours they are is in `MSM.markov.active`.
         """
+        needs("deeptime's Markov model", "deeptime")
         from deeptime.markov.msm import MarkovStateModel
 
         active = self.markov.active

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nanomd.base.errors import InputError
+from nanomd.base.extras import install
 from nanomd.bench.engines import Contender, context_name, full_windows
 from nanomd.bench.models import TOLERANCE, VerificationError, largest_error, reference_log_probs
 from nanomd.bench.peer import Peer, PeerSkippedError
@@ -41,7 +42,7 @@ def missing(name: str) -> str:
     if name not in PEERS:
         raise InputError(f"peer must be one of {', '.join(PEERS)}, got {name!r}")
     absent = [package for package in PEERS[name][0] if find_spec(package) is None]
-    return f"{' and '.join(absent)} not installed (pip install nanomd[peers])" if absent else ""
+    return f"{' and '.join(absent)} not installed ({install('peers')})" if absent else ""
 
 
 def peer(name: str, files: ModelFiles, mode: str, n_trajs: int, n_threads: int, seed: int = 0) -> Contender:

@@ -124,6 +124,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except NanomdError as error:
         return _fail(str(error))
+    except ModuleNotFoundError as error:
+        from nanomd.base.extras import explained
+
+        known = explained(error)
+        if known is None:
+            raise
+        return _fail(str(known))
     except OSError as error:
         from nanomd.base.files import explain_os_error
 

@@ -6,7 +6,7 @@ nanomd simulate alanine-dipeptide --ns 20 --run my_run           the same into m
 nanomd simulate ww-domain --n-frames 31250 --out DIR             a small protein that folds and unfolds
 then: `nanomd tokenize --run my_run`, or `nanomd tokenize --system alanine-dipeptide --data DIR`.
 
-Molecules need OpenMM: pip install 'nanomd[openmm]'. Trajectories run beside each other, one a core, on OpenMM's
+Molecules need OpenMM: pip install 'nanomd-kinetics[openmm]'. Trajectories run beside each other, one a core, on its
 Reference platform, which is the fastest for so few atoms, or on a GPU where OpenMM finds one.
 """
 

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from nanomd import _native
 from nanomd.base.errors import InputError
+from nanomd.base.extras import needs
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -62,6 +63,7 @@ def sparse_transition_counts(dtrajs: Sequence[ArrayLike], n_states: int) -> csr_
 
 def count_model(counts: IntArray, lagtime: int, visits: IntArray) -> Any:
     """Return sliding counts (n, n) and visits (n,) as deeptime's TransitionCountModel."""
+    needs("deeptime's count model", "deeptime")
     from deeptime.markov import TransitionCountModel
 
     return TransitionCountModel(
@@ -78,6 +80,7 @@ def largest_connected_set(counts: Any) -> IntArray:
         Transition counts. Only transitions between different states weigh: a state in which a trajectory stays for long
         is no large set. Where there are none, the state with the most transitions to itself.
     """
+    needs("a Markov model", "scipy")
     from scipy.sparse import coo_array, csr_array
     from scipy.sparse.csgraph import connected_components
 

@@ -6,8 +6,9 @@ docs/interpretation.md. Names are loaded when they are first used: importing thi
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from nanomd.base.extras import load
 
 _PUBLIC = {
     "AttentionByLag": "results",
@@ -57,7 +58,7 @@ def __getattr__(name: str) -> Any:
     module = _PUBLIC.get(name)
     if module is None:
         raise AttributeError(f"module 'nanomd.interpret' has no attribute {name!r}")
-    value = getattr(import_module(f"nanomd.interpret.{module}"), name)
+    value = getattr(load(f"nanomd.interpret.{module}"), name)
     globals()[name] = value
     return value
 

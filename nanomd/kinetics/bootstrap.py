@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from nanomd._native import Blocks
 from nanomd.base.checks import check_range, check_whole
+from nanomd.base.extras import needs
 from nanomd.kinetics.interval import Interval
 
 FloatArray = NDArray[np.float64]
@@ -66,6 +67,7 @@ class Bootstrap:
     @classmethod
     def draw(cls, n_blocks: int, n_bootstrap: int, confidence: float, seed: int) -> Bootstrap:
         """Draw the weights from the seed."""
+        needs("an interval", "scipy")
         n_bootstrap = check_whole("n_bootstrap", n_bootstrap, 20)
         check_range("confidence", confidence, 0.5, 0.9999)
         rng = np.random.default_rng(seed)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanomd.base.errors import InputError
+from nanomd.base.extras import needs
 
 FloatArray = NDArray[np.float64]
 
@@ -30,6 +31,7 @@ def reversible_transition_matrix(counts: NDArray[np.integer] | FloatArray) -> tu
     transition : ndarray (n, n)
     stationary : ndarray (n,)
     """
+    needs("a Markov model", "deeptime")
     from deeptime.markov.tools.estimation import transition_matrix
 
     matrix = np.asarray(counts, np.float64)
@@ -48,6 +50,7 @@ def reversible_transition_matrix(counts: NDArray[np.integer] | FloatArray) -> tu
 
 def pcca_memberships(transition: FloatArray, stationary: FloatArray, n_macrostates: int) -> FloatArray:
     """Return the PCCA+ memberships (n, n_macrostates) of the states of a connected reversible matrix."""
+    needs("PCCA+", "deeptime")
     from deeptime.markov import pcca
 
     with warnings.catch_warnings():

@@ -308,7 +308,7 @@ class ValidationResult:
 
         Raises
         ------
-        InputError
+        MissingExtraError
             Where pandas is not installed.
         """
         from nanomd.kinetics.tidy import to_dataframe
@@ -326,7 +326,7 @@ class ValidationResult:
 
         Raises
         ------
-        InputError
+        MissingExtraError
             Where xarray is not installed.
         """
         from nanomd.kinetics.tidy import to_xarray

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nanomd.base.errors import InputError
+from nanomd.base.extras import needs
 from nanomd.kinetics.interval import Interval
 from nanomd.kinetics.macrostates import short_names
 from nanomd.kinetics.paths import QUANTILES
@@ -25,10 +25,9 @@ def verdict_word(cell: Cell) -> str:
 
 def to_dataframe(result: ValidationResult) -> Any:
     """See `ValidationResult.to_dataframe`."""
-    try:
-        import pandas as pd
-    except ImportError:
-        raise InputError("to_dataframe needs pandas: pip install pandas") from None
+    needs("to_dataframe", "pandas")
+    import pandas as pd
+
     rows = [
         {
             "quantity": row.quantity,
@@ -70,10 +69,9 @@ _TIMES = ("timescales", "mfpt", "residence", "path_mean", "path_quantiles")
 
 def to_xarray(result: ValidationResult) -> Any:
     """See `ValidationResult.to_xarray`."""
-    try:
-        import xarray as xr
-    except ImportError:
-        raise InputError("to_xarray needs xarray: pip install xarray") from None
+    needs("to_xarray", "xarray")
+    import xarray as xr
+
     sources, frame = list(result.sources.values()), result.frame_interval.value
     reference = result.sources[result.reference]
     names = short_names(result.macrostate_names)

@@ -13,6 +13,7 @@ from nanomd import _native
 from nanomd.base.backends import choose_backend
 from nanomd.base.checks import check_whole
 from nanomd.base.errors import BackendUnavailableError
+from nanomd.base.extras import needs
 from nanomd.model.files import ModelFiles
 from nanomd.model.rope import rope_multipliers
 
@@ -121,6 +122,7 @@ def open_engine(
         return _native.NativeCudaEngine(config, tensors, multipliers, precision=precision)
     if precision != "fp32":
         raise BackendUnavailableError(f"precision {precision!r} is not available on {backend!r}; use cpu")
+    needs("backend 'reference'", "torch")
     from nanomd.rollout.reference import ReferenceEngine  # the only one that needs PyTorch
 
     return ReferenceEngine(config, tensors)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from nanomd.base.checks import check_range
 from nanomd.base.errors import BackendUnavailableError, InputError
+from nanomd.base.extras import install
 from nanomd.base.units import FrameInterval
 
 _SEGMENT_STEPS = 500_000
@@ -124,6 +125,6 @@ def import_openmm() -> Any:
     except ImportError as error:
         raise BackendUnavailableError(
             f"this simulation needs OpenMM, which cannot be imported here ({error}); "
-            "install it with `pip install 'nanomd[openmm]'`"
+            f"install it with `{install('openmm')}`"
         ) from None
     return openmm

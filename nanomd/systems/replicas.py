@@ -158,7 +158,7 @@ class Recipe:
         Raises
         ------
         BackendUnavailableError
-            Without OpenMM (`pip install 'nanomd[openmm]'`).
+            Without OpenMM (`pip install 'nanomd-kinetics[openmm]'`).
         StoreError
             If the folder holds something else, or is in use.
         """

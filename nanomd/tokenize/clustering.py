@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from nanomd.base.config import MAX_STATES
 from nanomd.base.errors import InputError
+from nanomd.base.extras import needs
 
 MINIBATCH_ABOVE = 500_000
 _MINIBATCH_FRAMES = 10_240
@@ -38,6 +39,7 @@ def kmeans_centers(coordinates: Sequence[NDArray[Any]], n_states: int, seed: int
     InputError
         If there are fewer distinct frames than states.
     """
+    needs("a clustering", "sklearn")
     from sklearn.cluster import KMeans, MiniBatchKMeans
     from sklearn.exceptions import ConvergenceWarning
     from threadpoolctl import threadpool_limits

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanomd.base.errors import InputError, NanomdWarning
+from nanomd.base.extras import needs
 
 Method = Literal["tica", "vamp"]
 
@@ -84,6 +85,7 @@ class ReductionFit:
     """
 
     def __init__(self, method: Method, lagtime: int, n_components: int | None) -> None:
+        needs("a reduction", "deeptime")
         from deeptime.decomposition import TICA, VAMP
 
         kind = TICA if method == "tica" else VAMP

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanomd.base.errors import InputError
+from nanomd.base.extras import needs
 from nanomd.base.paths import expand_home
 from nanomd.tokenize.formats import check_module
 from nanomd.tokenize.memory import is_universe, universe_topology
@@ -36,6 +37,7 @@ def load_topology(topology: Any) -> Any:
     InputError
         If the file is missing or cannot be read.
     """
+    needs("reading molecular dynamics", "mdtraj")
     import mdtraj
 
     if isinstance(topology, mdtraj.Topology):
