@@ -40,6 +40,15 @@ def whole_or_word(text: str) -> int | str:
     return whole(text) if re.fullmatch(r"[+-]?[0-9][0-9_]*", text) else text
 
 
+def duration(text: str) -> int | str:
+    """Read a number of frames; a time such as ``"1 ns"`` stays text, for `FrameInterval.frames` to judge."""
+    if re.fullmatch(r"[+-]?[0-9][0-9_]*", text.strip()):
+        return int(text)
+    if not re.fullmatch(r"\s*[0-9.eE+-]+\s*[a-zA-Z\u00b5\u03bc]+\s*", text):
+        raise argparse.ArgumentTypeError(f"must be a whole number of frames or a time such as '1 ns', got {text!r}")
+    return text
+
+
 def add_common(parser: argparse.ArgumentParser, *, run: bool = True, seed: bool = True, force: bool = True) -> None:
     """Add --run, --seed, --config, --quiet and --force."""
     if run:

@@ -9,7 +9,7 @@ import argparse
 import re
 
 from nanomd.base.errors import InputError
-from nanomd.cli.common import add_common, add_resume, progress, real, say, whole, whole_or_word
+from nanomd.cli.common import add_common, add_resume, duration, progress, real, say, whole, whole_or_word
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -21,7 +21,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="make the trajectories that are there longer, to --n-steps; the other options as before",
     )
-    parser.add_argument("--n-steps", type=whole, default=1_000_000, help="steps per trajectory (default: %(default)s)")
+    parser.add_argument(
+        "--n-steps", type=duration, default=1_000_000, help="steps per trajectory, or '1 ms' (default: %(default)s)"
+    )
     parser.add_argument("--n-trajs", type=whole, default=16, help="trajectories (default: %(default)s)")
     parser.add_argument(
         "--start",
@@ -57,11 +59,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("observables", "counted exactly over every step while it is drawn")
     group.add_argument(
         "--observe-lags",
-        type=whole,
+        type=duration,
         nargs="+",
         default=[],
         metavar="LAG",
-        help="count transitions at these lags (steps)",
+        help="count transitions at these lags (steps, or '1 ns')",
     )
     group.add_argument(
         "--set",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 
-from nanomd.cli.common import add_common, arguments, real, say, whole
+from nanomd.cli.common import add_common, arguments, duration, real, say, whole
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -57,7 +57,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--changes-only", action="store_true", help="trace only frames after which the state changes")
     parser.add_argument(
-        "--lagtime", type=whole, default=10, metavar="N", help="frames, of the distances' MSM (default: %(default)s)"
+        "--lagtime",
+        type=duration,
+        default=10,
+        metavar="N",
+        help="frames or a time, of the distances' MSM (default: %(default)s)",
     )
     parser.add_argument("--confidence", type=real, default=0.95, help="of the intervals (default: %(default)s)")
 

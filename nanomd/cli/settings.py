@@ -9,9 +9,14 @@ from typing import Any
 
 from nanomd.base.codec import load_toml
 from nanomd.base.errors import InputError
-from nanomd.cli.common import real, whole, whole_or_word
+from nanomd.cli.common import duration, real, whole, whole_or_word
 
-_TYPES: dict[Any, tuple[type, ...]] = {whole: (int,), real: (int, float), whole_or_word: (int, str)}
+_TYPES: dict[Any, tuple[type, ...]] = {
+    whole: (int,),
+    real: (int, float),
+    whole_or_word: (int, str),
+    duration: (int, str),
+}
 
 
 def apply_config(words: Sequence[str], commands: Mapping[str, argparse.ArgumentParser]) -> None:

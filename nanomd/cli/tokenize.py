@@ -18,7 +18,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from nanomd.cli.common import add_common, arguments, progress, say, whole
+from nanomd.cli.common import add_common, arguments, duration, progress, say, whole
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -57,7 +57,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="measure to the nearest periodic image; not for whole molecules longer than half the box (default: yes)",
     )
     parser.add_argument("--reduction", choices=["none", "tica", "vamp"], default="none", help="(default: %(default)s)")
-    parser.add_argument("--lagtime", type=whole, default=None, help="frames; of the reduction")
+    parser.add_argument(
+        "--lagtime", type=duration, default=None, help="of the reduction: frames, or a time such as '1 ns'"
+    )
     parser.add_argument("--n-components", type=whole, default=None, help="dimensions kept by the reduction")
     parser.add_argument(
         "--states", dest="n_states", metavar="N", type=whole, default=None, help="number of microstates (k-means)"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 
-from nanomd.cli.common import add_common, arguments, real, say, whole, whole_or_word
+from nanomd.cli.common import add_common, arguments, duration, real, say, whole, whole_or_word
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -19,9 +19,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--reference", nargs="+", default=None, metavar="FILE", help="discrete trajectories of other MD"
     )
     parser.add_argument(
-        "--lagtimes", nargs="+", type=whole, default=None, metavar="N", help="frames, of the timescales"
+        "--lagtimes", nargs="+", type=duration, default=None, metavar="N", help="frames or '1 ns', of the timescales"
     )
-    parser.add_argument("--lagtime", type=whole, default=None, help="frames, of macrostates and MSM (default: by data)")
+    parser.add_argument(
+        "--lagtime", type=duration, default=None, help="frames or '1 ns', of macrostates and MSM (default: by data)"
+    )
     parser.add_argument(
         "--macrostates",
         type=whole_or_word,

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from nanomd.base.checks import check_choice, check_range
 from nanomd.base.errors import InputError
+from nanomd.base.units import Duration
 from nanomd.data.counts import transition_counts
 from nanomd.data.dtrajs import DtrajsLike
 from nanomd.interpret.explicit import prepare
@@ -41,7 +42,7 @@ def kinetic_distances(
     model: GPTModel,
     dtrajs: DtrajsLike,
     *,
-    lagtime: int = 10,
+    lagtime: Duration = 10,
     of: Of = "embedding",
     metric: Metric = "cosine",
     n_permutations: int = 500,
@@ -55,7 +56,7 @@ def kinetic_distances(
     model : GPTModel
     dtrajs : arrays or paths
         Raw labels for the Markov model; all there are.
-    lagtime : int
+    lagtime : int or str
         Frames, of the Markov model.
     of : str
         ``"embedding"``, the input vectors of the states, or ``"head"``, the output vectors.
@@ -78,6 +79,7 @@ def kinetic_distances(
 
     check_choice("of", of, Of)
     check_choice("metric", metric, Metric)
+    lagtime = model.frame_interval.frames(lagtime, "lagtime")
     check_range("lagtime", lagtime, 1)
     check_range("n_permutations", n_permutations, 1)
     module, tokens = prepare(model, dtrajs)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from nanomd import _native
 from nanomd.base.arrays import read_npz
 from nanomd.base.checks import check_whole
 from nanomd.base.errors import InputError, StoreError
+from nanomd.base.units import Duration, FrameInterval
 from nanomd.data.counts import count_model
 from nanomd.data.dtrajs import MAX_LABEL, DtrajsLike, load_dtrajs
 from nanomd.data.states import StateMap
@@ -60,7 +61,7 @@ class Observables:
     Parameters
     ----------
     lagtimes : sequence of int
-        Transitions are counted (sliding) at each of these lags, in steps.
+        Transitions are counted (sliding) at each of these lags, in steps; or times such as ``"1 ns"``, for a rollout.
     sets : mapping of str to sequence of int
         Named sets of raw state labels, disjoint. Residence times are counted in each, first passages between all.
     bins : "log", int or sequence of int
@@ -72,13 +73,16 @@ class Observables:
     >>> observables = Observables(lagtimes=[1, 10], sets={"folded": [0, 1], "unfolded": [5]})
     """
 
-    lagtimes: Sequence[int] = (1,)
+    lagtimes: Sequence[Duration] = (1,)
     sets: Mapping[str, Sequence[int]] = field(default_factory=dict)
     bins: str | int | Sequence[int] = "log"
 
     def __post_init__(self) -> None:
         """Check everything that does not need the model."""
-        lagtimes = _whole_numbers("lagtimes", self.lagtimes, 1, 1 << 24)
+        given = self.lagtimes
+        if isinstance(given, str) or not isinstance(given, Iterable):
+            raise InputError(f"lagtimes must be a sequence of whole numbers or times, got {given!r}")
+        lagtimes = tuple(x if isinstance(x, str) else check_whole("lagtimes", x, 1, 1 << 24) for x in given)
         if len(set(lagtimes)) != len(lagtimes):
             raise InputError(f"lagtimes must differ from each other, got {list(lagtimes)}")
         if not isinstance(self.sets, Mapping):
@@ -114,6 +118,10 @@ class Observables:
             return log_bin_edges()
         return tuple(range(self.bins)) if isinstance(self.bins, int) else tuple(self.bins)
 
+    def in_steps(self, interval: FrameInterval) -> Observables:
+        """Return the same with lags that are times as numbers of steps, which are `interval` long."""
+        return replace(self, lagtimes=tuple(interval.frames(lag, "lagtimes") for lag in self.lagtimes))
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, ready for JSON."""
         bins = self.bins if isinstance(self.bins, str | int) else list(self.bins)
@@ -137,7 +145,8 @@ class Observables:
         for index, labels in enumerate(self.sets.values()):
             set_of[state_map.encode_labels(np.array(labels, np.int64))] = index
         tokens = tuple(int(s) for s in set_of)
-        return _native.ObservablesSpec(state_map.n_states, tuple(self.lagtimes), len(self.sets), tokens, self.bin_edges)
+        lagtimes = tuple(FrameInterval().frames(lag, "lagtimes") for lag in self.lagtimes)
+        return _native.ObservablesSpec(state_map.n_states, lagtimes, len(self.sets), tokens, self.bin_edges)
 
     def count(self, dtrajs: DtrajsLike, state_map: StateMap | None = None, n_threads: int = 1) -> ObservablesResult:
         """Accumulate over stored trajectories of raw labels.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from nanomd.base.checks import check_memory, check_range, check_whole
 from nanomd.base.config import ModelConfig, RolloutConfig
 from nanomd.base.errors import InputError
 from nanomd.base.progress import Progress
+from nanomd.base.units import Duration, FrameInterval
 from nanomd.data.states import token_dtype
 from nanomd.model.starts import start_labels
 from nanomd.rollout.modes import resolve_hop_keep, resolve_mode
@@ -41,7 +42,7 @@ class RolloutRequest:
     Other parameters are those of `Sampler.generate`.
     """
 
-    n_steps: int = 1_000_000
+    n_steps: Duration = 1_000_000
     n_trajs: int = 16
     start: str | ArrayLike | Rollout = "stationary"
     mode: str = "auto"
@@ -64,7 +65,7 @@ class RolloutRequest:
         """Check what needs no model."""
         for name, low in _WHOLE.items():
             value = getattr(self, name)
-            if value is not None:
+            if value is not None and not (name == "n_steps" and isinstance(value, str)):
                 object.__setattr__(self, name, check_whole(name, value, low, 2**63 - 1))
         check_range("first_trajectory", self.first_trajectory, 0, 2**62)
         if not isinstance(self.start, str | Rollout):
@@ -79,6 +80,17 @@ class RolloutRequest:
             raise InputError("store_tokens=False needs observables=, or nothing would be left of the rollout")
         if self.part is not None:
             self.part.trajectories(self.n_trajs)
+
+    def in_steps(self, interval: FrameInterval) -> RolloutRequest:
+        """Return the same with lengths and lags that are times as numbers of steps, which are `interval` long."""
+        observables = None if self.observables is None else self.observables.in_steps(interval)
+        return replace(self, n_steps=interval.frames(self.n_steps, "n_steps"), observables=observables)
+
+    @property
+    def length(self) -> int:
+        """The number of steps, of a request `in_steps`."""
+        assert not isinstance(self.n_steps, str)
+        return self.n_steps
 
     @property
     def keeps_every_state(self) -> bool:
@@ -108,16 +120,16 @@ class RolloutRequest:
         """Raise `InputError` if this machine's memory cannot hold the result of this request."""
         n, kept = len(self.trajectories), 0
         if self.out is None and self.store_tokens:
-            kept = -(-self.n_steps // self.stride) * token_dtype(model.n_states).itemsize
+            kept = -(-self.length // self.stride) * token_dtype(model.n_states).itemsize
         prompt = 2 * (model.context_length if self.start == "data" else 1) if isinstance(self.start, str) else 0
         remedy = "give out=, a larger stride, or store_tokens=False; or make fewer trajectories at a time (shard=)"
-        check_memory(n * (kept + prompt + 16), f"a rollout of {n:,} x {self.n_steps:,} steps", remedy)
+        check_memory(n * (kept + prompt + 16), f"a rollout of {n:,} x {self.length:,} steps", remedy)
 
     def config(self, model: ModelConfig, backend: str, precision: str) -> RolloutConfig:
         """Return how the trajectories of this request are made with a model, everything resolved and checked."""
         mode = resolve_mode(model, self.mode)
         return RolloutConfig(
-            n_steps=self.n_steps,
+            n_steps=self.length,
             n_trajs=len(self.trajectories),
             start=self.start if isinstance(self.start, str) else "prompts",  # type: ignore[arg-type]
             mode=mode,  # type: ignore[arg-type]

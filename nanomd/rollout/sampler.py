@@ -16,6 +16,7 @@ from nanomd.base.config import ModelConfig
 from nanomd.base.errors import InputError
 from nanomd.base.nvtx import annotate
 from nanomd.base.progress import Progress, reporting
+from nanomd.base.units import Duration
 from nanomd.model.files import ModelFiles, load_model_files
 from nanomd.model.starts import start_prompts
 from nanomd.rollout.beginning import beginning
@@ -124,7 +125,7 @@ class Sampler:
 
     def generate(
         self,
-        n_steps: int,
+        n_steps: Duration,
         n_trajs: int = 1,
         *,
         start: str | ArrayLike | Rollout = "stationary",
@@ -152,7 +153,7 @@ class Sampler:
         Parameters
         ----------
         n_steps, n_trajs : int
-            States per trajectory (the prompt is not counted), and trajectories.
+            States per trajectory (the prompt is not counted; or a time such as ``"1 ms"``), and trajectories.
         start : str, array or Rollout
             ``"stationary"`` (one state, from the stationary distribution of the training data), ``"uniform"`` (one
             state), ``"data"`` (a window of the training data), or raw state labels: one for all, (n_trajs,) or
@@ -226,7 +227,8 @@ class Sampler:
             cancel=cancel,
             n_drafts=parse_drafts(lookahead),
         )
-        total = request.n_steps * len(request.trajectories)
+        request = request.in_steps(self.files.frame_interval)
+        total = request.length * len(request.trajectories)
         with reporting(progress, total, "generate") as bar:
             return self.run(replace(request, progress=bar))
 
@@ -234,6 +236,7 @@ class Sampler:
         """Do what `generate` does, with its arguments as one object."""
         if request.resume and request.out is None:
             raise InputError("resume=True needs out=, the folder with the interrupted rollout")
+        request = request.in_steps(self.files.frame_interval)
         config = request.config(self.config, self.backend, self.precision)
         request.check_memory(self.config)
         run = Run(self.engine, self.files, request, config, beginning(self.engine, self.files, request, config))

@@ -55,11 +55,12 @@ def generate(
     folder = RunFolder(run, create=False)
     folder.require("train", folder.model, f"nanomd train --run {run}")
     part, resume = request.part, request.resume
-    settings = _settings(request, precision)
     # Parts lie in folders of their own, each with its own lock: any number may be made at once.
     with folder.lock(shared=part is not None):
         inputs = {"model": sha256_of(folder.model)}
         sampler = Sampler.load(folder.model, backend=backend, precision=precision)
+        request = request.in_steps(sampler.files.frame_interval)
+        settings = _settings(request, precision)
         if part is None:
             if extend and request.keeps_every_state:
                 folder.lengthen("generate", settings, inputs, "n_steps")
@@ -74,7 +75,7 @@ def generate(
                 raise StoreError(f"{folder.generated} holds a whole rollout already; use another --run for the shards")
             make_link_targets([folder.generated])
             _begin_part(part.folder(folder.generated), settings, inputs, request, extend)
-        bar = progress_bar(request.n_steps * len(request.trajectories), "generate", "step", progress)
+        bar = progress_bar(request.length * len(request.trajectories), "generate", "step", progress)
         try:
             rollout = sampler.run(replace(request, out=folder.work / "generated", progress=bar))
         finally:
@@ -141,7 +142,7 @@ def _begin_part(
     if file.exists():
         old = _read_settings(file)
         done = old["settings"].get("n_steps")
-        if extend and request.keeps_every_state and isinstance(done, int) and done < request.n_steps:
+        if extend and request.keeps_every_state and isinstance(done, int) and done < request.length:
             longer = {**old, "settings": {**old["settings"], "n_steps": request.n_steps}} == record
         if old != record and not longer:
             raise StoreError(f"{path} was begun with other options or another model; use the same, or remove it")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nanomd.base.files import sha256_of
+from nanomd.base.units import Duration
 from nanomd.study.folder import RunFolder
 from nanomd.study.results import held_out_of, load_tokens
 from nanomd.study.step import begin_step
@@ -30,7 +31,7 @@ def interpret(
     n_draws: int = 4,
     noise: float = 3.0,
     changes_only: bool = False,
-    lagtime: int = 10,
+    lagtime: Duration = 10,
     confidence: float = 0.95,
     seed: int = 0,
     force: bool = False,

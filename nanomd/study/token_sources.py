@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 
 from nanomd.base.paths import by_folder
-from nanomd.base.units import FrameInterval
+from nanomd.base.units import Duration, FrameInterval
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -112,7 +112,7 @@ class Coordinates:
     """The slow coordinates in which frames are clustered; None stands for the default of `Tokenizer`."""
 
     reduction: Reduction = None
-    lagtime: int | None = None
+    lagtime: Duration | None = None
     n_components: int | None = None
 
     def settings(self) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from nanomd.base.checks import check_range
 from nanomd.base.errors import InputError
 from nanomd.base.files import replacing, sha256_of, write_atomic
 from nanomd.base.paths import expand_home, expand_paths
-from nanomd.base.units import FrameInterval
+from nanomd.base.units import Duration, FrameInterval
 from nanomd.study.folder import RunFolder
 from nanomd.study.known_systems import FourState, Scheme, known_system
 from nanomd.study.step import begin_step
@@ -47,7 +47,7 @@ def tokenize(
     min_separation: int | None = None,
     periodic: bool = True,
     reduction: Reduction = None,
-    lagtime: int | None = None,
+    lagtime: Duration | None = None,
     n_components: int | None = None,
     n_states: int | None = None,
     stride: int = 1,

@@ -10,6 +10,7 @@ from typing import Any
 from nanomd.base.errors import InputError
 from nanomd.base.files import sha256_of
 from nanomd.base.paths import expand_home, expand_paths
+from nanomd.base.units import Duration
 from nanomd.study.folder import RunFolder
 from nanomd.study.held_out import HeldOut
 from nanomd.study.macrostates_file import read_macrostates
@@ -21,8 +22,8 @@ def validate(
     run: str | Path,
     *,
     reference: Sequence[str | Path] | None = None,
-    lagtimes: Sequence[int] | None = None,
-    lagtime: int | None = None,
+    lagtimes: Sequence[Duration] | None = None,
+    lagtime: Duration | None = None,
     n_macrostates: int | None = None,
     macrostates: str | Path | None = None,
     memory_kernel: bool | int = False,

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from nanomd.base.checks import check_choice
 from nanomd.base.errors import InputError, one_line
-from nanomd.base.units import FrameInterval
+from nanomd.base.units import Duration, FrameInterval
 from nanomd.tokenize import features as feature_kinds
 from nanomd.tokenize import storage
 from nanomd.tokenize.checks import check_whole
@@ -41,8 +41,8 @@ class Tokenizer:
         frames to an array (n, n_features). Several are put side by side.
     reduction : str, optional
         ``"tica"`` or ``"vamp"``: project on slow coordinates before clustering.
-    lagtime : int
-        Lag of the reduction, in frames of the dtrajs (after the stride).
+    lagtime : int or str
+        Lag of the reduction, in frames of the dtrajs (after the stride) or a time such as ``"1 ns"``.
     n_components : int, optional
         Slow coordinates kept; 5 by default, or all where there are fewer.
     n_states : int
@@ -83,7 +83,7 @@ class Tokenizer:
         features: feature_kinds.FeaturesLike = "backbone_torsions",
         *,
         reduction: Method | None = None,
-        lagtime: int = 10,
+        lagtime: Duration = 10,
         n_components: int | None = None,
         n_states: int = 100,
         seed: int = 0,
@@ -92,7 +92,8 @@ class Tokenizer:
     ) -> None:
         if reduction is not None:
             check_choice("reduction", reduction, Method)
-        lagtime = check_whole("lagtime", lagtime, 1, "frames")
+        if not isinstance(lagtime, str):
+            lagtime = check_whole("lagtime", lagtime, 1, "frames")
         n_components = None if n_components is None else check_whole("n_components", n_components, 1)
         n_states = check_whole("n_states", n_states)
         check_n_states(n_states)
@@ -144,7 +145,7 @@ class Tokenizer:
         _, stream, bar = self._open(topology, files, stride, passes=1 if self.reduction is None else 2)
         interval = stream.frame_interval() if self._interval is None else self._interval.times(stride)
         try:
-            dtrajs, fitted = self._fit(stream)
+            dtrajs, fitted = self._fit(stream, interval)
         finally:
             bar.close()
         fitted.take_files(stream, topology, self._topology.n_atoms, stride, interval)
@@ -161,9 +162,10 @@ class Tokenizer:
         `topology` and `files` given, one file per array with the same frames.
         """
         stream = ArrayStream(arrays)
-        dtrajs, fitted = self._fit(stream)
-        interval = None if frame_interval is None else FrameInterval.parse(frame_interval)
-        fitted.frame_interval = interval or self._interval or FrameInterval()
+        interval = self._interval if frame_interval is None else FrameInterval.parse(frame_interval)
+        interval = interval or FrameInterval()
+        dtrajs, fitted = self._fit(stream, interval)
+        fitted.frame_interval = interval
         parts = [[(number, len(array))] for number, array in enumerate(stream.arrays)]
         fitted.index = FrameIndex.build(dtrajs, self.n_states, parts, 1)
         fitted.n_frames = [len(array) for array in stream.arrays]
@@ -211,7 +213,9 @@ class Tokenizer:
         self._topology = opened.topology
         return opened
 
-    def _fit(self, stream: FeatureStream) -> Fit:
+    def _fit(self, stream: FeatureStream, interval: FrameInterval) -> Fit:
+        if isinstance(self.lagtime, str):
+            self.lagtime = check_whole("lagtime", interval.frames(self.lagtime, "lagtime"), 1, "frames")
         return fit(stream, self.reduction, self.lagtime, self.n_components, self.n_states, self.seed)
 
     def _need_fit(self) -> Fitted:
@@ -349,7 +353,12 @@ class Tokenizer:
             )
             tokenizer.features = kinds if features is None else feature_kinds.parse_features(features)
             tokenizer._fitted = Fitted.restore(
-                settings, arrays, index, tokenizer.n_states, tokenizer.lagtime if tokenizer.reduction else None, folder
+                settings,
+                arrays,
+                index,
+                tokenizer.n_states,
+                int(settings["lagtime"]) if tokenizer.reduction else None,
+                folder,
             )
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             if isinstance(error, InputError):
