@@ -24,6 +24,8 @@ EXTRAS = {
     "jinja2": "report",
     "nvtx": "profile",
     "openmm": "openmm",
+    "MDAnalysis": "mdanalysis",
+    "h5py": "mdanalysis",
     "ray": "ray",
     "dask": "dask",
     "distributed": "dask",

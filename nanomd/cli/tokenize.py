@@ -3,6 +3,7 @@
 nanomd tokenize --top protein.pdb --states 100 --frame-interval "0.2 ns" traj_*.xtc   molecular dynamics
 nanomd tokenize --top membrane.gro --features distances --select "name P" run.xtc     any molecule, by its atoms
 nanomd tokenize --features arrays --states 100 --reduction tica --lagtime 20 features_*.npy   what you measured yourself
+nanomd tokenize --states 100 run_*/COLVAR --columns phi psi      what PLUMED measured
 nanomd tokenize --frame-interval "1 ps" dtrajs_*.npy      discrete trajectories made elsewhere
 nanomd tokenize --system alanine-dipeptide --data DIR     a known system
 nanomd tokenize --top protein.pdb --join-folders run_a/*.dcd run_b/*.dcd    two trajectories in many files each
@@ -28,7 +29,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "files",
         nargs="*",
         default=[],
-        help="trajectory files, feature arrays (.npy), or discrete trajectories (.npy .npz .txt)",
+        help="trajectory files, feature arrays (.npy, PLUMED's COLVAR), or discrete trajectories (.npy .npz .txt)",
     )
     parser.add_argument("--top", metavar="FILE", help="topology (PDB, ...) of the trajectory files")
     parser.add_argument("--system", choices=["alanine-dipeptide", "ww-domain"], help="a known system, read from --data")
@@ -59,6 +60,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--reduction", choices=["none", "tica", "vamp"], default="none", help="(default: %(default)s)")
     parser.add_argument(
         "--lagtime", type=duration, default=None, help="of the reduction: frames, or a time such as '1 ns'"
+    )
+    parser.add_argument(
+        "--columns", nargs="+", default=None, metavar="NAME", help="variables of COLVAR files (default: all but time)"
     )
     parser.add_argument("--n-components", type=whole, default=None, help="dimensions kept by the reduction")
     parser.add_argument(

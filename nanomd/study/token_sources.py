@@ -6,6 +6,7 @@ Here files of any molecular dynamics and ready-made trajectories; `nanomd.study.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -174,17 +175,19 @@ class MDFiles(TokenSource):
 
 @dataclass(frozen=True)
 class FeatureArrays(TokenSource):
-    """Features that were measured elsewhere: .npy files of shape (n_frames, n_features), one a trajectory."""
+    """Features that were measured elsewhere, one file a trajectory: .npy (n_frames, n_features), or PLUMED's COLVAR."""
 
     files: list[Path]
     choices: Choices
     coordinates: Coordinates
+    columns: Sequence[str] | None = None
 
     @property
     def settings(self) -> dict[str, Any]:
         """See `TokenSource`."""
         return {
             "features": "arrays",
+            **({} if self.columns is None else {"columns": list(self.columns)}),
             **self.coordinates.settings(),
             "n_states": self.choices.microstates,
             **self.choices.settings(),
@@ -195,8 +198,9 @@ class FeatureArrays(TokenSource):
         from nanomd.tokenize.stream import load_arrays
 
         tokenizer = _tokenizer("backbone_torsions", self.coordinates, self.choices)
-        arrays = [array[:: self.choices.stride] for array in load_arrays(self.files)]
-        interval = self.choices.between_frames()
+        loaded = load_arrays(self.files, self.columns)
+        arrays = [array[:: self.choices.stride] for array in loaded.arrays]
+        interval = self.choices.between_frames(loaded.interval)
         dtrajs = tokenizer.fit_transform_arrays(arrays, interval)
         tokenizer.save(part / "tokenizer")
         return Tokens(dtrajs, interval, tokenizer.state_coordinates)

@@ -30,6 +30,7 @@ from nanomd.study.token_sources import (
     Tokens,
     TokenSource,
 )  # fmt: skip
+from nanomd.tokenize.colvar import is_colvar
 
 IntArray = NDArray[np.int64]
 STATE_COORDINATES = "state_coordinates.npy"  # in tokens/: float64 (n_labels, n_coordinates), row k that of label k
@@ -49,6 +50,7 @@ def tokenize(
     reduction: Reduction = None,
     lagtime: Duration | None = None,
     n_components: int | None = None,
+    columns: Sequence[str] | None = None,
     n_states: int | None = None,
     stride: int = 1,
     join_folders: bool = False,
@@ -62,7 +64,8 @@ def tokenize(
 
     With `join_folders` the files of one folder are consecutive parts of one trajectory, in the order of their times
     where they tell them, else in natural order. For `features` and its three options see
-    `nanomd.tokenize.features.make_feature`; with ``"arrays"`` the files hold features, (n_frames, n_features).
+    `nanomd.tokenize.features.make_feature`; with ``"arrays"`` the files hold features, (n_frames, n_features), and
+    `columns` are the variables to take of PLUMED's COLVAR files, which are known by their first line.
     """
     check_range("stride", stride, 1)
     measured = Measured(features, select, min_separation, periodic)
@@ -70,7 +73,7 @@ def tokenize(
     choices = Choices(n_states=n_states, stride=stride, seed=seed, frame_interval=frame_interval, progress=progress)
     source = _find_source(
         run, files, choices, measured, coordinates,
-        top=top, system=system, data=data, scheme=scheme, join_folders=join_folders,
+        top=top, system=system, data=data, scheme=scheme, join_folders=join_folders, columns=columns,
     )  # fmt: skip
     folder = RunFolder(run)
     with begin_step(folder, "tokenize", source.settings, lambda: _hashes(source.files), force=force) as step:
@@ -98,6 +101,7 @@ def _find_source(
     data: str | Path | None,
     scheme: Scheme,
     join_folders: bool,
+    columns: Sequence[str] | None,
 ) -> TokenSource:
     """Return the source that these arguments mean: see `nanomd.study.tokenize.tokenize`.
 
@@ -121,10 +125,12 @@ def _find_source(
         if not files:
             raise InputError("--top needs trajectory files: `nanomd tokenize --top protein.pdb traj_*.xtc`")
         return MDFiles([*expand_paths(top, "topology"), *paths], choices, measured, coordinates, join_folders)
-    if measured.features == "arrays":
+    if measured.features == "arrays" or (paths and all(is_colvar(path) for path in paths)):
         if not files:
             raise InputError("--features arrays needs files of features: `nanomd tokenize --features arrays f_*.npy`")
-        return FeatureArrays(paths, choices, coordinates)
+        return FeatureArrays(paths, choices, coordinates, columns)
+    if columns is not None:
+        raise InputError("--columns is for COLVAR files of PLUMED")
     if files:
         return ReadyMade(paths, choices)
     folder = RunFolder(run, create=False) if expand_home(run).exists() else None

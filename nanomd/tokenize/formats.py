@@ -12,28 +12,32 @@ from typing import Any
 import numpy as np
 
 from nanomd.base.errors import InputError
+from nanomd.base.units import FrameInterval
 from nanomd.tokenize.plain_path import plain_path, suffix_of
 
 # Formats that mdtraj reads a few frames at a time, and those that it only loads whole.
 IN_CHUNKS = {
     ".xtc", ".trr", ".dcd", ".nc", ".netcdf", ".ncdf", ".h5", ".hdf5", ".lh5", ".gro", ".mdcrd", ".crd", ".xyz",
-    ".xyz.gz", ".lammpstrj", ".gsd",
+    ".xyz.gz", ".lammpstrj", ".gsd", ".h5md",
 }  # fmt: skip
 _WHOLE = {
     ".pdb", ".pdb.gz", ".pdbx", ".pdbx.gz", ".cif", ".cif.gz", ".mmcif", ".mmcif.gz", ".arc", ".ncrst", ".rst7",
     ".restrt", ".inpcrd", ".mol2",
 }  # fmt: skip
-_MODULES = {".h5": "tables", ".hdf5": "tables", ".lh5": "tables", ".gsd": "gsd"}
+_MODULES = {
+    ".h5": ("tables",), ".hdf5": ("tables",), ".lh5": ("tables",), ".gsd": ("gsd",), ".h5md": ("MDAnalysis", "h5py"),
+}  # fmt: skip
 #: Formats that mdtraj can seek in.
 SEEKABLE = {".xtc", ".trr", ".dcd", ".nc", ".h5"}
 
 
 def check_module(path: Path) -> None:
     """Refuse a file whose reader needs a module that is absent."""
-    module = _MODULES.get(suffix_of(path))
-    if module is not None and find_spec(module) is None:
+    absent = [module for module in _MODULES.get(suffix_of(path), ()) if find_spec(module) is None]
+    if absent:
         raise InputError(
-            f"{path}: {suffix_of(path)} files need the module {module}; `pip install {module}`, or use another format"
+            f"{path}: {suffix_of(path)} files need the module {absent[0]}; `pip install {' '.join(absent)}`, or use "
+            "another format"
         )
 
 
@@ -68,6 +72,38 @@ def quiet() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def open_h5md(path: Path | str) -> Iterator[Any]:
+    """Open an H5MD file with MDAnalysis's reader, which gives Angstrom and ps."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the libraries behind it
+        from MDAnalysis.coordinates.H5MD import H5MDReader
+
+        reader = H5MDReader(str(path))
+    try:
+        yield reader
+    finally:
+        reader.close()
+
+
+def _h5md_times(path: Path) -> Any:
+    """Return the times of an H5MD file in ps, None where it has none, or does not say their unit."""
+    with suppress(Exception):  # any type is raised for a damaged file, and named on reading
+        import h5py
+
+        with h5py.File(path) as file:
+            positions = next(iter(file["particles"].values()))["position"]
+            time, n_frames = positions["time"], len(positions["value"])
+            unit = time.attrs["unit"]
+            ps = FrameInterval(1.0, unit.decode() if isinstance(unit, bytes) else str(unit)).ps
+            if ps is None:
+                return None
+            if time.shape:
+                return ps * np.array(time, dtype=np.float64)
+            return ps * (float(time.attrs.get("offset", 0.0)) + float(time[()]) * np.arange(n_frames))
+    return None
+
+
 def _netcdf_times(path: Path) -> Any:
     """Return the times of an Amber trajectory in ps, None where it has none."""
     from scipy.io import netcdf_file
@@ -92,6 +128,7 @@ def _hdf5_times(path: Path) -> Any:
 
 _TIMES = {
     ".nc": _netcdf_times, ".netcdf": _netcdf_times, ".ncdf": _netcdf_times, ".h5": _hdf5_times, ".hdf5": _hdf5_times,
+    ".h5md": _h5md_times,
 }  # fmt: skip
 
 

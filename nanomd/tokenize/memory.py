@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -93,18 +93,7 @@ class UniverseInMemory(InMemory):
 
     def take(self, begin: int, end: int, topology: Any) -> Any:
         """See `InMemory`."""
-        import mdtraj
-
-        xyz = np.empty((end - begin, self.n_atoms, 3), dtype=np.float32)
-        times, cells = np.empty(end - begin), np.zeros((end - begin, 6))
-        for row, step in enumerate(self._frames[begin:end]):
-            xyz[row] = self._atoms.positions
-            times[row] = step.time
-            cells[row] = 0 if step.dimensions is None else step.dimensions
-        xyz *= _NM_PER_ANGSTROM
-        boxed = bool((cells[:, :3] > 0).all())
-        lengths, angles = (cells[:, :3] * _NM_PER_ANGSTROM, cells[:, 3:]) if boxed else (None, None)
-        return mdtraj.Trajectory(xyz, topology, times, lengths, angles)
+        return of_steps(self._frames[begin:end], lambda _: self._atoms.positions, topology)
 
     def stamps(self) -> Stamps | None:
         """See `InMemory`; MDAnalysis says so with a warning where it made the time step up."""
@@ -115,6 +104,23 @@ class UniverseInMemory(InMemory):
             return None
         times = np.arange(self.n_frames, dtype=np.float64) * interval
         return Stamps(self.name, times + float(self._frames[0].time))
+
+
+def of_steps(steps: Any, positions: Callable[[Any], Any], topology: Any) -> Any:
+    """Return steps of an MDAnalysis trajectory (Angstrom, ps) as an `mdtraj.Trajectory`."""
+    import mdtraj
+
+    n_frames = len(steps)
+    xyz = np.empty((n_frames, topology.n_atoms, 3), dtype=np.float32)
+    times, cells = np.empty(n_frames), np.zeros((n_frames, 6))
+    for row, step in enumerate(steps):
+        xyz[row] = positions(step)
+        times[row] = step.time
+        cells[row] = 0 if step.dimensions is None else step.dimensions
+    xyz *= _NM_PER_ANGSTROM
+    boxed = bool((cells[:, :3] > 0).all())
+    lengths, angles = (cells[:, :3] * _NM_PER_ANGSTROM, cells[:, 3:]) if boxed else (None, None)
+    return mdtraj.Trajectory(xyz, topology, times, lengths, angles)
 
 
 def in_memory(item: Any, name: str) -> InMemory:

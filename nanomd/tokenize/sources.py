@@ -14,9 +14,9 @@ from nanomd.base.errors import InputError
 from nanomd.base.files import sha256_of
 from nanomd.base.paths import expand_paths
 from nanomd.tokenize.coordinates import check_coordinates, frame_list
-from nanomd.tokenize.formats import IN_CHUNKS, SEEKABLE, check_format, open_file, quiet, read_times
+from nanomd.tokenize.formats import IN_CHUNKS, SEEKABLE, check_format, open_file, open_h5md, quiet, read_times
 from nanomd.tokenize.headers import Headers, read_headers
-from nanomd.tokenize.memory import InMemory, in_memory, is_trajectory, is_universe
+from nanomd.tokenize.memory import InMemory, in_memory, is_trajectory, is_universe, of_steps
 from nanomd.tokenize.plain_path import plain_path, suffix_of
 from nanomd.tokenize.times import Stamps
 
@@ -224,6 +224,13 @@ def read_chunks(path: Path, topology: Any, chunk: int | None = None) -> Iterator
 def _read(name: str, suffix: str, topology: Any, chunk: int) -> Iterator[Any]:
     import mdtraj
 
+    if suffix == ".h5md":
+        with open_h5md(name) as reader:
+            if reader.n_atoms != topology.n_atoms:
+                raise ValueError(_wrong_atoms(name, reader.n_atoms, topology.n_atoms))
+            for first in range(0, len(reader), chunk):
+                yield of_steps(reader[first : first + chunk], lambda step: step.positions, topology)
+        return
     if suffix in IN_CHUNKS:
         yield from mdtraj.iterload(name, top=topology, chunk=chunk)
         return

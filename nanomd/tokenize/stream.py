@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from nanomd.base.arrays import map_npy
 from nanomd.base.errors import InputError
 from nanomd.base.units import FrameInterval
+from nanomd.tokenize.colvar import is_colvar, read_colvar
 from nanomd.tokenize.memory import InMemory
 from nanomd.tokenize.sources import Source, SourceFile, chunk_frames, record
 from nanomd.tokenize.times import Stamps, common_interval
@@ -176,16 +177,39 @@ class ArrayStream:
                 yield trajectory, part
 
 
-def load_arrays(paths: Sequence[Path]) -> list[NDArray[Any]]:
-    """Map feature arrays of shape (n_frames, n_features) from .npy files.
+class Loaded(NamedTuple):
+    """Feature arrays of shape (n_frames, n_features), one a file, and the time between frames if the files tell it."""
+
+    arrays: list[NDArray[Any]]
+    interval: FrameInterval | None
+
+
+def load_arrays(paths: Sequence[Path], columns: Sequence[str] | None = None) -> Loaded:
+    """Map features from .npy files, or read them from PLUMED's COLVAR files.
+
+    Parameters
+    ----------
+    paths : sequence of Path
+    columns : sequence of str, optional
+        Variables of COLVAR files; all by default.
 
     Raises
     ------
     InputError
-        If a file is no .npy file of numbers of two dimensions, or is shorter than its header says.
+        If a file is no .npy file of numbers of two dimensions, or is shorter than its header says; and for COLVAR files
+        that differ in their variables or the time between their lines.
     """
-    arrays = []
+    arrays: list[NDArray[Any]] = []
+    names, intervals = set(), set()
     for path in paths:
+        if is_colvar(path):
+            found = read_colvar(path, columns)
+            arrays.append(found.features)
+            names.add(tuple(found.names))
+            intervals.add(found.interval)
+            continue
+        if columns is not None:
+            raise InputError(f"{path} is no COLVAR file of PLUMED, which columns are for")
         array = map_npy(path)
         if array.dtype.kind not in "biuf" or array.ndim != 2 or not array.size:
             raise InputError(
@@ -193,7 +217,10 @@ def load_arrays(paths: Sequence[Path]) -> list[NDArray[Any]]:
                 "discrete states, one whole number a frame, are given without --features arrays"
             )
         arrays.append(array)
-    return arrays
+    if len(names) > 1 or len(intervals) > 1:
+        said = [" ".join(map(str, one)) for one in names] if len(names) > 1 else [str(one) for one in intervals]
+        raise InputError(f"the COLVAR files differ: {' and '.join(sorted(said)[:2])}")
+    return Loaded(arrays, intervals.pop() if intervals else None)
 
 
 class Collected(NamedTuple):
