@@ -76,13 +76,12 @@ struct Product {
     b.data += j * b.block;
     c.data += j * 16;
     if (bias != nullptr) bias += j * 16;
-    const int tiles = (rows + kMost - 1) / kMost;
-    for (int t = 0, row = 0; t < tiles; ++t) {
-      const int height = (rows - row) / (tiles - t);
-      const Left left{a.data + row * a.row, a.row, a.depth};
-      const Target target{c.data + row * c.row, c.row};
-      choose<kAdd, kMost, N>(height, depth, left, b, target, bias);
-      row += height;
+    const int tiles = (rows + kMost - 1) / kMost, height = rows / tiles, taller = rows - tiles * height;
+    for (int t = 0; t < tiles; ++t) {
+      const int own = height + (t < taller ? 1 : 0);
+      choose<kAdd, kMost, N>(own, depth, a, b, c, bias);
+      a.data += own * a.row;
+      c.data += own * c.row;
     }
   }
 

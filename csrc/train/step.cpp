@@ -18,7 +18,8 @@ using namespace train;  // what this file puts together
 
 namespace {
 
-constexpr int kGroups = 16;         // of windows, whose gradients are added up one after the other
+constexpr int kGroups = 16;         // of windows, at most, whose gradients are added up one after the other
+constexpr int kGroupWindows = 2;    // at least: each group costs a gradient to clear and one to add
 constexpr int kPieceFloats = 8192;  // of an update, at least
 
 // Denormals are slow, and no moment of that size moves a weight: they count as zero, as in the training loop's threads.
@@ -311,7 +312,7 @@ double TrainingStep::gradient(const std::vector<ParameterMemory>& memory, const 
   for (const ParameterMemory& parameter : memory) values.push_back(parameter.value);
   state.packing.pack(values);
 
-  const int n_groups = std::min(batch.n_windows, kGroups);
+  const int n_groups = std::clamp(batch.n_windows / kGroupWindows, 1, kGroups);
   state.make_room(n_groups, std::min(std::max(n_threads, 1), n_groups));
   std::vector<double> losses(static_cast<std::size_t>(batch.n_windows));
   share(static_cast<std::size_t>(n_groups), n_threads, [&](int worker, std::size_t g) {

@@ -9,6 +9,7 @@ its own.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +25,9 @@ from nanomd.model.rope import rope_tables
 from nanomd.training.checkpoint import start_moments
 from nanomd.training.draws import hidden_probability, mix_rate
 from nanomd.training.windows import STREAM_DROPOUT, STREAM_MIX, WindowSampler, step_seed
+
+AHEAD_FRAMES = 1 << 16  # gathered at once: a step of a small model takes little longer than the calls that gather one
+_EMPTY: NDArray[Any] = np.empty(0)
 
 
 def native_obstacle(config: TrainConfig, device: torch.device, n_processes: int = 1) -> str | None:
@@ -72,19 +76,22 @@ class NativeStep:
         self._parameters = [named[name] for name in self._core.names]
         self._bound: list[Tensor] = []
         self._mixer = torch.Generator()
+        frames = config.batch_size * windows.length
+        self._n_ahead = max(1, AHEAD_FRAMES // frames)
+        self._first_ahead, self._ahead = -1, (_EMPTY, _EMPTY, _EMPTY)
 
     def __call__(self, step: int) -> Tensor:
         """Take an optimiser step, and return its loss (nats per frame)."""
         self._bind()
         n_threads = torch.get_num_threads()
         with annotate("windows"):
-            batch = self.windows.batch(step)
+            tokens, targets, weights = self._windows(step)
         rate = mix_rate(step, self.config)
         with annotate("backward"):
             loss = self._core.gradient(
-                np.ascontiguousarray(batch.tokens.numpy()),
-                np.ascontiguousarray(batch.targets.numpy()),
-                np.ascontiguousarray(batch.weights.numpy()),
+                tokens,
+                targets,
+                weights,
                 two_passes=rate > 0,
                 mix_rate=rate,
                 mix_key=self.config.seed ^ STREAM,
@@ -109,6 +116,19 @@ class NativeStep:
                 n_threads=n_threads,
             )
         return torch.tensor(loss, dtype=torch.float32)
+
+    def _windows(self, step: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+        """Return tokens, targets and weights of a step, (n_windows, T) each, gathered for some steps at once."""
+        place = step - self._first_ahead
+        if self._first_ahead < 0 or not 0 <= place < len(self._ahead[0]):
+            n_steps = max(1, min(self._n_ahead, self.config.n_steps - step))
+            batch = self.windows.gather(torch.from_numpy(self.windows.plan(step, n_steps).reshape(-1, 3)))
+            shape = (n_steps, self.config.batch_size, self.windows.length)
+            arrays = [x.contiguous().numpy().reshape(shape) for x in (batch.tokens, batch.targets, batch.weights)]
+            self._first_ahead, place = step, 0
+            self._ahead = (arrays[0], arrays[1], arrays[2])
+        tokens, targets, weights = self._ahead
+        return tokens[place], targets[place], weights[place]
 
     def _replaced(self, step: int, rate: float) -> NDArray[np.uint8]:
         """Return where hidden states are replaced, (n_windows, T), by coins of the whole step."""
