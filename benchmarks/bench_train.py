@@ -1,6 +1,6 @@
 """Training steps beside plain PyTorch: prove that they compute the same, then time them in turns; one JSON record.
 
-    python benchmarks/bench_train.py [--models S XS demo] [--precision fp32 bf16] [--batch N] [--compiled] [--quick]
+    python benchmarks/bench_train.py [--models S XS demo small:543] [--precision fp32 bf16] [--compiled] [--quick]
     python benchmarks/bench_train.py --profile trace.json     one traced step of each objective besides, for chrome://tracing
 
 On a CUDA device where there is one. NVTX ranges (step, windows, pass 1, pass 2, backward, optimiser) show in Nsight.
@@ -72,6 +72,7 @@ def main() -> int:
         name
         for name, (plain, how) in CONTENDERS.items()
         if (cuda or "graph" not in how)
+        and (not cuda or how != "none" or plain)
         and (compiled or "compile" not in how)
         and (plain or how != "compile" or not cuda)  # a graph of the compiled step takes its place
     ]

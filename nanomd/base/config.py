@@ -219,7 +219,7 @@ class TrainConfig(Options):
     compile : str
         How a step runs: ``"none"``, operation by operation; ``"compile"``, through `torch.compile`; ``"graph"``, as one
         CUDA graph; ``"compile-graph"``, both; ``"native"``, in C++ on the CPU, float32; ``"auto"``, a graph on CUDA
-        devices and nothing elsewhere. See `nanomd.training.step`.
+        devices, and on a CPU in C++ where the training allows it. See `nanomd.training.step`.
     precision : str
         Of matrix products and attention: ``"fp32"``, ``"bf16"`` or ``"fp16"``. Weights, optimiser, residual stream,
         LayerNorm, logits and loss are always float32; fp16 scales the loss.

@@ -42,7 +42,8 @@ from nanomd.training.windows import WindowSampler
 OBJECTIVES = ("one_pass", "two_pass_token", "two_pass_hidden")
 # Contender -> (whether the attention is the plain one, `compile` of the training). Which run is decided by the device.
 CONTENDERS = {
-    "nanomd": (False, "auto"),
+    "nanomd": (False, "auto"),  # on a CPU the compiled step
+    "nanomd, PyTorch": (False, "none"),
     "nanomd, compiled": (False, "compile"),
     "nanomd, compiled graph": (False, "compile-graph"),
     "PyTorch eager": (True, "none"),
@@ -80,10 +81,13 @@ class PlainAttention(Attention):
 
 
 def training_config(name: str) -> ModelConfig:
-    """Return a shape of `nanomd.bench.bench_config`, or ``demo``, that of ``nanomd demo``."""
-    if name == "demo":
-        return model_preset("tiny", 20, markov_head=True, context_length=32)
-    return bench_config(name)
+    """Return a shape of `nanomd.bench.bench_config`, or ``demo``, that of ``nanomd demo``.
+
+    ``small:543`` is that of small with 543 states.
+    """
+    name, _, n_states = name.partition(":")
+    shape = model_preset("tiny", 20, markov_head=True, context_length=32) if name == "demo" else bench_config(name)
+    return shape.replace(n_states=int(n_states)) if n_states else shape
 
 
 def make_step(

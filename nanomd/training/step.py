@@ -49,7 +49,7 @@ _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def resolve_compile(config: TrainConfig, device: torch.device, n_processes: int = 1) -> str:
-    """Return how steps run: ``"auto"`` takes a graph on a CUDA device and nothing elsewhere.
+    """Return how steps run: ``"auto"`` takes a graph on a CUDA device, and on a CPU the compiled step where it can.
 
     Several processes are not captured unless asked for: NCCL inside of a graph depends on its version.
 
@@ -60,12 +60,13 @@ def resolve_compile(config: TrainConfig, device: torch.device, n_processes: int 
     InputError
         For ``"native"`` where the compiled step cannot run the training.
     """
+    obstacle = native_obstacle(config, device, n_processes)
     if config.compile == "auto":
-        return "graph" if device.type == "cuda" and n_processes == 1 else "none"
-    if config.compile == "native":
-        obstacle = native_obstacle(config, device, n_processes)
-        if obstacle is not None:
-            raise InputError(f"compile must not be native for this training ({obstacle}); use auto")
+        if device.type == "cuda":
+            return "graph" if n_processes == 1 else "none"
+        return "native" if obstacle is None else "none"
+    if config.compile == "native" and obstacle is not None:
+        raise InputError(f"compile must not be native for this training ({obstacle}); use auto")
     if "graph" in config.compile and device.type != "cuda":
         raise BackendUnavailableError(
             f"compile '{config.compile}' needs a CUDA device, but the training runs on {device.type}; "
@@ -91,7 +92,8 @@ class TrainingStep:
     extra : callable, optional
         A further term of the loss.
     fixed : bool, optional
-        Whether shapes are fixed; decided by device, `compile` and `backend` when None.
+        Whether shapes are fixed; decided by device, `compile` and `backend` when None. Where it is given, ``"auto"``
+        takes no compiled step, which has no such choice.
     """
 
     def __init__(
@@ -111,6 +113,8 @@ class TrainingStep:
         self.extra, self.learning_rate = extra, learning_rate
         self.device = windows.device
         self.mode = resolve_compile(config, self.device, self.world.size)
+        if fixed is not None and config.compile == "auto" and self.mode == "native":
+            self.mode = "none"
         self.parameters = list(model.parameters())
         own = set(map(id, self.parameters))
         self.parameters += [p for group in optimiser.param_groups for p in group["params"] if id(p) not in own]
