@@ -101,7 +101,7 @@ def test_a_step_of_several_frames_is_judged_in_frames(tmp_path):
     (record,) = records
     stride = record["settings"]["frame_stride"]
     assert record["kinetics"]["n_frames"] == 4 * 300 and stride >= 1
-    assert record["held_out_nll"] < 2.0 * np.log(3)
+    assert (record["held_out_nll"] is None) == (stride > 1)  # that of steps is not that of frames
 
 
 def test_analyses_show_every_source(tmp_path, monkeypatch):

@@ -51,7 +51,7 @@ def of_gpt(model: GPTModel, settings: dict[str, Any], **rollout: Any) -> Fitted:
     """Return what the judge takes of a GPT; `rollout` are options of its rollouts.
 
     A model whose step is several frames gives every state as many times: at lags that are multiples of its step, which
-    is where it is judged, nothing is added by that. Its likelihood is per frame as well.
+    is where it is judged, nothing is added by that. Its likelihood is of other steps, and not compared.
     """
     stride = model.frame_stride
 
@@ -62,7 +62,9 @@ def of_gpt(model: GPTModel, settings: dict[str, Any], **rollout: Any) -> Fitted:
         return [np.repeat(d, stride)[:n_steps] for d in made.dtrajs]
 
     def score(dtrajs: list[IntArray]) -> float:
-        return -model.log_likelihood(known_states(dtrajs, model.state_map.symbols)) / stride
+        if stride > 1:
+            return float("nan")
+        return -model.log_likelihood(known_states(dtrajs, model.state_map.symbols))
 
     loss = model.provenance.get("validation_loss")
     return Fitted(generate, score, float("nan") if loss is None else float(loss), settings, model.history, model)

@@ -67,7 +67,7 @@ def epochs(case: Case, config: TrainConfig, training: list[IntArray], folder: Pa
     history = _history(folder / "logs" / "metrics.jsonl")
     for step, path in sorted(found.items()):
         model = _model(case, config, training, path, [record for record in history if record["step"] <= step])
-        yield step, of_gpt(model, {"preset": case.paper, **config.to_dict(), "n_steps": step}, mode="crop")
+        yield step, of_gpt(model, {"preset": case.paper, **config.to_dict(), "n_steps": step})
 
 
 def pooled(models: list[Fitted]) -> Fitted:

@@ -223,11 +223,12 @@ def judge_fitted(
     generated = time.perf_counter()
     kept = [np.asarray(d[case.burn_in :], np.int64) for d in rollout]
     source = material.judge.trajectories(job.method, kept)
+    nll = fitted.held_out_nll(scored_frames(material.data.held_out))
     value = {
         **asdict(job),
         "settings": fitted.settings,
         "validation_loss": fitted.validation_loss if math.isfinite(fitted.validation_loss) else None,
-        "held_out_nll": fitted.held_out_nll(scored_frames(material.data.held_out)),
+        "held_out_nll": nll if math.isfinite(nll) else None,
         "history": fitted.history,
         "chain_over_slowest": n_steps / material.judge.slowest,
         "kinetics": {**record(source, case.lagtime), "changes": material.judge.changes(kept)},
