@@ -1,6 +1,6 @@
 # make demo   set up, build, and run the main job; prints where the report is
 # make test   set up, build, and run every check: lint, types, import rules, C++ tests (also under sanitizers), Python tests
-# make lint | test-cpp | test-python | sweep | bench | format | clean
+# make lint | test-cpp | test-python | sweep | bench | docs | format | clean
 #
 # Needs Python 3.11+, a C++20 compiler and make; everything else is fetched into .venv. Quick the second time.
 
@@ -22,7 +22,7 @@ CPP_SOURCES := $(foreach kind,cpp h cu cuh,$(wildcard csrc/*/*.$(kind) csrc/*/*/
 # A new sub-package has to be made known to the editable install; an edited module does not.
 PACKAGES := $(wildcard nanomd/__init__.py nanomd/*/__init__.py kernels/__init__.py kernels/*/__init__.py)
 
-.PHONY: all demo test lint format test-cpp test-python sweep bench clean venv
+.PHONY: all demo test lint format test-cpp test-python sweep bench docs clean venv
 all: venv
 
 $(VENV)/.made:
@@ -83,6 +83,11 @@ sweep: $(VENV)/.tools
 
 bench: $(VENV)/.installed
 	$(BIN)/nanomd bench
+
+# The site; a warning is an error. The tests build it, too.
+docs: $(VENV)/.tools
+	$(PY) docs/fill_numbers.py --check
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 clean:
 	rm -rf build dist $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

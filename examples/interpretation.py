@@ -1,17 +1,22 @@
 """Interpretation of models trained on chains of known memory; the numbers of docs/interpretation.md.
 
-PYTHONPATH=tests python examples/interpretation.py
+PYTHONPATH=tests python examples/interpretation.py docs/records/interpretation.json && python docs/fill_numbers.py
 """
+
+import json
+import sys
+import tempfile
+from pathlib import Path
 
 import numpy as np
 from known_chain import default_chain
 
 from nanomd import GPTEstimator
-from nanomd.interpret import interpret_model
+from nanomd.cli.main import main
+from nanomd.interpret import Interpretation, interpret_model
 
-np.set_printoptions(precision=3, suppress=True, linewidth=120)
-
-for memory in (0.6, 0.0):
+record = {}
+for name, memory in (("two", 0.6), ("one", 0.0)):
     chain = default_chain(memory)
     training, held_out = chain.sample(5000, 40, seed=10), chain.sample(5000, 20, seed=99)
     model = (
@@ -23,17 +28,48 @@ for memory in (0.6, 0.0):
         .fetch_model()
     )  # fmt: skip
     found = interpret_model(model, held_out, training=training, memory={"n_windows": 5000}, tracing={"n_windows": 200})
-    print(f"--- probability to go back: {memory}")
-    print("entropy rate", chain.entropy_rate, "and of its Markov model", chain.markov_entropy_rate)
-    print("attention by lag, per head\n", found.attention.mean.value[0])
-    print("half-widths\n", (found.attention.mean.high - found.attention.mean.low)[0] / 2)
-    tracing = found.tracing
-    print("p clean", tracing.clean.value, "corrupted", tracing.corrupted.value, "between draws", tracing.draw_std)
-    print(
-        "corrupted alone, by lag\n", tracing.single.value, "\n half-widths", tracing.single.high - tracing.single.value
-    )
-    print("restored: embedding\n", tracing.residual.value[0])
-    print("restored at lag 0: attention", tracing.attention.value[0, 0], "MLP", tracing.mlp.value[0, 0])
-    print("nats per frame by context\n", found.memory.log_likelihood.value, "\n loss", found.memory.loss.value)
-    print(" half-widths", found.memory.loss.high - found.memory.loss.value)
-    print("memory", found.memory.frames, found.memory.low, found.memory.high, "Markov", found.memory.markov.value)
+    tracing, nats = found.tracing, found.memory.log_likelihood.value
+    record[name] = {
+        "memory": {"frames": found.memory.frames, "low": found.memory.low, "high": found.memory.high},
+        "nats": {str(context): float(nats[context - 1]) for context in (1, 2, 8)},
+        "markov": float(found.memory.markov.value),
+        "entropy_rate": chain.entropy_rate,
+        "markov_entropy_rate": chain.markov_entropy_rate,
+        "attention": [[*map(float, head[:3]), float(head[3:].sum())] for head in found.attention.mean.value[0]],
+        "clean": float(tracing.clean.value),
+        "corrupted": float(tracing.corrupted.value),
+        "single": [float(x) for x in tracing.single.value],
+        "single_half": [float(x) for x in tracing.single.high - tracing.single.value],
+        "single_later": float(np.abs(tracing.single.value[2:]).max()),
+        "residual": [float(x) for x in tracing.residual.value[0]],
+        "attention_output": float(tracing.attention.value[0, 0]),
+        "mlp": float(tracing.mlp.value[0, 0]),
+        "markov_head": float(tracing.markov.value),
+    }
+# The four-state potential seen through 32 bins of x: the commands of the page.
+with tempfile.TemporaryDirectory() as folder:
+    for command in (
+        "simulate --n-frames 20000 --n-trajs 6",
+        "tokenize",
+        "train --preset tiny --n-steps 300 --batch-size 16 --hold-out 2",
+        "interpret",
+    ):
+        assert main([*command.split(), "--run", f"{folder}/r", "--quiet"]) == 0, command
+    found = Interpretation.load(f"{folder}/r/interpret")
+nats, single = found.memory.log_likelihood.value, found.tracing.single.value
+best = int(nats.argmax())
+record["bins"] = {
+    "memory": {"frames": found.memory.frames, "low": found.memory.low, "high": found.memory.high},
+    "nats": {"one": float(nats[0]), "best": float(nats[best])},
+    "best": int(found.memory.contexts[best]),
+    "markov": float(found.memory.markov.value),
+    "single": float(single[0]),
+    "single_later": float(np.abs(single[1:]).max()),
+    "correlation": [float(getattr(found.distances.correlation, end)[1]) for end in ("value", "low", "high")],
+    "p": float(found.distances.p_value[1]),
+}
+text = json.dumps(record, indent=1) + "\n"
+if sys.argv[1:]:
+    Path(sys.argv[1]).write_text(text)
+else:
+    print(text)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -66,7 +66,8 @@ def populations(result: ValidationResult, ax: Axes | None = None) -> Axes:
     """Draw the populations of the macrostates as bars with their intervals, all sources."""
     with _axes(ax, 5.4, 3.4) as axes:
         draw.draw_populations(axes, result, _styles(result))
-        _legend(axes)
+        axes.set_ylim(top=1.25 * axes.get_ylim()[1])  # room for the legend, which would cover bars
+        _legend(axes, loc="upper center", ncols=3)
     return axes
 
 
@@ -138,14 +139,16 @@ def _axes(ax: Axes | None, width: float, height: float) -> Iterator[Axes]:
     needs("a picture", "matplotlib")
     import matplotlib.pyplot as plt
 
+    # Not within the look: the first figure of a notebook sets up how it shows figures, which the look would undo.
+    figure = plt.figure(figsize=(width, height), layout="constrained") if ax is None else None
     with look():
-        yield plt.subplots(figsize=(width, height), layout="constrained")[1] if ax is None else ax
+        yield figure.subplots() if figure is not None else cast("Axes", ax)
 
 
-def _legend(axes: Axes) -> None:
+def _legend(axes: Axes, **options: Any) -> None:
     handles, names = axes.get_legend_handles_labels()
     if handles:
-        axes.legend(handles, names, fontsize="small")
+        axes.legend(handles, names, fontsize="small", **options)
 
 
 def _styles(result: ValidationResult) -> draw.Styles:

@@ -125,6 +125,23 @@ def test_pictures_return_axes(result, pyplot, name, options, x, y):
     own.figure.savefig(__import__("io").BytesIO(), format="pdf")
 
 
+def test_a_notebook_shows_every_picture(tmp_path):
+    """The first picture sets the backend up: what it sets must stay for the second."""
+    nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
+    pytest.importorskip("ipykernel")
+    cells = [
+        "import numpy as np, nanomd\n"
+        "walk = lambda s: list(np.cumsum(np.random.default_rng(s).random((4, 3000)) < 0.02, 1) % 2)\n"
+        "result = nanomd.validate(walk(1), walk(2), lagtime=1, lagtimes=[1, 5], n_bootstrap=20)",
+        "nanomd.plots.timescales(result);",
+        "nanomd.plots.mfpt(result);",
+    ]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(text) for text in cells])
+    nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    for cell in notebook.cells[1:]:
+        assert [output.output_type for output in cell.outputs] == ["display_data"], cell.source
+
+
 def test_pictures_hold_the_numbers(result, pyplot):
     axes = plots.timescales(result)
     line = next(line for line in axes.get_lines() if line.get_label() == "GPT")

@@ -60,6 +60,7 @@ def test_a_notebook_has_bars_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None
 
     made = []
     monkeypatch.setitem(sys.modules, "ipykernel", object())
+    monkeypatch.setitem(sys.modules, "ipywidgets", object())
     monkeypatch.setattr(tqdm.auto, "tqdm", lambda **options: made.append(options))
     progress_bar(10, "roll")
     assert made[0]["desc"] == "roll"

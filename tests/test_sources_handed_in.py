@@ -75,7 +75,7 @@ def test_files_are_read(tmp_path):
         ({"lagtime": 2.5}, "lagtime must be a whole number"),
         ({"lagtime": "soon"}, "lagtime must be a whole number of frames or a time"),
         ({"lagtime": "1 parsec"}, "unknown unit 'parsec'"),
-        ({"lagtimes": ["0.3 ns"], "frame_interval": "0.2 ns"}, "use '200 ps' or '400 ps'"),
+        ({"lagtimes": ["0.3 ns"], "frame_interval": "0.2 ns"}, "use '0.2 ns' or '0.4 ns'"),
         ({"lagtime": "1e300 s", "frame_interval": "1 fs"}, "finite time"),
         ({"others": {"x": None}}, r"others\['x'\] must be a list"),
         ({"others": [1]}, "others must map names"),

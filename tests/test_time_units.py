@@ -53,8 +53,7 @@ def test_rollouts_and_observables():
     assert rollout.observables.observables.lagtimes == (5, 2)
     plain = Sampler(files).generate(200, 2, observables=Observables(lagtimes=[5, 2]))
     assert rollout == plain
-    with pytest.raises(InputError, match=r"n_steps must be a whole number of frames of 0\.2 ns, got '0\.5 ns'"):
-        Sampler(files).generate("0.5 ns")
+    assert Sampler(files).generate("0.5 ns").n_steps == 3, "a trajectory is at least as long as was asked for"
     with pytest.raises(InputError, match="n_steps must be"):
         Sampler(files).generate("0 ns")
     with pytest.raises(InputError, match="the time of a frame is not known"):

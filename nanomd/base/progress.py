@@ -37,9 +37,12 @@ class _Silent:
 
 class _Bar:
     def __init__(self, total: float, description: str, unit: str) -> None:
-        if "ipykernel" in sys.modules:  # a notebook has bars of its own
-            from tqdm.auto import tqdm
-        else:
+        try:
+            if "ipykernel" not in sys.modules:
+                raise ImportError
+            import ipywidgets  # noqa: F401
+            from tqdm.auto import tqdm  # a notebook has bars of its own
+        except ImportError:
             from tqdm import tqdm
 
         self._bar = tqdm(total=total, desc=description, unit=unit, unit_scale=True, dynamic_ncols=True, smoothing=0.1)

@@ -76,7 +76,7 @@ class FrameInterval:
             return cls(float(value[0]), str(value[1]))
         raise InputError(f"frame_interval needs a unit, such as '{value} ns', got the bare number {value}")
 
-    def frames(self, duration: Duration, name: str) -> int:
+    def frames(self, duration: Duration, name: str, *, at_least: bool = False) -> int:
         """Return a number of frames: a whole number itself, or a time with a unit, such as ``"1 ns"``.
 
         Every lag and length that a user gives goes through here.
@@ -87,11 +87,13 @@ class FrameInterval:
             Frames, or a time, which must be a whole number of frames of this length.
         name : str
             Of the argument, for the errors.
+        at_least : bool
+            A time that falls between two frames means the later one, as for the length of a trajectory.
 
         Raises
         ------
         InputError
-            For anything else, a time that falls between two frames, and a time where that of a frame is not known.
+            For anything else, a lag that falls between two frames, and a time where that of a frame is not known.
 
         Examples
         --------
@@ -124,7 +126,9 @@ class FrameInterval:
         frames = round(exact)
         if abs(exact - frames) > 1e-6 * max(abs(exact), 1.0):
             below = int(exact // 1)
-            near = " or ".join(repr(self.describe(n)) for n in (below, below + 1) if n > 0)
+            if at_least:
+                return below + 1
+            near = " or ".join(f"'{n * self.value:.10g} {self.unit}'" for n in (below, below + 1) if n > 0)
             raise InputError(f"{name} must be a whole number of frames of {self}, got {duration!r}; use {near}")
         return frames
 

@@ -45,7 +45,7 @@ def draw_timescales(axes: Axes, result: ValidationResult, styles: Styles, proces
         y = Interval(*(finite_positive(part) * y_factor for part in (column.value, column.low, column.high)))
         if np.isfinite(y.value).any():
             lags = np.asarray(source.lagtimes, np.float64) * np.float64(x_factor)
-            band(axes, lags, y, styles[name], plain(name), 0.22 if name == result.reference else 0.12)
+            band(axes, lags, y, styles[name], plain(name), 0.3 if name == result.reference else 0.2)
             drawn.append(y.value[np.isfinite(y.value)])
     if not drawn:
         say_no_data(axes, "No source has a defined timescale for this process.")

@@ -84,7 +84,7 @@ class RolloutRequest:
     def in_steps(self, interval: FrameInterval) -> RolloutRequest:
         """Return the same with lengths and lags that are times as numbers of steps, which are `interval` long."""
         observables = None if self.observables is None else self.observables.in_steps(interval)
-        return replace(self, n_steps=interval.frames(self.n_steps, "n_steps"), observables=observables)
+        return replace(self, n_steps=interval.frames(self.n_steps, "n_steps", at_least=True), observables=observables)
 
     @property
     def length(self) -> int:
