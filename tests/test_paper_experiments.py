@@ -81,6 +81,17 @@ def test_a_training_is_judged_as_far_as_it_has_come_and_goes_on_afterwards(tmp_p
     assert "paper" in [tables.label(r) for r in records]
 
 
+def test_the_last_weights_are_refitted_without_another_training(tmp_path, monkeypatch):
+    case = case_of()
+    run(case, tmp_path)
+    trained = tmp_path / "trainings"
+    before = sorted(trained.rglob("*"))
+    _, records = run(case, tmp_path, method="paper, refit")
+    assert sorted(trained.rglob("*")) == before
+    found = {tables.label(r): r["held_out_nll"] for r in records}
+    assert found["paper, refit"] < found["paper, 6 steps"] - 0.1  # six steps know little; all transitions do
+
+
 def test_weights_of_a_stage_are_those_of_the_training(tmp_path):
     case = case_of(pooled=())
     run(case, tmp_path)

@@ -74,7 +74,11 @@ def _methods() -> list[Method]:
         for m in plain
         if m.name in ("one_pass+reversal, no refit", "one_pass+markov+reversal, no refit")
     ]
-    published = [Method("paper", "paper", {}), Method("paper, one pass", "paper", {"objective": "one_pass"})]
+    published = [
+        Method("paper", "paper", {}),
+        Method("paper, refit", "paper", {"refit": "on"}),  # the same training, and its last weights alone
+        Method("paper, one pass", "paper", {"objective": "one_pass"}),
+    ]
     return [*variants, *plain, *masked, Method("default", "default", {}), *published, Method("LSTM", "lstm", {})]
 
 

@@ -70,6 +70,15 @@ def epochs(case: Case, config: TrainConfig, training: list[IntArray], folder: Pa
         yield step, of_gpt(model, {"preset": case.paper, **config.to_dict(), "n_steps": step})
 
 
+def refit(fitted: Fitted, config: TrainConfig, training: list[IntArray]) -> Fitted:
+    """Return a model with its output layer fitted to all the data, which the paper does not do."""
+    assert fitted.model is not None
+    model = fitted.model.refit(
+        training, pseudocount=config.refit_pseudocount, ridge=config.refit_ridge, device="cpu", n_threads=1
+    )
+    return of_gpt(model, fitted.settings)
+
+
 def pooled(models: list[Fitted]) -> Fitted:
     """Return several models as one: each generates its share of the trajectories; likelihoods are averaged."""
 

@@ -193,13 +193,20 @@ def _run_paper(
 ) -> None:
     """Train as the paper does, in a folder of its own, and record every epoch that was kept; then the pooled ones."""
     path = job.path(folder)
-    place = folder / "trainings" / path.stem
+    refitted = method.options.get("refit") == "on"
+    trained = replace(job, method="paper") if refitted else job
+    place = folder / "trainings" / trained.path(folder).stem
     config = paper.training_config(case, method.options, job.seed, job.n_steps)
     if not unfinished:
         paper.train(case, config, training, place)
     kept = list(paper.epochs(case, config, training, place))
+    if refitted:
+        step, last = kept[-1]
+        kept = [(step, paper.refit(last, config, training))]
     steps = paper.steps_per_epoch(case, config, training)
-    chosen = [] if job.n_steps else [f for step, f in kept if step in {epoch * steps for epoch in case.pooled}]
+    chosen = (
+        [] if job.n_steps or refitted else [f for step, f in kept if step in {epoch * steps for epoch in case.pooled}]
+    )
     for step, fitted in kept if unfinished or chosen else kept[:-1]:
         of_step = path.with_name(f"{path.stem}_step{step:06d}.json")
         if not of_step.exists():
