@@ -228,7 +228,7 @@ class GPTEstimator:
             )
         chosen = self._choose(tokens, state_map.n_states)
         config, train_config, stride = chosen.model, chosen.train, chosen.stride
-        fraction, n_trajectories = train_config.validation_fraction, len(tokens)
+        fraction, every_frame = train_config.validation_fraction, tokens
         training, validation = split_dtrajs(tokens, fraction) if fraction > 0 else (tokens, [])
         tokens, training, validation = (stride_trajectories(part, stride) for part in (tokens, training, validation))
         train_config = resolve_epochs(config, train_config, training)
@@ -256,7 +256,7 @@ class GPTEstimator:
             "train": train_config.to_dict(),
             "choices": chosen.reasons,
             "n_frames": int(sum(len(trajectory) for trajectory in tokens)),
-            "n_trajectories": n_trajectories,
+            "n_trajectories": len(every_frame),
             "selection": result.selection,
             "best_step": result.best_step,
             "validation_loss": result.best_loss if np.isfinite(result.best_loss) else None,
@@ -276,7 +276,7 @@ class GPTEstimator:
         )
         if worse and self.preset == "auto":
             files = without_context(files)
-        self._model = self._finish(files, result.history, tokens, train_config, progress)
+        self._model = self._finish(files, result.history, every_frame, train_config, progress)
         self._last, self._finish_last = self._model, None
 
         def earlier(weights: dict[str, Any], step: int, **record: Any) -> GPTModel:
@@ -287,7 +287,7 @@ class GPTEstimator:
                     provenance=provenance | {"best_step": step, "validation_loss": None} | record,
                 ),
                 result.history,
-                tokens,
+                every_frame,
                 train_config,
             )
 
@@ -325,23 +325,9 @@ class GPTEstimator:
         chosen: TrainConfig,
         progress: Progress | None = None,
     ) -> GPTModel:
-        """Fit the output layer to all the data, those of the validation too, where that is asked for."""
-        from nanomd.training.refit import MAX_STATES
-        from nanomd.training.refit_files import refit_files
+        from nanomd.training.finish import finish
 
-        if chosen.refit == "on" or (chosen.refit == "auto" and files.config.n_states <= MAX_STATES):
-            files = refit_files(
-                files,
-                tokens,
-                both_ways=chosen.time_reversal,
-                pseudocount=chosen.refit_pseudocount,
-                ridge=chosen.refit_ridge,
-                device=chosen.device,
-                n_threads=chosen.n_threads,
-                note=None if progress is None else progress.note,
-                table_only=not files.tensors["head.weight"].any(),
-            )
-        return GPTModel(files, history=history)
+        return GPTModel(finish(files, tokens, chosen, progress), history=history)
 
     def fit_fetch(self, dtrajs: DtrajsLike) -> GPTModel:
         """Fit, and return the model."""

@@ -208,6 +208,9 @@ class TrainConfig(Options):
         states.
     refit_pseudocount, refit_ridge : float
         How strongly few data leave it as trained: observations in each state, and a ridge on the weights.
+    calibrate : bool
+        Whether the finished model is rolled out, and its slow kinetics brought to those of the data by a few offsets of
+        its output (`nanomd.training.calibration`); on with the preset "auto". Needs a markov head, which a refit gives.
     validation_interval, checkpoint_interval : int
         Steps between validations and between checkpoints.
     seed : int
@@ -261,6 +264,7 @@ class TrainConfig(Options):
     refit: Switch = "auto"
     refit_pseudocount: float = 10.0
     refit_ridge: float = 30.0
+    calibrate: bool = False
     validation_interval: int = 100
     checkpoint_interval: int = 500
     seed: int = 0

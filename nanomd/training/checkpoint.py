@@ -29,10 +29,10 @@ from nanomd.base.files import explain_os_error, replacing
 
 FORMAT, FORMAT_VERSION = "nanomd-training", 1
 KEPT = 3  # checkpoints kept: the last ones
-# Options that change nothing of what a resumed training would compute; the refit comes after it.
+# Options that change nothing of what a resumed training would compute; the rest comes after it.
 _FREE_OPTIONS = (
     *("device", "backend", "compile", "n_threads", "checkpoint_interval"),
-    *("refit", "refit_pseudocount", "refit_ridge"),
+    *("refit", "refit_pseudocount", "refit_ridge", "calibrate"),
 )
 
 # Options whose default is not what trainings of the hidden objective did before they were there.

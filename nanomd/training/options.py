@@ -44,6 +44,7 @@ class FurtherOptions(TypedDict, total=False):
     markov_pseudocount: float
     refit_pseudocount: float
     refit_ridge: float
+    calibrate: bool
     validation_interval: int
     checkpoint_interval: int
     backend: Literal["auto", "reference", "triton"]

@@ -37,7 +37,7 @@ SHORTEST_CONTEXT = 4
 EPOCHS = 150  # times that a frame is read, at most
 LEAST_UPDATES, MOST_UPDATES = 100, 400
 # Beside what depends on the data: one observation of the prior a state keeps slow rates of many states from drifting.
-AUTO_TRAINING: dict[str, Any] = {"batch_size": 32, "refit_pseudocount": 1.0}
+AUTO_TRAINING: dict[str, Any] = {"batch_size": 32, "refit_pseudocount": 1.0, "calibrate": True}
 IRREVERSIBLE = 4.0  # standard deviations of the currents; equilibrium data exceed it once in 30,000 times
 
 

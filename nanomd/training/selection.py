@@ -23,6 +23,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -36,7 +37,7 @@ from nanomd.base.units import FrameInterval
 from nanomd.data.states import StateMap
 from nanomd.model.files import ModelFiles, Starts
 from nanomd.rollout.sampler import Sampler
-from nanomd.training.slow_kinetics import Measured, SlowKinetics
+from nanomd.training.slow_kinetics import Measured, NothingSlowError, SlowKinetics
 
 ROUNDS = 5  # evenly spaced in the last half of the training, the last step included
 HELD_OUT_TIMESCALES = 20.0  # shorter held-out data cannot judge
@@ -85,7 +86,12 @@ class KineticsReference:
         InputError
             Where the training MD shows no process slower than the lag, or its errors cannot be told.
         """
-        slow = SlowKinetics.of_data(training, n_states)
+        try:
+            slow = SlowKinetics.of_data(training, n_states)
+        except NothingSlowError as error:
+            raise InputError(
+                f"select must be loss or last for these data: {error}; give longer trajectories to select by kinetics"
+            ) from None
         held_out = [np.asarray(x) for x in validation if len(x) >= 2]
         frames, longest = sum(map(len, held_out)), max(map(len, held_out), default=0)
         enough = frames >= HELD_OUT_TIMESCALES * slow.timescale and longest > slow.lagtime
@@ -100,7 +106,7 @@ class KineticsReference:
 
     def score(self, dtrajs: Sequence[NDArray[Any]]) -> float:
         """Return S of trajectories of a model."""
-        value, known = self.slow.of_model(dtrajs), np.isfinite(self.md.error)
+        value, known = self.slow.of_model(dtrajs).value, np.isfinite(self.md.error)
         difference = np.where(np.isfinite(value), value - self.md.value, UNDEFINED)
         return float(np.mean((difference[known] / self.md.error[known]) ** 2))
 
@@ -177,10 +183,10 @@ class KineticsSelector:
             frame_interval=FrameInterval(),
             provenance={},
         )
-        rollout = self._sampler(files).generate(
-            self.n_frames, self.n_trajs, start="stationary", seed=self.seed, n_threads=self.n_threads
+        dtrajs = roll_out(
+            files, self.n_frames, self.n_trajs, self.dropped, seed=self.seed, cuda=self.cuda, n_threads=self.n_threads
         )
-        return self.reference.score([np.asarray(row)[self.dropped :] for row in rollout.tokens])
+        return self.reference.score(dtrajs)
 
     def record(self, tensors: Mapping[str, NDArray[np.float32]]) -> dict[str, float]:
         """Return the score, whether held-out MD gave it (1 or 0), and how long it took, as a training records them."""
@@ -194,14 +200,6 @@ class KineticsSelector:
             "kinetics_seconds": time.perf_counter() - begin,
         }
 
-    def _sampler(self, files: ModelFiles) -> Sampler:
-        if self.cuda:
-            try:
-                return Sampler(files, "cuda")
-            except BackendUnavailableError:
-                pass  # PyTorch may have a GPU where the compiled engine has none
-        return Sampler(files, "cpu")
-
     def describe(self) -> dict[str, Any]:
         """Return the settings, for the record."""
         return self.reference.describe() | {
@@ -210,3 +208,19 @@ class KineticsSelector:
             "n_frames": self.n_frames,
             "frames_dropped": self.dropped,
         }
+
+
+def roll_out(
+    files: ModelFiles, n_frames: int, n_trajs: int, dropped: int, *, seed: int, cuda: bool, n_threads: int | None
+) -> list[NDArray[np.integer]]:
+    """Return trajectories of a model from its stationary states, without their first `dropped` frames.
+
+    With `cuda` on a GPU, where the compiled engine can.
+    """
+    sampler: Sampler | None = None
+    if cuda:
+        with suppress(BackendUnavailableError):  # PyTorch may have a GPU where the compiled engine has none
+            sampler = Sampler(files, "cuda")
+    sampler = sampler or Sampler(files, "cpu")
+    rollout = sampler.generate(n_frames, n_trajs, start="stationary", seed=seed, n_threads=n_threads)
+    return [np.asarray(row)[dropped:] for row in rollout.tokens]

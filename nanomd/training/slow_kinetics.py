@@ -1,10 +1,9 @@
 r"""Slow kinetics in a few numbers that trajectories of MD and of a model share: populations and timescales.
 
-What is measured is fixed from the training MD: the lag \tau, the first of 1, 2, 4, ... frames at which the slowest
-timescale is within a tenth of what it is at the longest of these lags, about half of it; the macrostates, by PCCA+; and
-the processes, up to four slower than the lag, with right eigenvectors \psi_i of the Markov model at the lag and its
-stationary vector \pi. A timescale is, of the MD and of rollouts alike, with T their matrix of transition probabilities
-at the lag,
+What is measured is fixed from the training MD: the lag \tau, from which on it looks Markovian
+(`nanomd.kinetics.time_scales`); the macrostates, by PCCA+; and the processes, up to four slower than the lag, with
+right eigenvectors \psi_i of the Markov model at the lag and its stationary vector \pi. A timescale is, of the MD and of
+rollouts alike, with T their matrix of transition probabilities at the lag,
 
 .. math:: t_i = - \tau / \ln \sum_{xy} \pi_x \psi_i(x) T_{xy} \psi_i(y)
 
@@ -14,7 +13,7 @@ keeps the row of the training MD.
 
 from __future__ import annotations
 
-import math
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -24,19 +23,22 @@ from numpy.typing import NDArray
 
 from nanomd import _native
 from nanomd.base.errors import InputError
-from nanomd.data.counts import largest_connected_set, transition_counts
+from nanomd.data.counts import transition_counts
 from nanomd.kinetics.bootstrap import ratio
 from nanomd.kinetics.estimates import Sample, populations
 from nanomd.kinetics.interval import Interval
-from nanomd.kinetics.lags import settled
 from nanomd.kinetics.macrostates import choose_n_macrostates, macrostates
 from nanomd.kinetics.markov import MarkovModel, eigenvalue_timescales, estimate_markov_model
+from nanomd.kinetics.time_scales import slow_time_scales
 
 FloatArray = NDArray[np.float64]
 
 MAX_PROCESSES = 4
 MAX_MACROSTATES = 6
-SETTLED = 0.1  # relative change of the slowest timescale up to the longest lag
+
+
+class NothingSlowError(InputError):
+    """Data without any slow process to be measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,23 +81,22 @@ class SlowKinetics:
     populations: FloatArray
 
     @classmethod
-    def of_data(cls, training: Sequence[NDArray[Any]], n_states: int) -> Self:
-        """Take lag, processes and macrostates from the training MD.
+    def of_data(cls, training: Sequence[NDArray[Any]], n_states: int, stride: int = 1) -> Self:
+        """Take lag (a multiple of `stride`), processes and macrostates from the training MD.
 
         Raises
         ------
-        InputError
+        NothingSlowError
             Where it shows no process slower than the lag.
         """
         md = [np.asarray(x) for x in training if len(x) >= 2]
-        model, counts = settled_model(md, n_states)
+        lagtime = stride * -(-slow_time_scales(md, n_states).memory // stride)
+        counts = transition_counts(md, n_states, lagtime)
+        model = estimate_markov_model(counts, lagtime)
         times = model.timescales(MAX_MACROSTATES)
         n_processes = min(MAX_PROCESSES, int((times >= model.lagtime).sum()))
         if n_processes == 0:
-            raise InputError(
-                f"select must be loss or last for these data: they show no process slower than the lag of "
-                f"{model.lagtime} frames; give longer trajectories to select by kinetics"
-            )
+            raise NothingSlowError(f"these data show no process slower than the lag of {model.lagtime} frames")
         visits = np.bincount(np.concatenate(md).astype(np.int64), minlength=n_states)
         values, right, left = model.eigen(n_processes)
         return cls(
@@ -109,13 +110,17 @@ class SlowKinetics:
             populations=visits / visits.sum(),
         )
 
+    def every(self, stride: int) -> Self:
+        """Return what is measured of trajectories of every `stride`-th frame; timescales are then in these steps."""
+        return dataclasses.replace(self, lagtime=self.lagtime // stride, timescale=self.timescale / stride)
+
     def of_md(self, dtrajs: Sequence[NDArray[Any]], seed: int = 0) -> Measured:
         """Measure MD, with standard errors by bootstrap over blocks."""
         return self._measure(list(dtrajs), 200, seed, least=0.0)
 
-    def of_model(self, dtrajs: Sequence[NDArray[Any]]) -> FloatArray:
-        """Measure rollouts: values (n,) alone, in which no population is zero or one."""
-        return self._measure(list(dtrajs), 20, 0, least=0.5).value
+    def of_model(self, dtrajs: Sequence[NDArray[Any]]) -> Measured:
+        """Measure rollouts, in which no population is zero or one."""
+        return self._measure(list(dtrajs), 20, 0, least=0.5)
 
     def _measure(self, dtrajs: list[NDArray[Any]], n_bootstrap: int, seed: int, least: float) -> Measured:
         sample = Sample.make(dtrajs, self.n_states, timescale=self.timescale, n_bootstrap=n_bootstrap, seed=seed)
@@ -141,38 +146,6 @@ class SlowKinetics:
 
         replicates = times(sample.bootstrap.sums(product), sample.bootstrap.sums(rows))
         return sample.bootstrap.interval(times(product.sum(axis=0), rows.sum(axis=0)), replicates, "log")
-
-
-def settled_model(dtrajs: list[NDArray[Any]], n_states: int) -> tuple[MarkovModel, NDArray[np.int64]]:
-    """Return the Markov model at the lag where the slowest timescale has settled, and its counts."""
-    longest = max(len(x) for x in dtrajs)
-    ladder = [(1, _slowest(transition_counts(dtrajs, n_states, 1), 1))]
-    while 8 * ladder[-1][0] <= longest and 4 * ladder[-1][0] <= ladder[-1][1]:
-        lagtime = 2 * ladder[-1][0]
-        slowest = _slowest(transition_counts(dtrajs, n_states, lagtime), lagtime)
-        if not np.isfinite(slowest):
-            break
-        ladder.append((lagtime, slowest))
-    lags, slowest_ones = (np.array(column) for column in zip(*ladder, strict=True))
-    lagtime = int(lags[settled(lags, slowest_ones[:, None], SETTLED) or 0])
-    counts = transition_counts(dtrajs, n_states, lagtime)
-    return estimate_markov_model(counts, lagtime), counts
-
-
-def _slowest(counts: NDArray[np.int64], lagtime: int) -> float:
-    """Return the slowest timescale of symmetrised counts: near that of the reversible model, without iterations."""
-    from scipy.sparse.linalg import eigsh
-
-    active = largest_connected_set(counts)
-    if len(active) < 2:
-        return math.nan
-    inner = counts[np.ix_(active, active)].astype(np.float64)
-    inner += inner.T
-    root = np.sqrt(inner.sum(axis=1))
-    inner /= root[:, None] * root[None, :]
-    small = len(active) < 100
-    values = np.linalg.eigvalsh(inner) if small else eigsh(inner, 2, which="LA", return_eigenvectors=False, v0=root)
-    return float(eigenvalue_timescales(np.sort(values)[-2:-1], lagtime)[0])
 
 
 def _macrostates(
