@@ -302,14 +302,15 @@ class GPTEstimator:
         """Let the data decide what neither the preset nor the options say."""
         model, train, reasons = dict(self.model_overrides), self.train_config, []
         if self.preset == "auto":
-            from nanomd.training.plan import AUTO_TRAINING, make_plan
+            from nanomd.training.plan import AUTO_MODEL, AUTO_TRAINING, make_plan
 
             plan = make_plan(tokens, n_states, train.frame_stride)
-            model = {"context_length": plan.context_length} | model
+            model = {**AUTO_MODEL, "context_length": plan.context_length} | model
             decided = {
                 **AUTO_TRAINING,
                 "frame_stride": plan.stride,
                 "time_reversal": plan.time_reversal,
+                "batch_size": plan.batch_size,
                 "n_steps": plan.n_steps,
             }
             train = train.replace(**{k: v for k, v in decided.items() if k not in self._train_given})

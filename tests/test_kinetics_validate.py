@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from known_chain import default_chain
+from markov_walk import walks
 
 import nanomd
 from nanomd.base.errors import InputError
@@ -17,7 +18,7 @@ from nanomd.data.counts import largest_connected_set, transition_counts
 from nanomd.kinetics import macrostates, markov, paths, processes
 from nanomd.kinetics.compare import validate
 from nanomd.kinetics.inputs import usable_length
-from nanomd.kinetics.lags import default_lagtimes, settled
+from nanomd.kinetics.lags import choose_lags, default_lagtimes
 from nanomd.kinetics.results import ValidationResult
 
 CHAIN = default_chain()
@@ -288,13 +289,15 @@ def test_lag_helpers():
     assert usable_length([np.zeros(n) for n in (1000, 400)]) == 400
 
 
-def test_lag_is_chosen_where_timescales_have_settled():
-    lags = np.array([1, 2, 4, 8, 16, 32, 64, 128])
-    rising = np.array([[40.0], [45], [52], [60], [70], [83], [100], [np.nan]])
-    assert settled(lags, rising) == 5  # 64 exceeds half of the longest, 100
-    level = np.array([[97.0, 10], [99, 13], [100, 14], [100, 15], [100, 9], [100, np.nan], [101, 99], [120, 90]])
-    assert settled(lags, level) == 1
-    assert settled(lags, np.full((8, 2), 0.5)) is None
+@pytest.mark.parametrize("seed", range(5))
+def test_lag_is_chosen_where_timescales_have_settled(seed):
+    chain = default_chain()  # at lag 1 its slowest timescale is a quarter of the truth
+    remembers = choose_lags(chain.sample(40_000, 4, seed=seed), 4)
+    assert remembers.settled and remembers.slowest > 0.85 * chain.implied_timescales(64)[0]
+    forgets = choose_lags(walks(5_000, 4, seed=seed), 3)
+    assert forgets.settled and forgets.lagtime <= 6  # of at most half the timescale, 15
+    assert choose_lags(chain.sample(40_000, 4, seed=seed), 4, lagtimes=[1, 2, 200]).lagtime == 2  # 200 is too long
+    assert not choose_lags([np.random.default_rng(seed).integers(0, 2, 1000)], 2).settled
 
 
 # --- Markov models ---------------------------------------------------------------------------------------------------

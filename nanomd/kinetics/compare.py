@@ -62,8 +62,9 @@ def validate(
         logarithmically up to a tenth of the length of the reference's trajectories, and two slowest timescales.
     lagtime : int or str, optional
         Lag of the macrostates and of the "MSM" source, and the stride at which first passages and stays are seen in
-        every source, so that quick recrossings count for none. By default the shortest of `lagtimes` at which the three
-        slowest timescales have settled: within 5 % (10 % the others) of their value at the longest reliable lag.
+        every source, so that quick recrossings count for none. By default the first of `lagtimes` from which on the
+        three slowest timescales rise no more, by a tenth and half the error of the rise
+        (`nanomd.kinetics.time_scales`).
     n_macrostates : int, optional
         By default the largest gap among the timescales; all states where there are at most five.
     macrostate_of_state : array (n_labels,) or mapping from labels, optional
@@ -117,7 +118,8 @@ def validate(
     if memory_kernel is not True and memory_kernel is not False:
         memory_kernel = check_whole("memory_kernel", memory_kernel)
     inputs = prepare(dtrajs, rollout, training, others or {}, frame_interval, macrostate_of_state)
-    lags = choose_lags(inputs.sources[REFERENCE], inputs.n_states, lagtimes, lagtime, inputs.interval)
+    reference = inputs.sources[REFERENCE]
+    lags = choose_lags(reference, inputs.n_states, lagtimes, lagtime, inputs.interval, inputs.views(REFERENCE))
     yardstick = make_yardstick(
         inputs.sources[REFERENCE],
         inputs.training,

@@ -13,13 +13,11 @@ from nanomd.base.units import Duration, FrameInterval
 from nanomd.data.counts import largest_connected_set, transition_counts
 from nanomd.kinetics import markov
 from nanomd.kinetics.inputs import Trajs, check_lagtime, usable_length
+from nanomd.kinetics.time_scales import slow_time_scales
 
-FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
 _FRAMES = FrameInterval()
-SETTLED = 0.05  # relative change up to the longest reliable lag that a settled slowest timescale may show
-SETTLED_OTHERS = 0.1  # the same of the others
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +39,12 @@ def choose_lags(
     lagtimes: Sequence[Duration] | None = None,
     lagtime: Duration | None = None,
     interval: FrameInterval = _FRAMES,
+    views: int = 1,
 ) -> Lags:
     """Return the lags of a validation; what is not given is chosen.
+
+    The lag is the shortest from which on the slow timescales rise no more (`nanomd.kinetics.time_scales`); among
+    `lagtimes`, where those are given, the first that is no shorter.
 
     Parameters
     ----------
@@ -52,6 +54,8 @@ def choose_lags(
     lagtimes, lagtime : see `nanomd.kinetics.validate`
     interval : FrameInterval
         Of a frame of the reference, for lags with units.
+    views : int
+        So many trajectories in a row are one, seen from different offsets.
 
     Raises
     ------
@@ -68,53 +72,34 @@ def choose_lags(
     lags = default_lagtimes(length) if given is None else np.unique(np.asarray(given, np.int64))
     if len(lags) == 0:
         raise InputError("lagtimes must not be empty")
-    table = np.full((len(lags), min(3, n_states - 1)), np.nan)
+    slowest = np.full(len(lags), np.nan)
     for i, lag in enumerate(lags):
         counts = transition_counts(reference, n_states, int(lag))
         if len(largest_connected_set(counts)) > 1:
-            table[i] = markov.estimate_markov_model(counts, int(lag)).timescales(table.shape[1])
-    slowest = table[:, 0] if table.shape[1] else np.full(len(lags), np.nan)
+            slowest[i] = markov.estimate_markov_model(counts, int(lag)).timescales(1)[0]
     if not np.isfinite(slowest).any():
         raise InputError(
             "the reference has no two states with transitions to and fro at any lagtime: its kinetics cannot be "
             "judged; use longer trajectories or other states"
         )
-    best: int | None
+    known = np.flatnonzero(np.isfinite(slowest))
+    settled = True
     if lagtime is not None:
-        best, chosen = int(np.nanargmin(np.where(np.isfinite(slowest), abs(lags - lagtime), np.nan))), lagtime
+        best, chosen = int(known[np.argmin(abs(lags[known] - lagtime))]), lagtime
     else:
-        best = settled(lags, table)
-        chosen = int(lags[best if best is not None else np.flatnonzero(np.isfinite(slowest))[0]])
-    at = int(np.flatnonzero(np.isfinite(slowest))[0]) if best is None else best
-    times = float(slowest[at])
+        scales = slow_time_scales(reference, n_states, views=views)
+        reliable = known[lags[known] <= slowest[known] / 2]
+        settled = bool(len(reliable))
+        later = reliable[lags[reliable] >= scales.memory]
+        best = int(later[0] if len(later) else reliable[-1] if settled else known[0])
+        chosen = int(lags[best])
+    times = float(slowest[best])
     if lagtimes is None:  # later ones show only noise
         lags = lags[lags <= max(2 * times, chosen)]
-    return Lags(lags, int(chosen), times, best is not None)
+    return Lags(lags, int(chosen), times, settled)
 
 
 def default_lagtimes(length: int, n_lags: int = 12) -> IntArray:
     """Return lags spaced logarithmically from 1 to a tenth of `length`, at most 1000."""
     longest = max(1, min(length // 10, 1000))
     return np.unique(np.round(np.geomspace(1, longest, n_lags)).astype(np.int64))
-
-
-def settled(
-    lags: IntArray, table: FloatArray, tolerance: float = SETTLED, others: float = SETTLED_OTHERS
-) -> int | None:
-    """Return the index of the first lag at which timescales (l, k) have settled; None where no lag is reliable.
-
-    A lag is reliable for a process while it is at most half the process's longest timescale (at lags up to half of it).
-    Settled is a timescale that differs from its value at the last reliable lag by no more than `tolerance` (the
-    slowest) or `others`, relative to that value. (Not the first lag that changes little from the one before: where
-    memory is long, every one of them changes little.)
-    """
-    last = np.full(table.shape[1], -1)
-    for k, column in enumerate(table.T):
-        known = np.where(np.isfinite(column) & (lags <= column / 2), column, -np.inf)
-        reliable = np.flatnonzero(np.isfinite(column) & (lags <= known.max() / 2))
-        last[k] = reliable[-1] if len(reliable) else -1
-    for i in range(last[0] + 1):
-        near = [abs(table[i, k] / table[last[k], k] - 1) for k in range(len(last)) if i <= last[k]]
-        if near[0] <= tolerance and all(x <= others for x in near[1:]):
-            return i
-    return None

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from nanomd._native import Blocks, project_transitions
 from nanomd.data.counts import largest_connected_set, transition_counts
 from nanomd.kinetics.inputs import usable_length
 
@@ -62,22 +63,27 @@ class TimeScales:
     rising: bool
 
 
-def slow_time_scales(dtrajs: Sequence[NDArray[np.integer]], n_states: int, n_processes: int = 3) -> TimeScales:
+def slow_time_scales(
+    dtrajs: Sequence[NDArray[np.integer]], n_states: int, n_processes: int = 3, views: int = 1
+) -> TimeScales:
     """Look at the slow timescales of trajectories from lag 1 up to a quarter of their length.
 
     Parameters
     ----------
     dtrajs : sequence of 1-D integer arrays
-        States 0..n_states-1.
+        States 0..n_states-1; negative: unassigned.
     n_states : int
     n_processes : int
         How many slow processes are looked at.
+    views : int
+        So many trajectories in a row are views of one, at every views-th frame from different offsets.
     """
+    blocks = _cut([len(x) for x in dtrajs], views)
     longest = max(1, usable_length([np.asarray(x) for x in dtrajs]) // 4)
     lags = np.unique(np.round(np.geomspace(1, longest, _LAGS)).astype(np.int64))
     used, sums = [], []
     for lag in lags:
-        found = _block_sums(dtrajs, n_states, int(lag), n_processes)
+        found = _block_sums(dtrajs, n_states, int(lag), n_processes, blocks)
         if found is None:
             break
         used.append(lag)
@@ -134,24 +140,32 @@ class _Curve:
         return bool(rise[0] > np.log1p(_STILL) + spread[0])
 
 
-def _block_sums(dtrajs: Sequence[NDArray[np.integer]], n_states: int, lag: int, n_processes: int) -> FloatArray | None:
+def _cut(lengths: Sequence[int], views: int) -> Blocks:
+    """Cut trajectories into some twenty blocks of time; views of one trajectory share theirs."""
+    own = np.asarray(lengths[::views])
+    if len(own) >= _BLOCKS:
+        spans = np.stack((np.arange(len(own)) * _BLOCKS // len(own), np.ones(len(own))), axis=1)
+    else:
+        number = np.maximum(np.round(_BLOCKS * own / max(1, own.sum())), 1)
+        spans = np.stack((np.cumsum(number) - number, number), axis=1)
+    shared: IntArray = np.repeat(spans.astype(np.int64), views, axis=0)
+    return Blocks(shared, int(shared.sum(axis=1).max()))
+
+
+def _block_sums(
+    dtrajs: Sequence[NDArray[np.integer]], n_states: int, lag: int, n_processes: int, blocks: Blocks
+) -> FloatArray | None:
     """Return numerators and denominators (2, blocks, k) of the autocorrelations of the slow functions at a lag."""
     functions = _slow_functions(dtrajs, n_states, lag, n_processes)
     if functions is None:
         return None
     k = functions.shape[1]
-    size = -(-sum(len(x) for x in dtrajs) // _BLOCKS)
-    sums = np.zeros((2, _BLOCKS, n_processes))
-    before = 0
-    for x in dtrajs:
-        if len(x) > lag:
-            values = functions[x]
-            early, late = values[:-lag], values[lag:]
-            block = (before + np.arange(len(early))) // size
-            edges = np.flatnonzero(np.diff(block, prepend=-1))
-            products = np.stack((early * late, 0.5 * (early**2 + late**2)))
-            sums[:, block[edges], :k] += np.add.reduceat(products, edges, axis=1)
-        before += len(x)
+    late, early = project_transitions(
+        dtrajs, n_states, lag, np.concatenate((functions, functions**2), axis=1), blocks=blocks
+    )
+    sums = np.zeros((2, blocks.n_blocks, n_processes))
+    sums[0, :, :k] = np.einsum("bnk,nk->bk", late[..., :k], functions)
+    sums[1, :, :k] = 0.5 * (early @ functions**2 + late[..., k:].sum(axis=1))
     return sums
 
 

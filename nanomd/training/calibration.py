@@ -18,10 +18,9 @@ The offsets are found by Gauss-Newton steps on
 .. math:: \sum_q \left( \frac{q_\text{model} - q_\text{MD}}{\sigma_q} \right)^2
           + \frac19 \sum_k (\alpha_k^2 + \beta_k^2)
 
-with \sigma_q the standard errors of the data's values, so that what few events say moves little. The response of the
-timescales is that of the Markov chain of the rollout's own transitions; that of populations, for which
-\pi_i \propto e^{2 \beta u_i}, is known. All rounds draw the same random numbers. The round that comes nearest is kept,
-and that may be the first, without offsets.
+with \sigma_q the standard errors of the data's values. The response of the timescales is that of the Markov chain of
+the rollout's own transitions; that of populations, for which \pi_i \propto e^{2 \beta u_i}, is known. All rounds draw
+the same random numbers. The round that comes nearest is kept, and that may be the first, without offsets.
 """
 
 from __future__ import annotations

@@ -37,7 +37,11 @@ SHORTEST_CONTEXT = 4
 EPOCHS = 150  # times that a frame is read, at most
 LEAST_UPDATES, MOST_UPDATES = 100, 400
 # Beside what depends on the data: one observation of the prior a state keeps slow rates of many states from drifting.
-AUTO_TRAINING: dict[str, Any] = {"batch_size": 32, "refit_pseudocount": 1.0, "calibrate": True}
+AUTO_TRAINING: dict[str, Any] = {"refit_pseudocount": 1.0, "calibrate": True}
+# Without it some hundred states of 60,000 frames are learnt by heart; with many data it costs next to nothing.
+AUTO_MODEL: dict[str, Any] = {"dropout": 0.1}
+LEAST_BATCH, MOST_BATCH = 32, 512  # windows
+UPDATE_STEPS = 4096  # of an update, where windows are short: 32 windows of twenty steps learn nothing in 400 updates
 IRREVERSIBLE = 4.0  # standard deviations of the currents; equilibrium data exceed it once in 30,000 times
 
 
@@ -53,8 +57,8 @@ class Plan:
         W, in steps.
     time_reversal : bool
         Whether trajectories are read backwards too.
-    n_steps : int
-        Optimiser steps.
+    batch_size, n_steps : int
+        Windows an update, and updates.
     scales : TimeScales
         What the stride rests on.
     current : float
@@ -64,6 +68,7 @@ class Plan:
     stride: int
     context_length: int
     time_reversal: bool
+    batch_size: int
     n_steps: int
     scales: TimeScales
     current: float
@@ -108,10 +113,11 @@ def make_plan(tokens: Sequence[NDArray[np.integer]], n_states: int, stride: int 
     strided = stride_trajectories(tokens, stride)
     # One offset: transitions of the others are not independent of its own.
     current = excess_current(transition_counts(strided[::stride], n_states))
-    frames_an_update = AUTO_TRAINING["batch_size"] * min(4 * context, length // stride)
-    updates = -(-EPOCHS * sum(map(len, strided)) // max(1, frames_an_update))
+    window = max(1, min(4 * context, length // stride))
+    batch_size = int(np.clip(UPDATE_STEPS // window, LEAST_BATCH, MOST_BATCH))
+    updates = -(-EPOCHS * sum(map(len, strided)) // (batch_size * window))
     n_steps = int(np.clip(updates, LEAST_UPDATES, MOST_UPDATES))
-    return Plan(stride, context, current < IRREVERSIBLE, n_steps, scales, current)
+    return Plan(stride, context, current < IRREVERSIBLE, batch_size, n_steps, scales, current)
 
 
 def choose_stride(scales: TimeScales, length: int) -> int:
