@@ -10,7 +10,7 @@ import pytest
 from nanomd import InputError, validate
 from nanomd.cli.main import main
 from nanomd.data.counts import transition_counts
-from nanomd.experiments import ZOO, run_zoo
+from nanomd.experiments import ZOO, run_zoo, zoo
 from nanomd.experiments.zoo_cases import ZooCase, hidden_gates, markov_chain, ring
 
 
@@ -42,11 +42,14 @@ def test_one_case_whole(tmp_path, monkeypatch):
         ZOO, "small", ZooCase("small", "small", lambda _: ([hidden_gates(5, 3000, 1)], [hidden_gates(5, 9000, 2)]))
     )
     monkeypatch.setattr("nanomd.experiments.zoo._STEPS", 100_000)
+    monkeypatch.setattr(zoo, "_in_own_process", zoo._measure_named)  # another process would not know the case
     text = run_zoo(tmp_path, cases=["small"], n_threads=1)
     record = json.loads((tmp_path / "zoo" / "small_seed0.json").read_text())
     assert record["n_frames"] == 3000
     # Power: the model at its own stride, against data with a few hundred passages; twice too fast would be found.
     assert 1 <= record["gpt_model"] < 1.5
+    assert 0.8 < record["timescales"][0] < 1.25 and record["populations_inside"] == 1.0
+    assert record["memory_kernel"] >= 1 and record["train_megabytes"] > 100
     assert f"| small | 6 | 3,000 | {record['frame_stride']} | {record['gpt']:.3f} |" in text
     record["title"] = "from the record"
     (tmp_path / "zoo" / "small_seed0.json").write_text(json.dumps(record))

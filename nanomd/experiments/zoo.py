@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import json
 import math
+import resource
 import time
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +29,8 @@ _CHAINS = 64
 _STEPS = 2_000_000  # of all chains that are judged
 _BURN_IN = 10.0  # slowest timescales
 _BOOTSTRAPS = 50
-_RIVALS = {"MSM": "markov", "MSM (lag 1)": "markov_lag_1"}
+_RIVALS = {"MSM": "markov", "MSM (lag 1)": "markov_lag_1", "memory kernel": "memory_kernel"}
+_KERNEL_STATES = 128  # of more the memory kernel takes minutes
 
 
 def run_zoo(
@@ -73,7 +77,7 @@ def run_zoo(
             file = folder / f"{case.name}_seed{seed}.json"
             if not file.exists():
                 bar.note(case.name)
-                record = measure(case, data, seed, n_threads)
+                record = _in_own_process(case.name, data, seed, n_threads)
                 write_atomic(file, json.dumps(record, indent=1, allow_nan=False) + "\n")
             records.append(json.loads(file.read_text(encoding="utf-8")))
             bar.update(1)
@@ -82,6 +86,16 @@ def run_zoo(
     text = f"# Defaults on data of many kinds\n\n{zoo_table(records)}\n"
     write_atomic(folder / "tables.md", text)
     return text
+
+
+def _in_own_process(name: str, data: str | Path | None, seed: int, n_threads: int | None) -> dict[str, Any]:
+    """Measure a case where nothing else has asked for memory before."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        return pool.submit(_measure_named, name, data, seed, n_threads).result()
+
+
+def _measure_named(name: str, data: str | Path | None, seed: int, n_threads: int | None) -> dict[str, Any]:
+    return measure(ZOO[name], data, seed, n_threads)
 
 
 @dataclass(frozen=True)
@@ -94,7 +108,12 @@ class _Kept:
 
 
 def measure(case: ZooCase, data: str | Path | None, seed: int, n_threads: int | None = None) -> dict[str, Any]:
-    """Return the record of a case: choices, seconds, and factors of passage times and the slowest timescale."""
+    """Return the record of a case.
+
+    Choices, seconds, peak memory, factors of passage times, ratios of the timescales of the (at most three) slowest
+    processes to those of the training data, and the share of macrostates whose population the training data's interval
+    holds.
+    """
     from nanomd.estimator import GPTEstimator
     from nanomd.kinetics import validate
     from nanomd.kinetics.time_scales import slow_time_scales
@@ -103,22 +122,28 @@ def measure(case: ZooCase, data: str | Path | None, seed: int, n_threads: int | 
     begun = time.perf_counter()
     model = GPTEstimator(seed=seed, n_threads=n_threads).fit(training).fetch_model()
     trained = time.perf_counter() - begun
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     slowest = slow_time_scales(training, 1 + max(int(x.max()) for x in training)).slowest
     dropped = int(_BURN_IN * max(np.nan_to_num(slowest), 1.0) / model.frame_stride)
     begun = time.perf_counter()
     rollout = model.generate(_STEPS // _CHAINS + dropped, _CHAINS, seed=seed + 1, n_threads=n_threads)
     generated = time.perf_counter() - begun
     kept = _Kept([x[dropped:] for x in rollout.dtrajs], model.frame_stride)
-    total = validate(held_out, kept, training=training, n_bootstrap=_BOOTSTRAPS)
+    kernel = model.config.n_states <= _KERNEL_STATES
+    total = validate(held_out, kept, training=training, n_bootstrap=_BOOTSTRAPS, memory_kernel=kernel)
     own = validate(training, kept, n_bootstrap=_BOOTSTRAPS)
     at = int(np.argmin(abs(own.sources["MD"].lagtimes - own.lagtime)))
-    times = [float(own.sources[name].timescales.value[at, 0]) for name in ("GPT", "MD")]
+    times = own.sources["GPT"].timescales.value[at, :3] / own.sources["MD"].timescales.value[at, :3]
+    md, shares = own.sources["MD"].macro_populations, own.sources["GPT"].macro_populations
+    inside = (shares.high >= md.low) & (shares.low <= md.high)
     record = {
         "gpt": total.mfpt_errors["GPT"].factor,
         "gpt_model": own.mfpt_errors["GPT"].factor,
         "noise_floor": math.nan if total.noise_floor is None else total.noise_floor.factor,
-        "timescale": times[0] / times[1],
+        "timescale": float(times[0]),
+        "populations_inside": float(inside.mean()),
         **{key: total.mfpt_errors[name].factor for name, key in _RIVALS.items() if name in total.mfpt_errors},
+        **{f"{key}_model": own.mfpt_errors[name].factor for name, key in _RIVALS.items() if name in own.mfpt_errors},
     }
     return {
         "case": case.name,
@@ -130,7 +155,9 @@ def measure(case: ZooCase, data: str | Path | None, seed: int, n_threads: int | 
         "choices": model.provenance["choices"],
         "train_seconds": trained,
         "generate_seconds": generated,
+        "train_megabytes": memory,
         "lagtime": own.lagtime * model.frame_stride,
+        "timescales": [float(x) if math.isfinite(x) else None for x in times],
         **{key: value if math.isfinite(value) else None for key, value in record.items()},
     }
 
@@ -138,22 +165,26 @@ def measure(case: ZooCase, data: str | Path | None, seed: int, n_threads: int | 
 def zoo_table(records: Sequence[dict[str, Any]]) -> str:
     """Return the records as a table in Markdown; a factor that is not there is infinite, or could not be told."""
     head = [
-        "data", "states", "frames", "stride", "GPT, total", "noise floor", "MSM", "MSM (lag 1)", "GPT, model",
-        "slowest timescale", "training",
+        "data", "states", "frames", "stride", "GPT, total", "noise floor", "MSM", "MSM (lag 1)", "memory kernel",
+        "GPT, model", "MSM, model", "timescales", "populations", "training",
     ]  # fmt: skip
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for r in records:
         factors = [
             "-" if r.get(key) is None else f"{r[key]:.3f}"
-            for key in ("gpt", "noise_floor", "markov", "markov_lag_1", "gpt_model", "timescale")
-        ]
+            for key in (
+                "gpt", "noise_floor", "markov", "markov_lag_1", "memory_kernel", "gpt_model", "markov_model",
+            )
+        ]  # fmt: skip
         row = [
             r["title"],
             r["n_states"],
             f"{r['n_frames']:,}",
             r["frame_stride"],
             *factors,
-            f"{r['train_seconds']:.0f} s",
+            ", ".join("-" if x is None else f"{x:.2f}" for x in r["timescales"]),
+            f"{100 * r['populations_inside']:.0f} %",
+            f"{r['train_seconds']:.0f} s, {r['train_megabytes']:.0f} MB",
         ]
         lines.append("| " + " | ".join(map(str, row)) + " |")
     return "\n".join(lines)

@@ -89,11 +89,15 @@ def _chains(transition: FloatArray, n_frames: int) -> Callable[[str | Path | Non
     return load
 
 
-def _gates(memory: int, n_frames: int) -> Callable[[str | Path | None], Split]:
-    def load(data: str | Path | None) -> Split:  # noqa: ARG001
-        return [hidden_gates(memory, n_frames, 1)], [hidden_gates(memory, n_frames, s) for s in (2, 3, 4)]
+def _gates(memory: int, transitions: int) -> ZooCase:
+    """Hidden gates that are open 15 % of the time, and then let a change through 0.85 times in `memory` frames."""
+    n_frames = round(transitions * memory / (0.15 * 0.85))
 
-    return load
+    def load(data: str | Path | None) -> Split:  # noqa: ARG001
+        judges = [hidden_gates(memory, min(4 * n_frames, 2_000_000), s) for s in (2, 3, 4)]
+        return [hidden_gates(memory, n_frames, 1)], judges
+
+    return ZooCase(f"gates-{memory}-{transitions}", f"hidden gates, memory {memory}, {transitions:,} changes", load)
 
 
 def _system(name: str, dataset: int = 0, pieces: int = 0) -> Callable[[str | Path | None], Split]:
@@ -126,6 +130,7 @@ def _pentapeptide(n_states: int) -> Callable[[str | Path | None], Split]:
     return load
 
 
+_GATES = ((10, 200), (10, 2000), (10, 20_000), (100, 200), (100, 2000), (1000, 200))
 _TWO = np.array([[0.99, 0.01], [0.01, 0.99]])
 
 ZOO: dict[str, ZooCase] = {
@@ -133,10 +138,7 @@ ZOO: dict[str, ZooCase] = {
     for case in (
         ZooCase("two-states", "two states, 500 transitions", _chains(_TWO, 50_000)),
         ZooCase("driven", "a ring of six states, driven", _chains(ring(6, 0.02, 0.005), 50_000)),
-        ZooCase("gates-10-few", "hidden gates, memory 10, 600 frames of it", _gates(10, 6_000)),
-        ZooCase("gates-10", "hidden gates, memory 10", _gates(10, 60_000)),
-        ZooCase("gates-100", "hidden gates, memory 100", _gates(100, 600_000)),
-        ZooCase("gates-1000", "hidden gates, memory 1000", _gates(1000, 1_000_000)),
+        *(_gates(memory, transitions) for memory, transitions in _GATES),
         ZooCase("ring-2000", "a ring of 2000 states with four barriers", _chains(ring(2000, 0.3, 0.3, 500), 500_000)),
         ZooCase("four-state", "four-state potential, four states", _system("four-state")),
         ZooCase("four-state-bins", "four-state potential seen through x, 32 bins", _system("four-state-bins")),
