@@ -71,10 +71,10 @@ def test_best_and_last() -> None:
 
 
 def test_the_last_weights_get_their_last_fit_when_somebody_asks(monkeypatch: pytest.MonkeyPatch) -> None:
-    from nanomd.training import refit_files
+    from nanomd.training import finish
 
-    fits, fit = [], refit_files.refit_files
-    monkeypatch.setattr(refit_files, "refit_files", lambda *args, **kw: fits.append(1) or fit(*args, **kw))
+    fits, fit = [], finish.refit_files
+    monkeypatch.setattr(finish, "refit_files", lambda *args, **kw: fits.append(1) or fit(*args, **kw))
     estimator = GPTEstimator("tiny", **QUICK | {"n_steps": 150, "learning_rate": 0.03}).fit(labels(60))
     assert estimator.fetch_model().provenance["best_step"] < 150 and len(fits) == 1
     last = estimator.fetch_model("last")

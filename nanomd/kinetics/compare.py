@@ -59,7 +59,7 @@ def validate(
         every stride-th state, everything is compared at that stride, the MD counted from every offset.
     lagtimes : sequence of int or str, optional
         Lags of the implied timescales, in frames or times such as ``"1 ns"``; by default spaced
-        logarithmically up to a tenth of the length of the reference's trajectories, and two slowest timescales.
+        logarithmically up to a quarter of the length of the reference's trajectories, and two slowest timescales.
     lagtime : int or str, optional
         Lag of the macrostates and of the "MSM" source, and the stride at which first passages and stays are seen in
         every source, so that quick recrossings count for none. By default the first of `lagtimes` from which on the

@@ -100,6 +100,6 @@ def choose_lags(
 
 
 def default_lagtimes(length: int, n_lags: int = 12) -> IntArray:
-    """Return lags spaced logarithmically from 1 to a tenth of `length`, at most 1000."""
-    longest = max(1, min(length // 10, 1000))
+    """Return lags spaced logarithmically from 1 to a quarter of `length`, at most 1000."""
+    longest = max(1, min(length // 4, 1000))
     return np.unique(np.round(np.geomspace(1, longest, n_lags)).astype(np.int64))

@@ -36,6 +36,7 @@ from numpy.typing import NDArray
 
 from nanomd.base.errors import InputError
 from nanomd.data.counts import transition_counts
+from nanomd.kinetics.markov import eigenvalue_timescales
 from nanomd.model.files import ModelFiles
 from nanomd.training.selection import CHAIN_TIMESCALES, RELAXATION_TIMESCALES, UNDEFINED, roll_out
 from nanomd.training.slow_kinetics import Measured, SlowKinetics
@@ -138,9 +139,13 @@ def calibrate(
         raise InputError("calibration needs a model with a markov head: set refit to on, or markov_head to True")
     stride = files.frame_stride
     slow = SlowKinetics.of_data(tokens, files.config.n_states, stride)
-    md = slow.of_md(tokens)
     steps = slow.every(stride)
-    k, m = slow.right.shape[1], len(md.value) - slow.right.shape[1]
+    k = slow.right.shape[1]
+    md = slow.of_md(tokens)
+    m = len(md.value) - k
+    # The reversible model's own, as they are judged: with few events the rows of the counts say something else.
+    reversible = np.log(eigenvalue_timescales(slow.values, slow.lagtime))
+    md = Measured(np.concatenate([md.value[:m], reversible]), md.error)
     scale = np.maximum(np.where(np.isfinite(md.error), md.error, UNDEFINED), NEAREST)
     near = np.clip(NEAR * scale, NEAREST, FARTHEST)
     table = files.tensors["markov.weight"].astype(np.float64)
