@@ -35,13 +35,13 @@ LEAST_STEPS = 16  # steps in a trajectory, at least
 LONGEST_CONTEXT = 32  # steps of context: several memories
 SHORTEST_CONTEXT = 4
 EPOCHS = 150  # times that a frame is read, at most
-LEAST_UPDATES, MOST_UPDATES = 100, 400
+LEAST_UPDATES, MOST_UPDATES = 100, 1200
 # Beside what depends on the data: one observation of the prior a state keeps slow rates of many states from drifting.
 AUTO_TRAINING: dict[str, Any] = {"refit_pseudocount": 1.0, "calibrate": True}
 # Without it some hundred states of 60,000 frames are learnt by heart; with many data it costs next to nothing.
-AUTO_MODEL: dict[str, Any] = {"dropout": 0.1}
+AUTO_MODEL: dict[str, Any] = {"dropout": 0.2}
 LEAST_BATCH, MOST_BATCH = 32, 512  # windows
-UPDATE_STEPS = 4096  # of an update, where windows are short: 32 windows of twenty steps learn nothing in 400 updates
+UPDATE_STEPS = 4096  # of an update, where windows are short: 32 windows of twenty steps teach little
 IRREVERSIBLE = 4.0  # standard deviations of the currents; equilibrium data exceed it once in 30,000 times
 
 
