@@ -63,11 +63,12 @@ class GPTEstimator:
     markov_head : bool, optional
         Start from the Markov model of the data, of which the transformer learns the rest; False.
     dropout : float, optional
-        On residual branches and embeddings while training; 0. Few data want 0.1 to 0.3.
+        On residual branches and embeddings while training; 0, and 0.2 with ``"auto"``.
     objective : str, optional
         ``"one_pass"`` (the default), ``"two_pass_token"`` or ``"two_pass_hidden"``; see `nanomd.training.objectives`.
     n_steps, batch_size, learning_rate : optional
-        Optimiser steps (2000; at most 400 with ``"auto"``), windows a step (32), and the highest learning rate (2e-3).
+        Optimiser steps (2000; at most 800 with ``"auto"``), windows a step (32; 32 to 512), and the highest learning
+        rate (2e-3).
     time_reversal : bool, optional
         Read the data backwards too, as equilibrium MD may be; False, or by a test of its currents with ``"auto"``.
     validation_fraction : float, optional

@@ -24,9 +24,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default=None,
         help="folder with the trajectories of alanine dipeptide (default: NANOMD_DATA)",
     )
-    parser.add_argument("--quick", action="store_true", help="a few seconds instead of two minutes: for testing only")
+    parser.add_argument("--quick", action="store_true", help="a few seconds instead of a minute: for testing only")
     parser.add_argument(
-        "--objective", choices=["two_pass_token", "two_pass_hidden", "one_pass"], default="two_pass_token"
+        "--objective",
+        choices=["one_pass", "two_pass_token", "two_pass_hidden"],
+        default=None,
+        help="of the training, where it is not to be the default",
     )
     parser.add_argument("--n-threads", type=whole, default=None, help="CPU threads (default: all cores)")
 

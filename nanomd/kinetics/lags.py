@@ -69,7 +69,12 @@ def choose_lags(
     lagtime = None if lagtime is None else interval.frames(lagtime, "lagtime")
     for lag in [*(given or ()), *([] if lagtime is None else [lagtime])]:
         check_lagtime(lag, length)
-    lags = default_lagtimes(length) if given is None else np.unique(np.asarray(given, np.int64))
+    scales = slow_time_scales(reference, n_states, views=views) if lagtime is None else None
+    if given is None:
+        wanted = [] if scales is None else [scales.memory]
+        lags = np.union1d(default_lagtimes(length), np.array(wanted, np.int64))
+    else:
+        lags = np.unique(np.asarray(given, np.int64))
     if len(lags) == 0:
         raise InputError("lagtimes must not be empty")
     slowest = np.full(len(lags), np.nan)
@@ -84,10 +89,10 @@ def choose_lags(
         )
     known = np.flatnonzero(np.isfinite(slowest))
     settled = True
-    if lagtime is not None:
+    if scales is None:
+        assert lagtime is not None
         best, chosen = int(known[np.argmin(abs(lags[known] - lagtime))]), lagtime
     else:
-        scales = slow_time_scales(reference, n_states, views=views)
         reliable = known[lags[known] <= slowest[known] / 2]
         settled = bool(len(reliable))
         later = reliable[lags[reliable] >= scales.memory]

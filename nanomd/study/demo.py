@@ -1,4 +1,4 @@
-"""The main job: trajectories -> states -> two-pass nano-GPT -> million-step rollouts -> validation -> report.
+"""The main job: trajectories -> states -> nano-GPT -> million-step rollouts -> validation -> report, by defaults alone.
 
 Four-state potential: it is seen through its coordinate x alone, in 20 bins. Two of the four minima overlap there, so
 the present bin does not say where the walker is, and a Markov model of the bins forgets what a model with memory can
@@ -36,61 +36,27 @@ class _Plan:
     validate: dict[str, Any] = field(default_factory=dict)
 
 
-_OVERRIDES: dict[str, Any] = {
-    "markov_head": True,  # starts as the MSM: what is left to learn is memory
-    "context_length": 32,
-    "train_length": 128,
-    "batch_size": 16,
-    "learning_rate": 4e-3,
-    "mix_max": 0.05,
-    "n_threads": 1,  # a second one gains such a small model little, and loses much on a busy machine
-}
-
-
-def plan(
-    system: str, *, data: str | Path | None = None, quick: bool = False, objective: str = "two_pass_token"
-) -> _Plan:
+def plan(system: str, *, data: str | Path | None = None, quick: bool = False, objective: str | None = None) -> _Plan:
     """Return what the demo does for a system; `quick` keeps the path and drops the statistics."""
-    steps = 20 if quick else 2000
+    wanted = {"objective": objective, "n_steps": 20 if quick else None}
+    overrides = {name: value for name, value in wanted.items() if value is not None}
+    generate = {"n_trajs": 2 if quick else 16, "n_steps": 5_000 if quick else 1_000_000}
+    judge = {"n_bootstrap": 20 if quick else 200}
     if system == "four-state":
-        lags = (1, 2, 5, 10, 20) if quick else (1, 2, 5, 10, 20, 40, 80, 200, 400)
         return _Plan(
             "Four-state potential seen through one coordinate",
             simulate={"preset": "demo", "n_trajs": 16, "n_frames": 5_000 if quick else 200_000},
             tokenize={"scheme": "x-bins", "n_states": 20},
-            train={
-                "preset": "tiny",
-                "hold_out": 12,
-                "overrides": {**_OVERRIDES, "objective": objective, "n_steps": steps},
-            },
-            generate={"n_trajs": 2 if quick else 16, "n_steps": 5_000 if quick else 1_000_000},
-            # Within half the slowest timescale, and long enough for the bins of x to tell the four minima apart.
-            validate={"lagtimes": lags, "lagtime": 20 if quick else 40, "n_bootstrap": 20 if quick else 200},
+            train={"hold_out": 12, "overrides": overrides},
+            generate=generate,
+            validate=judge,
         )
     return _Plan(
         "Alanine dipeptide: the second trajectory judges a model of the first",
         tokenize={"system": system, "data": data},
-        train={
-            "preset": "tiny",
-            "hold_out": 1,
-            # Equilibrium dynamics is reversible: reading windows both ways doubles the few slow transitions. A head
-            # that starts as the MSM would keep the MSM's errors about the rare states (docs/results.md).
-            "overrides": {
-                **_OVERRIDES,
-                "objective": objective,
-                "n_steps": steps,
-                "time_reversal": True,
-                "markov_head": False,
-            },
-        },
-        generate={"n_trajs": 2 if quick else 16, "n_steps": 5_000 if quick else 1_000_000},
-        # 20 ps: below all three slow processes, near 1.4 ns, 69 ps and 40 ps; four macrostates hold them.
-        validate={
-            "lagtimes": (1, 2, 5, 10, 20, 50, 100, 200, 500),
-            "lagtime": 20,
-            "n_macrostates": 4,
-            "n_bootstrap": 20 if quick else 200,
-        },
+        train={"hold_out": 1, "overrides": overrides},
+        generate=generate,
+        validate=judge | {"n_macrostates": 4},  # its three slow processes, near 1.4 ns, 69 ps and 40 ps
     )
 
 
@@ -100,7 +66,7 @@ def run(
     system: str = "four-state",
     data: str | Path | None = None,
     quick: bool = False,
-    objective: str = "two_pass_token",
+    objective: str | None = None,
     n_threads: int | None = None,
     seed: int = 0,
     force: bool = False,
@@ -117,6 +83,8 @@ def run(
         ``"four-state"`` or ``"alanine-dipeptide"`` (with `data`).
     quick : bool
         A few seconds, for testing only.
+    objective : str, optional
+        Of the training, where it is not to be the default.
     """
     start = time.perf_counter()
     steps = plan(system, data=data, quick=quick, objective=objective)

@@ -35,7 +35,7 @@ LEAST_STEPS = 16  # steps in a trajectory, at least
 LONGEST_CONTEXT = 32  # steps of context: several memories
 SHORTEST_CONTEXT = 4
 EPOCHS = 150  # times that a frame is read, at most
-LEAST_UPDATES, MOST_UPDATES = 100, 1200
+LEAST_UPDATES, MOST_UPDATES = 100, 800
 # Beside what depends on the data: one observation of the prior a state keeps slow rates of many states from drifting.
 AUTO_TRAINING: dict[str, Any] = {"refit_pseudocount": 1.0, "calibrate": True}
 # Without it some hundred states of 60,000 frames are learnt by heart; with many data it costs next to nothing.

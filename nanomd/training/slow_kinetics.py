@@ -25,7 +25,7 @@ from nanomd import _native
 from nanomd.base.errors import InputError
 from nanomd.data.counts import transition_counts
 from nanomd.kinetics.bootstrap import ratio
-from nanomd.kinetics.estimates import Sample, populations
+from nanomd.kinetics.estimates import Sample, populations, timescales
 from nanomd.kinetics.interval import Interval
 from nanomd.kinetics.macrostates import choose_n_macrostates, macrostates
 from nanomd.kinetics.markov import MarkovModel, eigenvalue_timescales, estimate_markov_model
@@ -69,6 +69,8 @@ class SlowKinetics:
         The slowest, in frames.
     populations : ndarray (n_states,)
         Of the training MD.
+    stationary : ndarray (n_states,)
+        pi.
     """
 
     n_states: int
@@ -79,6 +81,7 @@ class SlowKinetics:
     values: FloatArray
     timescale: float
     populations: FloatArray
+    stationary: FloatArray
 
     @classmethod
     def of_data(cls, training: Sequence[NDArray[Any]], n_states: int, stride: int = 1) -> Self:
@@ -108,6 +111,7 @@ class SlowKinetics:
             values=values,
             timescale=float(times[0]),
             populations=visits / visits.sum(),
+            stationary=model.stationary,
         )
 
     def every(self, stride: int) -> Self:
@@ -121,6 +125,15 @@ class SlowKinetics:
     def of_model(self, dtrajs: Sequence[NDArray[Any]]) -> Measured:
         """Measure rollouts, in which no population is zero or one."""
         return self._measure(list(dtrajs), 20, 0, least=0.5)
+
+    def reversible(self, dtrajs: Sequence[NDArray[Any]]) -> FloatArray:
+        """Return ln t (k,) of the reversible Markov model of trajectories, processes matched; NaN for one it lacks.
+
+        Their own processes are slower than those of the training MD make them look.
+        """
+        sample = Sample.make(list(dtrajs), self.n_states, timescale=self.timescale, n_bootstrap=20)
+        match = (self.right, self.stationary)
+        return np.log(timescales(sample, self.lagtime, self.right.shape[1], match)[0].value)
 
     def _measure(self, dtrajs: list[NDArray[Any]], n_bootstrap: int, seed: int, least: float) -> Measured:
         sample = Sample.make(dtrajs, self.n_states, timescale=self.timescale, n_bootstrap=n_bootstrap, seed=seed)
