@@ -111,7 +111,9 @@ class _Curve:
     """A timescale (l,) against lag; its values with each block left out (l, blocks) give errors of differences."""
 
     def __init__(self, lags: IntArray, times: FloatArray, errors: FloatArray, jackknife: FloatArray) -> None:
-        longest = np.fmax.accumulate(times)
+        # As far as shorter lags told: where little is left of a process, the noise of many states looks slower the
+        # longer the lag, and would call itself reliable.
+        longest = np.fmax.accumulate(np.concatenate((times[:1], times[:-1])))
         self.reliable = np.flatnonzero(np.isfinite(times) & (lags <= longest / 2) & (errors <= _LARGEST_ERROR))
         self.lags, self.logs, self.jackknife = lags, np.log(times), jackknife
 

@@ -52,6 +52,7 @@ NEAR, NEAREST, FARTHEST = 1 / 6, 0.02, 0.05  # a match: a sixth of the data's st
 _WIDTH = 3.0  # of the prior on the parameters: beyond e^3 nothing is believed
 _BOUND = 3.0  # of u: a process as large as that belongs to a state with a tenth of the population
 _LARGEST_STEP = 1.0
+_MATCH = 1.5  # tolerances: what one of a few quantities is off by chance
 _DAMPING, _HARDER = 0.05, 6.0  # of a step, and how much more after one that made it worse
 _DIFFERENCE = 0.02  # of a parameter, for derivatives
 
@@ -173,7 +174,7 @@ def calibrate(
         else:
             jacobian = _secant(jacobian, one, min(tried, key=_Tried.score))
         tried.append(one)
-        if one.score() <= 1.0:
+        if abs(one.difference).max() <= _MATCH:
             break
         best = min(tried, key=_Tried.score)
         damping = _DAMPING if best is one else _HARDER * damping
