@@ -26,7 +26,7 @@ from nanomd.base.progress import progress_bar
 from nanomd.experiments.zoo_cases import ZOO, ZooCase
 
 _CHAINS = 64
-_STEPS = 2_000_000  # of all chains that are judged
+_STEPS = 6_000_000  # of all chains that are judged: a state of 2 % is then left some hundred times
 _BURN_IN = 10.0  # slowest timescales
 _BOOTSTRAPS = 50
 _RIVALS = {"MSM": "markov", "MSM (lag 1)": "markov_lag_1", "memory kernel": "memory_kernel"}
