@@ -41,7 +41,7 @@ def test_numpy_integers_are_numbers(sampler, tmp_path, kind):
     [
         ({"n_trajs": 1e9}, "n_trajs must be a whole number, got 1000000000.0; write 1000000000"),
         ({"n_steps": 5.5}, "n_steps must be a whole number, got 5.5"),
-        ({"n_steps": "5"}, "n_steps must be a whole number, got '5'"),
+        ({"n_steps": "5"}, "n_steps must be a whole number of frames or a time such as '1 ns', got '5'"),
         ({"seed": True}, "seed must be a whole number, got True"),
         ({"seed": -1}, r"seed must be in \[0, "),
         ({"stride": 0}, r"stride must be in \[1, "),
@@ -71,7 +71,7 @@ def test_what_cannot_be_is_refused(sampler, options, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"lagtimes": 5}, "lagtimes must be a sequence of whole numbers, got 5"),
+        ({"lagtimes": 5}, "lagtimes must be a sequence of whole numbers or times, got 5"),
         ({"lagtimes": [1.5]}, "lagtimes must be a whole number, got 1.5"),
         ({"lagtimes": "15"}, "lagtimes must be a sequence"),
         ({"sets": {"A": [1.5]}}, "set 'A' must be a whole number, got 1.5"),

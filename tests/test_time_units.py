@@ -20,7 +20,6 @@ from nanomd.study.folder import RunFolder
         ("2 fs", " 1ps ", 500),
         ("0.75 ps", "3e3 fs", 4),
         ("1 ns", "7 frames", 7),
-        ("1 ns", "7", 7),
         ("1 ms", "1e6 ns", 1),
         ("1 ns", "1 \u00b5s", 1000),
         ("1 ns", "1 \u03bcs", 1000),
@@ -38,7 +37,7 @@ def test_what_is_described_in_full_is_read_back(frames, unit, each):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "ns", "1 ns 2", "1..2 ns", "nan ns", "inf ns", "1e999 ns", "0.3 ns", "1.5 frames"]
+    "text", ["", "5", "ns", "1 ns 2", "1..2 ns", "nan ns", "inf ns", "1e999 ns", "0.3 ns", "1.5 frames"]
 )
 def test_what_is_no_whole_number_of_frames_is_refused(text):
     with pytest.raises(InputError, match="lagtime"):

@@ -102,8 +102,6 @@ class FrameInterval:
         """
         if not isinstance(duration, str):
             return check_whole(name, duration)
-        if re.fullmatch(r"\s*[+-]?[0-9]+\s*", duration):
-            return int(duration)
         match = _PATTERN.fullmatch(duration)
         try:
             value = float(match.group(1)) if match else None

@@ -7,9 +7,14 @@ from __future__ import annotations
 
 import argparse
 import re
+import shlex
+from typing import TYPE_CHECKING
 
 from nanomd.base.errors import InputError
 from nanomd.cli.common import add_common, add_resume, duration, progress, real, say, whole, whole_or_word
+
+if TYPE_CHECKING:
+    from nanomd.rollout.request import RolloutRequest
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -83,6 +88,22 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="I/N",
         help="generate part I (from 0) of N of the trajectories; no coordination",
     )
+    group.add_argument(
+        "--executor",
+        choices=["local", "ray", "dask", "slurm"],
+        default=None,
+        help="make all parts on processes here, Ray, Dask or a SLURM array (submitit), and merge them",
+    )
+    group.add_argument("--parts", type=whole, default=None, metavar="N", help="of --executor (default: one a worker)")
+    group.add_argument("--workers", type=whole, default=2, metavar="N", help="parts at a time (default: %(default)s)")
+    group.add_argument("--address", default=None, help="of a Ray cluster or Dask scheduler that is running")
+    group.add_argument("--retries", type=whole, default=2, help="of a part that failed (default: %(default)s)")
+    group.add_argument(
+        "--dry-run", action="store_true", help="print the job script of --executor slurm, and submit nothing"
+    )
+    group.add_argument(
+        "--status", action="store_true", help="say which parts are complete, unfinished, missing, broken"
+    )
     group.add_argument("--merge", action="store_true", help="check that all shards are complete, and make them one")
 
 
@@ -97,6 +118,11 @@ def run(options: argparse.Namespace) -> int:
         if options.shard is not None:
             raise InputError("--merge takes all shards; leave --shard out")
         say(options, merge(options.run))
+        return 0
+    if options.status:
+        from nanomd.study.generate_parts import status
+
+        print(status(options.run), flush=True)
         return 0
     if options.extend and options.force:
         raise InputError("--extend keeps what is there and --force replaces it; use one of them")
@@ -123,6 +149,10 @@ def run(options: argparse.Namespace) -> int:
         store_tokens=not options.no_tokens,
         n_drafts=parse_drafts(options.lookahead),
     )
+    if options.executor is not None:
+        return _by_executor(options, request)
+    if options.dry_run:
+        raise InputError("--dry-run shows the job script of --executor slurm")
     text = generate(
         options.run,
         request,
@@ -134,6 +164,54 @@ def run(options: argparse.Namespace) -> int:
     )
     say(options, text)
     return 0
+
+
+def _by_executor(options: argparse.Namespace, request: RolloutRequest) -> int:
+    from nanomd.rollout.executors import Executor, array_script
+    from nanomd.study.generate_parts import generate_in_parts
+
+    if options.force:
+        raise InputError("--force replaces a whole result; with --executor remove generated/ instead")
+    executor = Executor(
+        name=options.executor,
+        n_parts=options.parts,
+        n_workers=options.workers,
+        n_threads=options.n_threads or 1,
+        gpu=options.backend == "cuda",
+        retries=options.retries,
+        address=options.address,
+    )
+    if options.dry_run:
+        if options.executor != "slurm":
+            raise InputError("--dry-run shows the job script of --executor slurm")
+        command = " ".join(["nanomd generate", *_flags(options)])
+        print(array_script(command, executor.parts(request.n_trajs), executor), end="")
+        return 0
+    text = generate_in_parts(
+        options.run,
+        request,
+        executor,
+        backend=options.backend,
+        precision=options.precision,
+        progress=progress(options),
+    )
+    say(options, text)
+    return 0
+
+
+def _flags(options: argparse.Namespace) -> list[str]:
+    """Return what makes the same trajectories, as words of a shell."""
+    words = []
+    for name in (
+        "run", "n_steps", "n_trajs", "seed", "start", "mode", "hop_keep", "stride", "sampling_temperature", "backend",
+        "precision", "lookahead", "bins",
+    ):  # fmt: skip
+        if (value := getattr(options, name)) is not None:
+            words.append(f"--{name.replace('_', '-')} {shlex.quote(str(value))}")
+    for flag, values in (("--observe-lags", options.observe_lags), ("--set", options.sets)):
+        if values:
+            words.append(" ".join([flag, *(shlex.quote(str(value)) for value in values)]))
+    return [*words, *(["--no-tokens"] if options.no_tokens else [])]
 
 
 def _start(text: str) -> str | int:

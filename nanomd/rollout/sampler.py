@@ -17,17 +17,19 @@ from nanomd.base.errors import InputError
 from nanomd.base.nvtx import annotate
 from nanomd.base.progress import Progress, reporting
 from nanomd.base.units import Duration
-from nanomd.model.files import ModelFiles, load_model_files
+from nanomd.model.files import ModelFiles, load_model_files, save_model
 from nanomd.model.starts import start_prompts
 from nanomd.rollout.beginning import beginning
 from nanomd.rollout.disk import run_to_disk
 from nanomd.rollout.engine import check_threads, open_engine, resolve_backend
+from nanomd.rollout.executors import Executor, ExecutorName
 from nanomd.rollout.modes import resolve_hop_keep, resolve_mode
 from nanomd.rollout.observables import Observables, ObservablesResult
-from nanomd.rollout.parts import Part, merge_parts
+from nanomd.rollout.parts import Part, find_parts, merge_parts
 from nanomd.rollout.request import RolloutRequest, parse_drafts
 from nanomd.rollout.result import Rollout, ShardedTokens
 from nanomd.rollout.run import Run
+from nanomd.rollout.store import TokenStore
 
 __all__ = ["Observables", "ObservablesResult", "Rollout", "Sampler", "ShardedTokens", "merge_parts"]
 
@@ -144,6 +146,7 @@ class Sampler:
         progress: Progress | bool | None = None,
         cancel: Callable[[], bool] | None = None,
         lookahead: str | int = "auto",
+        executor: Executor | ExecutorName | None = None,
     ) -> Rollout:
         """Generate trajectories of microstates.
 
@@ -194,6 +197,9 @@ class Sampler:
         lookahead : "auto" or int
             States guessed ahead and verified together, which speeds up a single trajectory and changes none of its
             states: as many as pay where a thread has one trajectory ("auto"), none (0), or always k of every one.
+        executor : Executor or str, optional
+            Make the trajectories in parts by processes (``"local"``), ``"ray"``, ``"dask"`` or ``"slurm"``, in `out`,
+            which all workers must see, and merge them; see `nanomd.rollout.executors.Executor`. Repeated, it goes on.
 
         Returns
         -------
@@ -228,6 +234,8 @@ class Sampler:
             n_drafts=parse_drafts(lookahead),
         )
         request = request.in_steps(self.files.frame_interval)
+        if executor is not None:
+            return self._in_parts(request, Executor(name=executor) if isinstance(executor, str) else executor)
         total = request.length * len(request.trajectories)
         with reporting(progress, total, "generate") as bar:
             return self.run(replace(request, progress=bar))
@@ -242,6 +250,21 @@ class Sampler:
         run = Run(self.engine, self.files, request, config, beginning(self.engine, self.files, request, config))
         with annotate("rollout"):
             return run.in_memory() if request.out is None else run_to_disk(run, request.out, request.resume)
+
+    def _in_parts(self, request: RolloutRequest, executor: Executor) -> Rollout:
+        if request.out is None or request.part is not None or request.first_trajectory:
+            raise InputError("executor= makes all parts in a folder: give out=, and neither shard nor first_trajectory")
+        out = request.out.resolve()
+        if TokenStore.exists(out) and not find_parts(out):
+            raise InputError(f"{out} holds a whole rollout already: Rollout.load reads it")
+        if TokenStore.exists(out):  # a merge that was killed
+            return merge_parts(out)
+        model = save_model(out / ".model", self.files)
+        count = executor.parts(request.n_trajs)
+        own = replace(request, out=out, n_threads=executor.n_threads, resume=True, progress=None, cancel=None)
+        tasks = [(str(model), self.backend, self.precision, replace(own, part=Part(i, count))) for i in range(count)]
+        executor.run(_generate_part, tasks, out / ".logs")
+        return merge_parts(out)
 
     def log_probs(
         self,
@@ -290,6 +313,10 @@ class Sampler:
                 )
             results.append(log_p)
         return results
+
+
+def _generate_part(model: str, backend: str, precision: str, request: RolloutRequest) -> None:
+    Sampler.load(model, backend, precision=precision).run(request)
 
 
 class _Model(Protocol):
