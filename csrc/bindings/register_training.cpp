@@ -33,6 +33,7 @@ class PyTrainingStep {
       values.sine = tables[1].data();
     }
     length_ = values.length;
+    d_model_ = model.d_model;
     step_ = std::make_unique<TrainingStep>(model, values);
   }
 
@@ -99,6 +100,18 @@ class PyTrainingStep {
     return out;
   }
 
+  // Frames before `first` are zero.
+  Array<float> features(const Array<std::int64_t>& tokens, int first, int n_threads) {
+    check(tokens.ndim() == 2 && tokens.shape(1) == length_, "tokens must have the shape (n_windows, ", length_, ")");
+    Array<float> out({tokens.shape(0), tokens.shape(1), static_cast<py::ssize_t>(d_model_)});
+    float* data = out.mutable_data();
+    std::memset(data, 0, sizeof(float) * static_cast<std::size_t>(out.size()));
+    const int n_windows = static_cast<int>(tokens.shape(0));
+    const py::gil_scoped_release release;
+    step_->features(memory_, tokens.data(), n_windows, first, data, n_threads);
+    return out;
+  }
+
   std::vector<std::string> names() const { return step_->names(); }
   std::string isa() const { return step_->isa(); }
 
@@ -106,7 +119,7 @@ class PyTrainingStep {
   std::unique_ptr<TrainingStep> step_;
   std::vector<ParameterMemory> memory_;
   std::vector<Arrays> held_;  // keeps the arrays alive
-  int length_ = 0;
+  int length_ = 0, d_model_ = 0;
 };
 
 }  // namespace
@@ -117,6 +130,7 @@ void register_training(py::module_& module) {
       .def("bind", &PyTrainingStep::bind)
       .def("gradient", &PyTrainingStep::gradient)
       .def("update", &PyTrainingStep::update)
+      .def("features", &PyTrainingStep::features)
       .def("copy_gradient", &PyTrainingStep::copy_gradient)
       .def_property_readonly("names", &PyTrainingStep::names)
       .def_property_readonly("isa", &PyTrainingStep::isa);

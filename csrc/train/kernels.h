@@ -19,6 +19,7 @@ struct Kernels {
   const char* name;
   bool (*supported)();
   void (*window)(WindowTask&);
+  void (*features)(WindowTask&);
   // sum += x, n a multiple of 16
   void (*add)(const float* x, float* sum, std::size_t n);
   // Sum of squares, in double, of blocks of 16 partial sums in a fixed order.

@@ -1,15 +1,11 @@
-#include <xmmintrin.h>
-
 #include <algorithm>
-#include <array>
 #include <cmath>
-#include <cstdlib>
 
-#include "core/parallel.h"
 #include "nanomd/check.h"
 #include "nanomd/philox.h"
 #include "nanomd/training_step.h"
-#include "train/kernels.h"
+#include "train/gradient.h"
+#include "train/share.h"
 #include "train/thread_memory.h"
 
 namespace nanomd {
@@ -18,36 +14,8 @@ using namespace train;  // what this file puts together
 
 namespace {
 
-constexpr int kGroups = 16;         // of windows, at most, whose gradients are added up one after the other
-constexpr int kGroupWindows = 2;    // at least: each group costs a gradient to clear and one to add
-constexpr int kPieceFloats = 8192;  // of an update, at least
-
-// Denormals are slow, and no moment of that size moves a weight: they count as zero, as in the training loop's threads.
-class FlushDenormals {
- public:
-  FlushDenormals() : before_(_mm_getcsr()) { _mm_setcsr(before_ | 0x8040u); }
-  ~FlushDenormals() { _mm_setcsr(before_); }
-  FlushDenormals(const FlushDenormals&) = delete;
-  FlushDenormals& operator=(const FlushDenormals&) = delete;
-
- private:
-  unsigned before_;
-};
-
-// work(worker, piece) on up to n_threads threads; on one, without any other.
-template <class Work>
-void share(std::size_t n_pieces, int n_threads, Work work) {
-  if (n_threads <= 1 || n_pieces <= 1) {
-    const FlushDenormals flush;
-    for (std::size_t piece = 0; piece < n_pieces; ++piece) work(0, piece);
-    return;
-  }
-  WorkState state;
-  parallel_for(n_pieces, n_threads, state, {}, [&](int worker, std::size_t piece) {
-    const FlushDenormals flush;
-    work(worker, piece);
-  });
-}
+constexpr int kGroups = 16;       // of windows, at most, whose gradients are added up one after the other
+constexpr int kGroupWindows = 2;  // at least: each group costs a gradient to clear and one to add
 
 Objective objective_named(const std::string& name) {
   if (name == "one_pass") return Objective::kOnePass;
@@ -73,20 +41,6 @@ void check_shape(const ModelShape& shape, const TrainingOptions& options) {
 
 }  // namespace
 
-const train::Kernels& train::choose_kernels(const std::string& name) {
-  std::string wanted = name;
-  if (wanted.empty()) {
-    const char* forced = std::getenv("NANOMD_ISA");
-    if (forced != nullptr) wanted = forced;
-  }
-  for (const Kernels* kernels : {&avx512_kernels(), &avx2_kernels(), &sse2_kernels()}) {
-    if (!wanted.empty() && wanted != kernels->name) continue;
-    if (kernels->supported()) return *kernels;
-    if (!wanted.empty()) throw UnsupportedError(join("this processor has no ", wanted));
-  }
-  throw InputError(join("the instruction set must be one of avx512, avx2, sse2, got ", wanted));
-}
-
 struct TrainingStep::State {
   State(const ModelShape& shape, const TrainingOptions& options)
       : dims(shape, {options.dropout, options.final_dropout}, options.length),
@@ -95,11 +49,8 @@ struct TrainingStep::State {
         kernels(choose_kernels(options.isa)),
         objective(objective_named(options.objective)),
         length(options.length),
-        total(packing.places().size) {
-    was_touched.assign(static_cast<std::size_t>(shape.n_states), 0);
-    any_touched = was_touched;
+        gradient(parameters, kernels, packing.places().size, shape.n_states) {
     if (!shape.learned_position) make_tables(options);
-    make_pieces();
   }
 
   // [cos | cos] and [-sin | sin], a padded head wide: a rotation is then two products and a sum of whole vectors.
@@ -117,27 +68,14 @@ struct TrainingStep::State {
       }
   }
 
-  // Rows of a parameter that one thread adds up and updates.
-  struct Piece {
-    std::size_t parameter;
-    int first, rows;
-  };
-  void make_pieces() {
-    for (std::size_t i = 0; i < parameters.size(); ++i) {
-      const int height = std::max(1, kPieceFloats / parameters[i].stride());
-      for (int row = 0; row < parameters[i].padded_rows(); row += height)
-        pieces.push_back({i, row, std::min(height, parameters[i].padded_rows() - row)});
-    }
-    squares.resize(pieces.size());
+  void pack(const std::vector<ParameterMemory>& memory) {
+    check(memory.size() == parameters.size(), "there must be memory for ", parameters.size(), " parameters");
+    std::vector<const float*> values;
+    for (const ParameterMemory& parameter : memory) values.push_back(parameter.value);
+    packing.pack(values);
   }
 
-  struct Group {
-    Group(std::size_t size, int n_states) : gradient(size), touched(static_cast<std::size_t>(n_states), 0) {}
-    AlignedBuffer gradient;
-    std::vector<std::uint8_t> touched;
-  };
-
-  // What a thread needs besides its activations to begin a window.
+  // A window on its way into a thread.
   struct WindowInput {
     explicit WindowInput(std::size_t length) : tokens(length), targets(length), weight(length), draw(length) {
       replaced.resize(length);
@@ -148,30 +86,39 @@ struct TrainingStep::State {
     std::vector<std::uint8_t> replaced;
   };
 
-  void make_room(int n_groups, int n_threads) {
-    while (groups.size() < static_cast<std::size_t>(n_groups))
-      groups.push_back(std::make_unique<Group>(packing.places().size, dims.model.n_states));
+  void make_threads(int n_threads) {
     while (threads.size() < static_cast<std::size_t>(n_threads)) {
       threads.push_back(std::make_unique<ThreadBuffers>(dims, objective == Objective::kOnePass ? 1 : 2));
       inputs.push_back(std::make_unique<WindowInput>(static_cast<std::size_t>(dims.length)));
     }
   }
 
-  void clear(Group& group) const {
-    float* gradient = group.gradient.data();
-    for (const Parameter& parameter : parameters) {
-      float* own = gradient + parameter.offset;
-      if (!parameter.by_token) {
-        std::fill_n(own, parameter.padded_size(), 0.0f);
-        continue;
-      }
-      for (std::size_t token = 0; token < group.touched.size(); ++token)
-        if (group.touched[token]) std::fill_n(own + token * parameter.stride(), parameter.stride(), 0.0f);
-    }
-    std::fill(group.touched.begin(), group.touched.end(), std::uint8_t{0});
+  void check_token(std::int64_t token) const {
+    check(token >= 0 && token < dims.model.n_states, "tokens must be in [0, ", dims.model.n_states - 1, "], got ",
+          token);
   }
 
-  double window_loss(const TrainingBatch& batch, int window, double weight_of_step, int worker, Group& group) const {
+  WindowTask task_of(int worker, Range scored) const {
+    WindowInput& input = *inputs[static_cast<std::size_t>(worker)];
+    WindowTask task{};
+    task.dims = &dims;
+    task.weights = &packing.weights();
+    task.places = &packing.places();
+    task.memory = &threads[static_cast<std::size_t>(worker)]->memory;
+    task.objective = objective;
+    task.cosine = cosine.data();
+    task.sine = sine.data();
+    task.tokens = input.tokens.data();
+    task.targets = input.targets.data();
+    task.weight = input.weight.data();
+    task.replaced = input.replaced.data();
+    task.draw = input.draw.data();
+    task.scored = scored;
+    return task;
+  }
+
+  double window_loss(const TrainingBatch& batch, int window, double weight_of_step, int worker,
+                     GroupGradient& group) const {
     WindowInput& input = *inputs[static_cast<std::size_t>(worker)];
     const std::size_t first = static_cast<std::size_t>(window) * length;
     Range scored{length, 0};
@@ -194,67 +141,14 @@ struct TrainingStep::State {
       }
     }
     if (scored.end == 0) return 0.0;
-    WindowTask task{};
-    task.dims = &dims;
-    task.weights = &packing.weights();
-    task.places = &packing.places();
-    task.memory = &threads[static_cast<std::size_t>(worker)]->memory;
-    task.objective = objective;
+    WindowTask task = task_of(worker, scored);
     task.two_passes = batch.two_passes;
-    task.cosine = cosine.data();
-    task.sine = sine.data();
-    task.tokens = input.tokens.data();
-    task.targets = input.targets.data();
-    task.weight = input.weight.data();
-    task.replaced = input.replaced.data();
-    task.draw = input.draw.data();
-    task.scored = scored;
     task.dropout_key = batch.dropout_key;
     task.window = static_cast<std::uint32_t>(window);
-    task.gradient = group.gradient.data();
+    task.gradient = group.values.data();
     task.touched = group.touched.data();
     kernels.window(task);
     return task.loss;
-  }
-
-  // Adds up the groups' rows of a piece; the sum of their squares.
-  double add_groups(const Piece& piece, int n_groups) {
-    const Parameter& parameter = parameters[piece.parameter];
-    const std::size_t stride = static_cast<std::size_t>(parameter.stride());
-    double square = 0.0;
-    const auto rows = [&](int first, int n) {
-      const std::size_t offset = parameter.offset + static_cast<std::size_t>(first) * stride;
-      const std::size_t size = static_cast<std::size_t>(n) * stride;
-      std::fill_n(total.data() + offset, size, 0.0f);
-      for (int g = 0; g < n_groups; ++g)
-        if (!parameter.by_token || groups[g]->touched[first])
-          kernels.add(groups[g]->gradient.data() + offset, total.data() + offset, size);
-      square += kernels.square(total.data() + offset, size);
-    };
-    if (!parameter.by_token) {
-      rows(piece.first, piece.rows);
-      return square;
-    }
-    const int last = std::min(piece.first + piece.rows, parameter.rows);
-    for (int row = piece.first; row < last; ++row)
-      if (any_touched[row] || was_touched[row]) rows(row, 1);
-    return square;
-  }
-
-  void update_piece(const Piece& piece, const ParameterMemory& memory, AdamW rule, double decay) const {
-    const Parameter& parameter = parameters[piece.parameter];
-    rule.decay = parameter.decayed ? static_cast<float>(decay) : 0.0f;
-    for (int row = 0; row < parameter.rows; ++row) {
-      const int padded = parameter.padded_row(row);
-      if (padded < piece.first || padded >= piece.first + piece.rows) continue;
-      const float* gradient = total.data() + parameter.offset + static_cast<std::size_t>(padded) * parameter.stride();
-      for (int c = 0; c < parameter.columns; c += parameter.column_chunk) {
-        const std::size_t at = static_cast<std::size_t>(row) * parameter.columns + c;
-        kernels.update(rule, gradient + Parameter::place(c, parameter.column_chunk, parameter.column_padded),
-                       memory.value + at, memory.first + at, memory.second + at,
-                       static_cast<std::size_t>(std::min(parameter.column_chunk, parameter.columns - c)));
-      }
-    }
   }
 
   Dims dims;
@@ -264,14 +158,9 @@ struct TrainingStep::State {
   Objective objective;
   int length;
   AlignedBuffer cosine, sine;
-  AlignedBuffer total;  // the gradient
-  double norm = 0.0;
-  std::vector<Piece> pieces;
-  std::vector<double> squares;
-  std::vector<std::unique_ptr<Group>> groups;
+  Gradient gradient;
   std::vector<std::unique_ptr<ThreadBuffers>> threads;
   std::vector<std::unique_ptr<WindowInput>> inputs;
-  std::vector<std::uint8_t> was_touched, any_touched;
 };
 
 TrainingStep::TrainingStep(const ModelShape& shape, const TrainingOptions& options) {
@@ -297,60 +186,40 @@ std::vector<std::size_t> TrainingStep::sizes() const {
 
 double TrainingStep::gradient(const std::vector<ParameterMemory>& memory, const TrainingBatch& batch, int n_threads) {
   State& state = *state_;
-  check(memory.size() == state.parameters.size(), "there must be memory for ", state.parameters.size(), " parameters");
   check(batch.n_windows >= 1, "a batch has at least one window, got ", batch.n_windows);
   const std::size_t frames = static_cast<std::size_t>(batch.n_windows) * state.length;
   double weight = 0.0;
   for (std::size_t i = 0; i < frames; ++i) {
-    for (const std::int64_t token : {batch.tokens[i], batch.targets[i]})
-      check(token >= 0 && token < state.dims.model.n_states, "tokens must be in [0, ", state.dims.model.n_states - 1,
-            "], got ", token);
+    state.check_token(batch.tokens[i]);
+    state.check_token(batch.targets[i]);
     weight += static_cast<double>(batch.weights[i]);
   }
   check(weight > 0.0, "a batch must have a target that counts");
-  std::vector<const float*> values;
-  for (const ParameterMemory& parameter : memory) values.push_back(parameter.value);
-  state.packing.pack(values);
+  state.pack(memory);
 
   const int n_groups = std::clamp(batch.n_windows / kGroupWindows, 1, kGroups);
-  state.make_room(n_groups, std::min(std::max(n_threads, 1), n_groups));
+  state.gradient.make_groups(n_groups);
+  state.make_threads(std::clamp(n_threads, 1, n_groups));
   std::vector<double> losses(static_cast<std::size_t>(batch.n_windows));
   share(static_cast<std::size_t>(n_groups), n_threads, [&](int worker, std::size_t g) {
-    State::Group& group = *state.groups[g];
-    state.clear(group);
+    GroupGradient& group = state.gradient.group(g);
+    state.gradient.clear(group);
     const int windows = batch.n_windows, index = static_cast<int>(g);
     for (int window = index * windows / n_groups; window < (index + 1) * windows / n_groups; ++window)
       losses[window] = state.window_loss(batch, window, weight, worker, group);
   });
-
-  state.was_touched = state.any_touched;
-  for (std::size_t token = 0; token < state.any_touched.size(); ++token) {
-    state.any_touched[token] = 0;
-    for (int g = 0; g < n_groups; ++g) state.any_touched[token] |= state.groups[g]->touched[token];
-  }
-  share(state.pieces.size(), n_threads,
-        [&](int, std::size_t i) { state.squares[i] = state.add_groups(state.pieces[i], n_groups); });
-  double square = 0.0, loss = 0.0;
-  for (const double piece : state.squares) square += piece;
+  state.gradient.add_up(n_groups, n_threads);
+  double loss = 0.0;
   for (const double window : losses) loss += window;
-  state.norm = std::sqrt(square);
   return loss;
 }
 
-void TrainingStep::copy_gradient(std::size_t i, float* out) const {
-  check(i < state_->parameters.size(), "there are ", state_->parameters.size(), " parameters, got ", i);
-  const Parameter& parameter = state_->parameters[i];
-  for (int row = 0; row < parameter.rows; ++row) {
-    const float* from = state_->total.data() + parameter.offset +
-                        static_cast<std::size_t>(parameter.padded_row(row)) * parameter.stride();
-    for (int c = 0; c < parameter.columns; ++c)
-      *out++ = from[Parameter::place(c, parameter.column_chunk, parameter.column_padded)];
-  }
-}
+void TrainingStep::copy_gradient(std::size_t i, float* out) const { state_->gradient.copy(i, out); }
 
 double TrainingStep::update(const std::vector<ParameterMemory>& memory, const UpdateRule& rule, int n_threads) {
-  State& state = *state_;
-  check(memory.size() == state.parameters.size(), "there must be memory for ", state.parameters.size(), " parameters");
+  const Gradient& gradient = state_->gradient;
+  check(memory.size() == state_->parameters.size(), "there must be memory for ", state_->parameters.size(),
+        " parameters");
   check(rule.t >= 1, "updates are counted from 1, got ", rule.t);
   const double t = static_cast<double>(rule.t);
   AdamW constants{};
@@ -358,13 +227,30 @@ double TrainingStep::update(const std::vector<ParameterMemory>& memory, const Up
   constants.beta1 = static_cast<float>(rule.beta1);
   constants.beta2 = static_cast<float>(rule.beta2);
   constants.epsilon = static_cast<float>(rule.epsilon);
-  constants.scale = static_cast<float>(std::min(1.0, rule.clip / (state.norm + 1e-6)));
+  constants.scale = static_cast<float>(std::min(1.0, rule.clip / (gradient.norm() + 1e-6)));
   constants.correction1 = static_cast<float>(1.0 - std::pow(rule.beta1, t));
   constants.root_correction2 = static_cast<float>(std::sqrt(1.0 - std::pow(rule.beta2, t)));
-  share(state.pieces.size(), n_threads, [&](int, std::size_t i) {
-    state.update_piece(state.pieces[i], memory[state.pieces[i].parameter], constants, rule.weight_decay);
+  gradient.update(memory, constants, static_cast<float>(rule.weight_decay), n_threads);
+  return gradient.norm();
+}
+
+void TrainingStep::features(const std::vector<ParameterMemory>& memory, const std::int64_t* tokens, int n_windows,
+                            int first, float* out, int n_threads) {
+  State& state = *state_;
+  const std::size_t frames = static_cast<std::size_t>(std::max(n_windows, 0)) * state.length;
+  check(first >= 0 && first < state.length, "first must be in [0, ", state.length - 1, "], got ", first);
+  for (std::size_t i = 0; i < frames; ++i) state.check_token(tokens[i]);
+  state.pack(memory);
+  state.make_threads(std::clamp(n_threads, 1, std::max(n_windows, 1)));
+  share(static_cast<std::size_t>(std::max(n_windows, 0)), n_threads, [&](int worker, std::size_t window) {
+    State::WindowInput& input = *state.inputs[static_cast<std::size_t>(worker)];
+    const std::int64_t* from = tokens + window * state.length;
+    for (int t = 0; t < state.dims.length; ++t)
+      input.tokens[t] = t < state.length ? static_cast<std::int32_t>(from[t]) : 0;
+    WindowTask task = state.task_of(worker, {first, state.length});
+    task.out = out + window * state.length * state.dims.model.d_model;
+    state.kernels.features(task);
   });
-  return state.norm;
 }
 
 }  // namespace nanomd

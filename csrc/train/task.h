@@ -35,6 +35,7 @@ struct ThreadMemory {
   float* turned;                      // [head][16]
   float *logits, *head_in, *head_dh;  // [head_rows][logit_row], [head_rows][x_row] twice
   Moments* moments;                   // [head_rows]
+  Moments* block_moments;             // [block_rows]
   std::int32_t* pending;              // [T]: states drawn by the token objective
 };
 
@@ -66,6 +67,7 @@ struct WindowTask {
   float* gradient;        // Places
   std::uint8_t* touched;  // [V]: tokens that have a gradient
   double loss;            // out
+  float* out;             // [T][d_model], of Window::features
 };
 
 // Multiplies rows by 0 or 1 / (1 - p): a pure function of key, window, site, row and feature (dropout.cpp).

@@ -23,6 +23,16 @@ class Window {
     task.loss = window.gradient();
   }
 
+  // What the output layer reads, without dropout: task.out [T][d_model], from task.scored.begin to its end.
+  static void features(WindowTask& task) {
+    Window window(task);
+    PassMemory& pass = task.memory->pass[0];
+    window.need(task.scored.begin);
+    window.embed(pass);
+    window.forward(pass, false);
+    window.put_features(pass.out);
+  }
+
  private:
   using R = Rows<Vec>;
   using P = Product<Vec>;
@@ -83,6 +93,21 @@ class Window {
     }
     embed_backward();
     return loss;
+  }
+
+  void put_features(const float* x) const {
+    const int d = D.model.d_model, whole = d / 16 * 16;
+    for_blocks(begin_[D.model.n_layer], [&](int first, int rows) {
+      const float* from = x + at(first, D.x_row);
+      if (pre) R::norm(w.norm, d, from, M.h, M.block_moments, rows, D.d, D.x_row);
+      for (int r = 0; r < rows; ++r) {
+        if (first + r < task.scored.begin || first + r >= task.scored.end) continue;
+        const float* h = (pre ? M.h : from) + at(r, D.x_row);
+        float* to = task.out + at(first + r, d);
+        for (int f = 0; f < whole; f += 16) Vec::load(h + f).store_any(to + f);
+        for (int f = whole; f < d; ++f) to[f] = h[f];
+      }
+    });
   }
 
   // ---- embeddings

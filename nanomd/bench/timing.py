@@ -38,8 +38,9 @@ def interleaved(
     Returns
     -------
     dict
-        Name to tokens per second: ``median``, ``low``, ``high``; ``n_steps``, the units of one timing; and ``busy``,
-        the median of processor time over wall time (below the number of threads, the machine was shared or waiting).
+        Name to tokens per second: ``median``, ``low``, ``high``; ``n_steps``, the units of one timing; ``busy``, the
+        median of processor time over wall time (below the number of threads, the machine was shared or waiting); and
+        ``per_cpu_second``, the median of tokens per second of processor time, which a shared machine changes least.
     """
     steps: dict[str, int] = {}
     for name, function in functions.items():
@@ -54,13 +55,16 @@ def interleaved(
         steps[name] = max(1, int(n * seconds / elapsed))
     speeds: dict[str, list[float]] = {name: [] for name in functions}
     busy: dict[str, list[float]] = {name: [] for name in functions}
+    worked: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(repeats):
         for name, function in functions.items():
             begin, begin_cpu = time.perf_counter(), time.process_time()
             tokens = function(steps[name])
             elapsed = time.perf_counter() - begin
             speeds[name].append(tokens / elapsed)
-            busy[name].append((time.process_time() - begin_cpu) / elapsed)
+            processor = time.process_time() - begin_cpu
+            busy[name].append(processor / elapsed)
+            worked[name].append(tokens / max(processor, 1e-9))
     return {
         name: {
             "median": statistics.median(s),
@@ -68,6 +72,7 @@ def interleaved(
             "high": max(s),
             "n_steps": steps[name],
             "busy": round(statistics.median(busy[name]), 3),
+            "per_cpu_second": statistics.median(worked[name]),
         }
         for name, s in speeds.items()
     }
