@@ -13,6 +13,7 @@ PYBIND11_MODULE(_core, module) {
   nanomd::bindings::register_cuda(module);  // after the engine that it derives from
   nanomd::bindings::register_observables(module);
   nanomd::bindings::register_training(module);
+  nanomd::bindings::register_sweep(module);
 #if defined(NANOMD_EMULATE_CUDA)
   nanomd::bindings::register_emulation(module);
 #endif

@@ -37,18 +37,22 @@ class PyTrainingStep {
     step_ = std::make_unique<TrainingStep>(model, values);
   }
 
-  // Values, first and second moments, in the order of names().
+  // Values, first and second moments, in the order of names(); without moments there are no updates.
   void bind(Arrays values, Arrays first, Arrays second) {
     const std::vector<std::size_t> sizes = step_->sizes();
-    check(values.size() == sizes.size() && first.size() == sizes.size() && second.size() == sizes.size(),
-          "there must be ", sizes.size(), " arrays of each kind");
+    updates_ = !first.empty() || !second.empty();
+    check(
+        values.size() == sizes.size() && (!updates_ || (first.size() == sizes.size() && second.size() == sizes.size())),
+        "there must be ", sizes.size(), " arrays of each kind");
+    const auto data = [&](Array<float>& array, std::size_t i) {
+      check(static_cast<std::size_t>(array.size()) == sizes[i] && array.writeable(), "array ", i, " must have ",
+            sizes[i], " numbers and be writeable");
+      return array.mutable_data();
+    };
     std::vector<ParameterMemory> memory;
-    for (std::size_t i = 0; i < sizes.size(); ++i) {
-      for (const Array<float>* array : {&values[i], &first[i], &second[i]})
-        check(static_cast<std::size_t>(array->size()) == sizes[i] && array->writeable(), "array ", i, " must have ",
-              sizes[i], " numbers and be writeable");
-      memory.push_back({values[i].mutable_data(), first[i].mutable_data(), second[i].mutable_data()});
-    }
+    for (std::size_t i = 0; i < sizes.size(); ++i)
+      memory.push_back(
+          {data(values[i], i), updates_ ? data(first[i], i) : nullptr, updates_ ? data(second[i], i) : nullptr});
     memory_ = memory;
     held_ = {std::move(values), std::move(first), std::move(second)};
   }
@@ -81,6 +85,7 @@ class PyTrainingStep {
   }
 
   double update(const py::dict& options, int n_threads) {
+    check(updates_, "an update needs moments: bind them");
     UpdateRule rule;
     rule.learning_rate = options["learning_rate"].cast<double>();
     rule.beta1 = options["beta1"].cast<double>();
@@ -120,6 +125,7 @@ class PyTrainingStep {
   std::vector<ParameterMemory> memory_;
   std::vector<Arrays> held_;  // keeps the arrays alive
   int length_ = 0, d_model_ = 0;
+  bool updates_ = false;
 };
 
 }  // namespace

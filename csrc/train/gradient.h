@@ -1,4 +1,5 @@
-// The gradient of a step: one for each group of windows, their sum in a fixed order, and what the optimiser makes of it.
+// The gradient of a step: one for each group of windows, their sum in a fixed order, and what the optimiser makes of
+// it.
 #pragma once
 
 #include <memory>

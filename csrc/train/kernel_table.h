@@ -3,6 +3,7 @@
 #pragma once
 
 #include "train/kernels.h"
+#include "train/sweep.h"
 #include "train/window.h"
 
 namespace nanomd::train {
@@ -60,7 +61,14 @@ void update_floats(const AdamW& rule, const float* gradient, float* value, float
 
 template <class Vec>
 constexpr Kernels kernels_of(const char* name, bool (*supported)()) {
-  return {name, supported, Window<Vec>::run, Window<Vec>::features, add_floats<Vec>, square_floats<Vec>, update_floats<Vec>};
+  return {name,
+          supported,
+          Window<Vec>::run,
+          Window<Vec>::features,
+          Sweep<Vec>::run,
+          add_floats<Vec>,
+          square_floats<Vec>,
+          update_floats<Vec>};
 }
 
 }  // namespace nanomd::train

@@ -20,6 +20,7 @@ struct Kernels {
   bool (*supported)();
   void (*window)(WindowTask&);
   void (*features)(WindowTask&);
+  void (*sweep)(SweepTask&);
   // sum += x, n a multiple of 16
   void (*add)(const float* x, float* sum, std::size_t n);
   // Sum of squares, in double, of blocks of 16 partial sums in a fixed order.

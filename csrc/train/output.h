@@ -14,6 +14,35 @@
 
 namespace nanomd::train {
 
+// Of a row of logits: the largest; and, in place, their exponentials less that one.
+template <class Vec>
+float top_of(const float* z, int width) {
+  Vec top = Vec::load(z);
+  for (int k = 16; k < width; k += 16) top = max(top, Vec::load(z + k));
+  return max_elements(top);
+}
+template <class Vec>
+void exponentials(float* z, int width, float top) {
+  for (int k = 0; k < width; k += 16) exp_vec(Vec::load(z + k) - Vec::set(top)).store(z + k);
+}
+
+// Logits -> their gradient, in place; returns the weighted loss.
+template <class Vec>
+double residual(float* z, int width, std::int64_t target, float weight) {
+  const float top = top_of<Vec>(z, width), below = top - z[target];
+  exponentials<Vec>(z, width, top);
+  const float own = z[target];
+  z[target] = 0.0f;
+  Vec sum = Vec::set(0.0f);
+  for (int k = 0; k < width; k += 16) sum = sum + Vec::load(z + k);
+  const float others = sum_elements(sum);
+  const double all = static_cast<double>(others) + static_cast<double>(own);
+  z[target] = -others;
+  Rows<Vec>::multiply(z, width, static_cast<float>(static_cast<double>(weight) / all));
+  // Where the target is the likeliest, all = 1 + others: the logarithm of a double keeps what float32 would lose.
+  return static_cast<double>(weight) * (static_cast<double>(below) + std::log(all));
+}
+
 template <class Vec>
 class Output {
  public:
@@ -48,7 +77,7 @@ class Output {
       for (int r = 0; r < rows; ++r) {  // all are drawn before one is replaced: the rows before them are read
         float* z = row_of(r);
         add_markov(z, task_.tokens[drawn[r] - 1]);
-        exponentials(z, top_of(z));
+        exponentials<Vec>(z, D.states, top_of<Vec>(z, D.states));
         state[r] = sample_state(z, D.model.n_states, task_.draw[drawn[r]]);
       }
       for (int r = 0; r < rows; ++r) M.pending[drawn[r]] = state[r];
@@ -98,23 +127,12 @@ class Output {
     }
     const std::int32_t token = task_.tokens[t], target = task_.targets[t];
     add_markov(z, token);
-    const float top = top_of(z), below = top - z[target];
-    exponentials(z, top);
-    const float own = z[target];
-    z[target] = 0.0f;
-    Vec sum = Vec::set(0.0f);
-    for (int k = 0; k < D.states; k += 16) sum = sum + Vec::load(z + k);
-    const float others = sum_elements(sum);
-    const double all = static_cast<double>(others) + static_cast<double>(own);
-    const float scale = static_cast<float>(static_cast<double>(weight) / all);
-    z[target] = -others;
-    Rows<Vec>::multiply(z, D.states, scale);
+    const double loss = residual<Vec>(z, D.states, target, weight);
     if (task_.weights->markov != nullptr) {
       float* to = task_.gradient + task_.places->markov + static_cast<std::ptrdiff_t>(token) * D.states;
       for (int k = 0; k < D.states; k += 16) (Vec::load(to + k) + Vec::load(z + k)).store(to + k);
     }
-    // Where the target is the likeliest, all = 1 + others: the logarithm of a double keeps what float32 would lose.
-    return static_cast<double>(weight) * (static_cast<double>(below) + std::log(all));
+    return loss;
   }
 
   void logits(const float* h, int rows) const {
@@ -130,14 +148,6 @@ class Output {
     const float* row = task_.weights->markov + static_cast<std::ptrdiff_t>(token) * V;
     for (int k = 0; k < whole; k += 16) (Vec::load(z + k) + Vec::load_any(row + k)).store(z + k);
     for (int k = whole; k < V; ++k) z[k] += row[k];
-  }
-  float top_of(const float* z) const {
-    Vec top = Vec::load(z);
-    for (int k = 16; k < D.states; k += 16) top = max(top, Vec::load(z + k));
-    return max_elements(top);
-  }
-  void exponentials(float* z, float top) const {
-    for (int k = 0; k < D.states; k += 16) exp_vec(Vec::load(z + k) - Vec::set(top)).store(z + k);
   }
   void copy(const float* from, float* to) const {
     for (int f = 0; f < D.d; f += 16) Vec::load(from + f).store(to + f);

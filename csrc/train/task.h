@@ -73,4 +73,25 @@ struct WindowTask {
 // Multiplies rows by 0 or 1 / (1 - p): a pure function of key, window, site, row and feature (dropout.cpp).
 void drop(const WindowTask& task, float rate, int site, int first_row, int rows, float* x, int row);
 
+// One range of a sweep over the output layer (sweep.h).
+// A range of contexts, those of a state together, and the memory of the thread that works on it.
+struct SweepTask {
+  int states, padded_states;  // V
+  int width, padded_width;    // features, the constant one of the bias included
+  int logit_row, x_row;
+  const float* head;      // packed [padded_states / 16][padded_width][16]
+  const float* table;     // [V][V], added by current state
+  const float* weights;   // [V][V], of a transition
+  const float* features;  // [n][width]
+  const std::int64_t *current, *following;
+  std::ptrdiff_t n;
+  std::int64_t first_state;  // of the rows of `transitions`
+  float *logits, *x;         // [64][logit_row], [64][x_row]
+  float *row_sum, *recent;   // [padded_states], [padded_states][padded_width]
+  double* transitions;       // [states of the range][V], added to
+  double* moments;           // [V][width], added to; null where they are not wanted
+  double loss;
+};
+inline constexpr int kSweepRows = 64;
+
 }  // namespace nanomd::train

@@ -26,7 +26,7 @@ from nanomd._native.parts import (
     rollout_uniform,
     sample_counts,
 )
-from nanomd._native.training import NativeTrainingStep
+from nanomd._native.training import NativeTrainingStep, sweep_output
 
 __all__ = [
     "Blocks",
@@ -52,4 +52,5 @@ __all__ = [
     "rollout_uniform",
     "sample_counts",
     "simulate_four_state",
+    "sweep_output",
 ]

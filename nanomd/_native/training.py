@@ -57,8 +57,11 @@ class NativeTrainingStep:
         self.names: list[str] = self._step.names
         self.isa: str = self._step.isa
 
-    def bind(self, values: Sequence[Floats], first: Sequence[Floats], second: Sequence[Floats]) -> None:
-        """Take the arrays of the weights and of both moments, in the order of `names`: read and written in place."""
+    def bind(self, values: Sequence[Floats], first: Sequence[Floats] = (), second: Sequence[Floats] = ()) -> None:
+        """Take the arrays of the weights and of both moments, in the order of `names`: read and written in place.
+
+        Without moments there are no updates.
+        """
         with core_errors():
             self._step.bind(list(values), list(first), list(second))
 
@@ -102,6 +105,15 @@ class NativeTrainingStep:
         with core_errors():
             return float(self._step.gradient(tokens, targets, weights, replaced, options, n_threads))
 
+    def features(self, tokens: NDArray[np.int64], *, first: int = 0, n_threads: int = 1) -> Floats:
+        """Return what the output layer reads, (n_windows, T, d_model): after a final LayerNorm, without dropout.
+
+        Frames before `first` are context alone; their rows are zero.
+        """
+        with core_errors():
+            rows: Floats = self._step.features(tokens, first, n_threads)
+        return rows
+
     def gradients(self) -> dict[str, Floats]:
         """Return a flat copy of the gradient of every parameter, before clipping."""
         return {name: self._step.copy_gradient(i) for i, name in enumerate(self.names)}
@@ -128,3 +140,42 @@ class NativeTrainingStep:
         }
         with core_errors():
             return float(self._step.update(rule, n_threads))
+
+
+def sweep_output(
+    head: Floats,
+    table: Floats,
+    weights: Floats,
+    features: Floats,
+    current: NDArray[np.int64],
+    following: NDArray[np.int64],
+    *,
+    transitions: NDArray[np.float64],
+    moments: NDArray[np.float64] | None = None,
+    n_threads: int = 1,
+    isa: str = "",
+) -> float:
+    """Return the weighted loss (nats) of an output layer over contexts, and add its gradient up.
+
+    Parameters
+    ----------
+    head : (V, width)
+    table : (V, V)
+        Added to the logits by current state.
+    weights : (V, V)
+        Of a transition.
+    features : (n, width)
+        Of the contexts, the constant one of a bias included.
+    current, following : (n,)
+        The state of each context, rising, and the one that came next.
+    transitions : (V, V)
+        Expected minus observed transitions are added.
+    moments : (V, width), optional
+        Expected minus observed features are added.
+    n_threads : int
+        Changes no bit.
+    """
+    with core_errors():
+        return float(
+            CORE.sweep_output(head, table, weights, features, current, following, transitions, moments, n_threads, isa)
+        )

@@ -247,7 +247,8 @@ def train_cases(
                     functions[label] = runner(step)
             timed = interleaved(functions, seconds, repeats)
         length = step.windows.length
-        speeds = {label: result["median"] for label, result in timed.items()}
+        by = "median" if place.type == "cuda" else "per_cpu_second"
+        speeds = {label: result[by] for label, result in timed.items()}
         cases.append(
             {
                 "model": name,

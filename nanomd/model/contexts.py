@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nanomd.base.config import ModelConfig
+from nanomd.model.features import read_features
 from nanomd.model.network import NanoGPT
 from nanomd.model.scoring import Piece, cut, full_context, token_batches
 
@@ -125,10 +126,6 @@ def _batches(
 
 
 def _features(model: NanoGPT, tokens: Tensor, keep: Tensor) -> Tensor:
-    training = model.training
-    model.eval()
-    try:
-        features = model.normalise(model.hidden(tokens[:, :-1])[keep])
-    finally:
-        model.train(training)
+    first = int(keep.any(dim=0).byte().argmax())  # frames before it are context alone
+    features = read_features(model, tokens[:, :-1], first)[keep]
     return torch.cat([features, torch.ones_like(features[:, :1])], dim=1)

@@ -246,6 +246,14 @@ class NanoGPT(nn.Module):
         x = self.normalise(hidden)
         if self.training and self.config.final_dropout:
             x = F.dropout(x, self.config.final_dropout)
+        return self._project(x)
+
+    def read_out(self, features: Tensor, tokens: Tensor) -> Tensor:
+        """Map what the head reads (..., d), see `normalise`, and the current states (...) to logits (..., V)."""
+        scores = self._project(features)
+        return scores + self.markov(tokens) if self.config.markov_head else scores
+
+    def _project(self, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
             scores: Tensor = self.head(x.to(self.head.weight.dtype))
         return scores

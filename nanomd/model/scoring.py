@@ -18,6 +18,7 @@ from torch import Tensor
 
 from nanomd.base.config import ModelConfig
 from nanomd.kernels import cross_entropy
+from nanomd.model.features import read_features
 from nanomd.model.network import NanoGPT
 
 
@@ -123,7 +124,9 @@ def _scored_batches(
     try:
         for group, frames in token_batches(trajectories, pieces, batch_size):
             tokens = frames.to(device)
-            log_probs = (forward or model)(tokens[:, :-1]).log_softmax(dim=-1)
+            read = tokens[:, :-1]
+            logits = model.read_out(read_features(model, read), read) if forward is None else forward(read)
+            log_probs = logits.log_softmax(dim=-1)
             yield group, log_probs.gather(-1, tokens[:, 1:, None])[..., 0]
     finally:
         model.train(training)

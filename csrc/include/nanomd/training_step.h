@@ -70,8 +70,8 @@ class TrainingStep {
   // Clips the gradient and takes the step; returns the norm before.
   double update(const std::vector<ParameterMemory>& memory, const UpdateRule& rule, int n_threads);
 
-  // What the output layer reads, after a final LayerNorm and without dropout: out [n_windows][T][d_model]. Frames before
-  // `first` are context alone, and nothing is written there.
+  // What the output layer reads, after a final LayerNorm and without dropout: out [n_windows][T][d_model]. Frames
+  // before `first` are context alone, and nothing is written there.
   void features(const std::vector<ParameterMemory>& memory, const std::int64_t* tokens, int n_windows, int first,
                 float* out, int n_threads);
 
