@@ -38,7 +38,8 @@ class _Plan:
 
 def plan(system: str, *, data: str | Path | None = None, quick: bool = False, objective: str | None = None) -> _Plan:
     """Return what the demo does for a system; `quick` keeps the path and drops the statistics."""
-    wanted = {"objective": objective, "n_steps": 20 if quick else None}
+    # One thread: a second gains such a small model little, and loses much on a busy machine.
+    wanted = {"n_threads": 1, "objective": objective, "n_steps": 20 if quick else None}
     overrides = {name: value for name, value in wanted.items() if value is not None}
     generate = {"n_trajs": 2 if quick else 16, "n_steps": 5_000 if quick else 1_000_000}
     judge = {"n_bootstrap": 20 if quick else 200}
