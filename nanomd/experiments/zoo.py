@@ -25,7 +25,7 @@ from nanomd.base.files import write_atomic
 from nanomd.base.progress import progress_bar
 from nanomd.experiments.zoo_cases import ZOO, ZooCase
 
-_CHAINS = 64
+_CHAINS, _FEWEST_CHAINS = 64, 4  # fewer where more is dropped than kept
 _STEPS = 6_000_000  # of all chains that are judged: a state of 2 % is then left some hundred times
 _BURN_IN = 10.0  # slowest timescales
 _BOOTSTRAPS = 50
@@ -126,7 +126,8 @@ def measure(case: ZooCase, data: str | Path | None, seed: int, n_threads: int | 
     slowest = slow_time_scales(training, 1 + max(int(x.max()) for x in training)).slowest
     dropped = int(_BURN_IN * max(np.nan_to_num(slowest), 1.0) / model.frame_stride)
     begun = time.perf_counter()
-    rollout = model.generate(_STEPS // _CHAINS + dropped, _CHAINS, seed=seed + 1, n_threads=n_threads)
+    chains = int(np.clip(_STEPS // max(dropped, 1), _FEWEST_CHAINS, _CHAINS))
+    rollout = model.generate(_STEPS // chains + dropped, chains, seed=seed + 1, n_threads=n_threads)
     generated = time.perf_counter() - begun
     kept = _Kept([x[dropped:] for x in rollout.dtrajs], model.frame_stride)
     kernel = model.config.n_states <= _KERNEL_STATES
