@@ -49,7 +49,7 @@ venv: $(VENV)/.installed
 demo: $(VENV)/.installed
 	$(BIN)/nanomd demo --run $(DEMO_RUN)
 
-# The two kinds of test side by side: one keeps a core busy, and so does the other.
+# The two kinds of test side by side; when those in C++ are through, two processes of the others have a core each.
 test: lint
 	+@$(MAKE) --no-print-directory -j2 --output-sync=target test-cpp test-python
 	@echo "all checks passed"
@@ -75,7 +75,7 @@ test-cpp: $(VENV)/.tools
 
 # One thread: spinning teams of threads slow small work down on busy cores. Plain pytest: `python -m pytest` would put the source tree, which has no compiled core, in front.
 test-python: $(VENV)/.tools
-	OMP_NUM_THREADS=1 $(BIN)/pytest -q --durations=10
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q --durations=15 --numprocesses 2 --dist loadfile
 
 # Every head size and layout of the training kernels, interpreted and compiled for three architectures: ten minutes.
 sweep: $(VENV)/.tools
