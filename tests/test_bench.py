@@ -75,7 +75,7 @@ def test_a_peer_with_other_weights_is_refused(name: str, monkeypatch: pytest.Mon
 def test_absent_peers_say_how_to_get_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(PEERS, "Nobody", (("a_package_that_nobody_has",), PEERS["CTranslate2"][1]))
     with pytest.raises(
-        PeerSkippedError, match=r"a_package_that_nobody_has not installed \(pip install nanomd\[peers\]"
+        PeerSkippedError, match=r"a_package_that_nobody_has not installed \(pip install 'nanomd-kinetics\[peers\]'"
     ):
         peer("Nobody", tiny(), "ring", 1, 1)
     with pytest.raises(InputError, match="peer must be one of"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -59,7 +60,8 @@ def test_a_notebook_has_bars_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None
     import tqdm.auto
 
     made = []
-    monkeypatch.setitem(sys.modules, "ipykernel", object())
+    shell = SimpleNamespace(kernel=object())
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
     monkeypatch.setitem(sys.modules, "ipywidgets", object())
     monkeypatch.setattr(tqdm.auto, "tqdm", lambda **options: made.append(options))
     progress_bar(10, "roll")

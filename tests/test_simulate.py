@@ -145,7 +145,7 @@ def test_a_go_model_of_damaged_files_is_refused(tmp_path):
 # --- settings and folders --------------------------------------------------------------------------------------------
 def test_without_openmm_the_remedy_is_named(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "openmm", None)
-    with pytest.raises(BackendUnavailableError, match=r"pip install 'nanomd\[openmm\]'"):
+    with pytest.raises(BackendUnavailableError, match=r"pip install 'nanomd-kinetics\[openmm\]'"):
         alanine_dipeptide.simulate(tmp_path / "a", 0.1)
     assert main(["simulate", "ww-domain", "--out", str(tmp_path / "b")]) == 2
     assert "pip install" in capsys.readouterr().err

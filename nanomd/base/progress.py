@@ -38,7 +38,7 @@ class _Silent:
 class _Bar:
     def __init__(self, total: float, description: str, unit: str) -> None:
         try:
-            if "ipykernel" not in sys.modules:
+            if not _in_notebook():
                 raise ImportError
             import ipywidgets  # noqa: F401
             from tqdm.auto import tqdm  # a notebook has bars of its own
@@ -152,7 +152,7 @@ def progress_bar(total: float, description: str, unit: str = "step", enabled: bo
     """
     if enabled is False:
         return _Silent()
-    if enabled or sys.stderr.isatty() or "ipykernel" in sys.modules:
+    if enabled or sys.stderr.isatty() or _in_notebook():
         return _Bar(total, description, unit)
     return _Lines(total, description, unit, sys.stderr)
 
@@ -177,3 +177,9 @@ def reporting(
         yield bar
     finally:
         bar.close()
+
+
+def _in_notebook() -> bool:
+    """Tell whether this process is the kernel of a notebook; others may have loaded the package."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return hasattr(shell, "kernel")
