@@ -76,3 +76,8 @@ def test_a_chain_of_short_visits_moves_by_half_a_visit():
     """As in the published preparation: the second of two short visits begins in the middle of the first."""
     before = [0] * 9 + [1] * 4 + [2] * 4 + [3] * 9
     assert halve_short_visits(before, 4)[0].tolist() == [0] * 11 + [2] * 4 + [3] * 11
+
+
+def test_short_visits_do_not_reach_over_unassigned_frames():
+    gap = [0] * 5 + [-1] * 2 + [1] * 2 + [0] * 5
+    assert halve_short_visits(gap, 3)[0].tolist() == gap  # the gap stays, and the visit behind it is a first one

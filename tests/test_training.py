@@ -31,6 +31,14 @@ def data(n_frames: int = 300, n_trajs: int = 2, n_states: int = 4, seed: int = 0
     return [rng.integers(0, n_states, n_frames).astype(np.uint8) for _ in range(n_trajs)]
 
 
+def forget_later_checkpoints(run_dir: Path) -> None:
+    """Leave the first checkpoint alone, as if the training had been killed after it."""
+    for path in find_checkpoints(run_dir / "checkpoints")[1:]:
+        for file in path.iterdir():
+            file.unlink()
+        path.rmdir()
+
+
 # ---- windows
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from test_training import forget_later_checkpoints
 
 from nanomd.base.config import ModelConfig, TrainConfig
 from nanomd.model.network import NanoGPT
-from nanomd.training.checkpoint import find_checkpoints
 from nanomd.training.loop import train
 from nanomd.training.result import TrainingDivergedError
 from nanomd.training.setup import learning_rate, make_optimiser
@@ -73,10 +73,7 @@ def test_resume_is_identical_in_one_configuration(tmp_path: Path, objective: str
     config = TRAIN.replace(objective=objective, precision="fp16")
     whole = train(model, config, data(), data(1))
     train(model, config, data(), data(1), run_dir=tmp_path)
-    for path in find_checkpoints(tmp_path / "checkpoints")[1:]:
-        for file in path.iterdir():
-            file.unlink()
-        path.rmdir()
+    forget_later_checkpoints(tmp_path)
     resumed = train(model, config, data(), data(1), run_dir=tmp_path, resume=True)
     assert all(torch.equal(value, resumed.last[name]) for name, value in whole.last.items())
 

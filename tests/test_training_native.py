@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_training import forget_later_checkpoints
 
 from nanomd._native import NativeTrainingStep, available_isas
 from nanomd.base.config import ModelConfig, TrainConfig
@@ -16,7 +17,6 @@ from nanomd.base.errors import InputError
 from nanomd.model.network import NanoGPT
 from nanomd.model.rope import rope_tables
 from nanomd.model.scoring import weighted_nll
-from nanomd.training.checkpoint import find_checkpoints
 from nanomd.training.loop import train
 from nanomd.training.setup import learning_rate, make_optimiser
 from nanomd.training.step import TrainingStep
@@ -199,10 +199,7 @@ def test_a_killed_training_resumes_bit_for_bit(tmp_path) -> None:
     config = TRAIN.replace(objective="two_pass_token", checkpoint_interval=6, average="tail")
     whole = train(MODEL, config, data())
     train(MODEL, config, data(), run_dir=tmp_path)
-    for path in find_checkpoints(tmp_path / "checkpoints")[1:]:
-        for file in path.iterdir():
-            file.unlink()
-        path.rmdir()
+    forget_later_checkpoints(tmp_path)
     resumed = train(MODEL, config.replace(n_threads=2), data(), run_dir=tmp_path, resume=True)
     assert all(torch.equal(value, resumed.last[name]) for name, value in whole.last.items())
 
@@ -211,10 +208,7 @@ def test_checkpoints_do_not_tell_which_step_wrote_them(tmp_path) -> None:
     config = TRAIN.replace(checkpoint_interval=6)
     whole = train(MODEL, config.replace(compile="none"), data())
     train(MODEL, config.replace(compile="none"), data(), run_dir=tmp_path)
-    for path in find_checkpoints(tmp_path / "checkpoints")[1:]:
-        for file in path.iterdir():
-            file.unlink()
-        path.rmdir()
+    forget_later_checkpoints(tmp_path)
     resumed = train(MODEL, config, data(), run_dir=tmp_path, resume=True)
     for name, value in whole.last.items():
         torch.testing.assert_close(value, resumed.last[name], rtol=1e-3, atol=2e-5)

@@ -8,12 +8,12 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from test_training import forget_later_checkpoints
 from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
 
 from nanomd.base.config import ModelConfig, TrainConfig
 from nanomd.base.errors import BackendUnavailableError, InputError
 from nanomd.model.network import NanoGPT
-from nanomd.training.checkpoint import find_checkpoints
 from nanomd.training.distributed import World
 from nanomd.training.loop import train
 from nanomd.training.loss_scale import GROWTH_INTERVAL, INITIAL, LossScale
@@ -206,10 +206,7 @@ def test_fp16_resumes_with_its_scale(tmp_path, monkeypatch) -> None:
     config = TRAIN.replace(precision="fp16", checkpoint_interval=6)
     whole = train(MODEL, config, data())
     train(MODEL, config, data(), run_dir=tmp_path)
-    for path in find_checkpoints(tmp_path / "checkpoints")[1:]:
-        for file in path.iterdir():
-            file.unlink()
-        path.rmdir()
+    forget_later_checkpoints(tmp_path)
     state = json.loads((tmp_path / "checkpoints" / "step_000006" / "state.json").read_text())
     assert state["loss_scale"] == [2 * INITIAL, 2.0]
     resumed = train(MODEL, config, data(), run_dir=tmp_path, resume=True)

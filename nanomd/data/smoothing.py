@@ -59,7 +59,8 @@ def halve_short_visits(dtrajs: DtrajsLike, longest: int) -> list[Dtraj]:
 
     The first half of such a visit goes to the state before, the second to the state after; a peak between two visits of
     one state vanishes. Of several short visits in a row the first half stays what it was, so that a chain of them is
-    moved by half a visit and not lost. The first and the last visit of a trajectory stay.
+    moved by half a visit and not lost. The first and the last visit of a trajectory stay, and so do unassigned frames
+    (negative labels), which end a trajectory here.
 
     Parameters
     ----------
@@ -81,17 +82,24 @@ def halve_short_visits(dtrajs: DtrajsLike, longest: int) -> list[Dtraj]:
     check_range("longest", longest, 0)
     out = []
     for dtraj in load_dtrajs(dtrajs):
-        edges = np.flatnonzero(np.diff(dtraj)) + 1
-        short = np.diff(edges) <= longest  # of the visits between two changes
         changed = dtraj.copy()
-        for k in np.flatnonzero(short):
-            begin, end = int(edges[k]), int(edges[k + 1])
-            middle = begin + (end - begin + 1) // 2
-            if k == 0 or not short[k - 1]:
-                changed[begin:middle] = dtraj[begin - 1]
-            changed[middle:end] = dtraj[end]
+        for begin, end in _assigned(dtraj):
+            changed[begin:end] = _without_short_visits(dtraj[begin:end], longest)
         out.append(changed)
     return out
+
+
+def _without_short_visits(piece: Dtraj, longest: int) -> Dtraj:
+    edges = np.flatnonzero(np.diff(piece)) + 1
+    short = np.diff(edges) <= longest  # of the visits between two changes
+    changed = piece.copy()
+    for k in np.flatnonzero(short):
+        begin, end = int(edges[k]), int(edges[k + 1])
+        middle = begin + (end - begin + 1) // 2
+        if k == 0 or not short[k - 1]:
+            changed[begin:middle] = piece[begin - 1]
+        changed[middle:end] = piece[end]
+    return changed
 
 
 def _assigned(dtraj: Dtraj) -> list[tuple[int, int]]:

@@ -113,7 +113,6 @@ def calibrate(
     tokens: Sequence[NDArray[Any]],
     *,
     seed: int = 0,
-    cuda: bool = False,
     n_threads: int | None = None,
     note: Callable[[str], None] | None = None,
 ) -> Calibration:
@@ -127,8 +126,6 @@ def calibrate(
         Every frame of the data.
     seed : int
         Of the rollouts.
-    cuda : bool
-        Roll out on the GPU where the compiled engine can.
     n_threads : int, optional
     note : callable, optional
         Told how far the work is.
@@ -162,7 +159,7 @@ def calibrate(
             model = dataclasses.replace(files, tensors={**files.tensors, "markov.weight": offset})
         if note is not None:
             note(f"calibration, rollout {number + 1}")
-        dtrajs = _rollout(model, steps, seed, cuda, n_threads)
+        dtrajs = _rollout(model, steps, seed, n_threads)
         found = steps.of_model(dtrajs)
         times = steps.reversible(dtrajs)
         value = np.append(found.value[:m], np.where(np.isfinite(times), times, found.value[m:])) + unit
@@ -197,14 +194,13 @@ class _Tried:
         return float(np.mean(self.difference**2))
 
 
-def _rollout(
-    files: ModelFiles, slow: SlowKinetics, seed: int, cuda: bool, n_threads: int | None
-) -> list[NDArray[np.integer]]:
+def _rollout(files: ModelFiles, slow: SlowKinetics, seed: int, n_threads: int | None) -> list[NDArray[np.integer]]:
+    # On the CPU, also beside a GPU: it takes seconds, and the same data then give the same model everywhere.
     frames = int(np.clip(FRAMES_PER_TIMESCALE * slow.timescale, LEAST_FRAMES, MOST_FRAMES))
     chains = max(1, min(CHAINS, int(frames / (CHAIN_TIMESCALES * slow.timescale))))
     length = max(frames // chains, 8 * slow.lagtime)
     dropped = min(math.ceil(RELAXATION_TIMESCALES * slow.timescale), length)
-    return roll_out(files, length + dropped, chains, dropped, seed=seed, cuda=cuda, n_threads=n_threads)
+    return roll_out(files, length + dropped, chains, dropped, seed=seed, cuda=False, n_threads=n_threads)
 
 
 def _damped_step(jacobian: FloatArray, best: _Tried, damping: float) -> FloatArray:
