@@ -40,6 +40,7 @@ from nanomd.experiments.case import Case, Data
 from nanomd.experiments.cases import get_case
 from nanomd.experiments.scoring import Judge, errors, record
 from nanomd.experiments.zoo_cases import hidden_gates
+from nanomd.matching.slow_kinetics import SlowKinetics
 from nanomd.model.files import ModelFiles, Starts
 from nanomd.model.network import NanoGPT
 from nanomd.model.scoring import weighted_nll
@@ -47,7 +48,6 @@ from nanomd.rollout.sampler import Sampler
 from nanomd.training.draws import GeneratorDraws, mix_rate
 from nanomd.training.objectives import training_loss
 from nanomd.training.refit import refit
-from nanomd.training.slow_kinetics import SlowKinetics
 from nanomd.training.windows import Batch, WindowSampler
 
 IntArray = NDArray[np.int64]

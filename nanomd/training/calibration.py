@@ -2,7 +2,7 @@ r"""Calibration of a model against its own rollouts: the cure of errors that no 
 
 A training sees one step at a time. What decides populations and slow timescales is the sum of thousands of steps, in
 which small errors of rare steps, and memory that the context did not catch, add up; and only a rollout shows the sum.
-So the finished model is rolled out, its slow kinetics (`nanomd.training.slow_kinetics`) are measured as the data's are,
+So the finished model is rolled out, its slow kinetics (`nanomd.matching.slow_kinetics`) are measured as the data's are,
 at the lag from which on the data look Markovian, and the table of the markov head gets a few offsets:
 
 .. math:: \Delta T_{ij} = \sum_k \beta_k \, (u_{jk} - u_{ik})
@@ -26,7 +26,6 @@ The round that comes nearest is kept, and that may be the first, without offsets
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -38,22 +37,18 @@ from numpy.typing import NDArray
 from nanomd.base.errors import InputError
 from nanomd.data.counts import transition_counts
 from nanomd.kinetics.markov import eigenvalue_timescales
+from nanomd.matching.rollouts import UNDEFINED, roll_out_slow, with_offsets
+from nanomd.matching.secant import Search, Tried
+from nanomd.matching.slow_kinetics import Measured, SlowKinetics
 from nanomd.model.files import ModelFiles
-from nanomd.training.selection import CHAIN_TIMESCALES, RELAXATION_TIMESCALES, UNDEFINED, roll_out
-from nanomd.training.slow_kinetics import Measured, SlowKinetics
 
 FloatArray = NDArray[np.float64]
 
 ROUNDS = 5  # after the first; most data need one or two
-LEAST_FRAMES, MOST_FRAMES = 1 << 20, 1 << 22  # of a round: seconds
-FRAMES_PER_TIMESCALE = 2000.0  # an error of ln t near 3 %
-CHAINS = 64
 NEAR, NEAREST, FARTHEST = 1 / 6, 0.02, 0.05  # a match: a sixth of the data's standard error, within these bounds
 _WIDTH = 3.0  # of the prior on the parameters: beyond e^3 nothing is believed
 _BOUND = 3.0  # of u: a process as large as that belongs to a state with a tenth of the population
-_LARGEST_STEP = 1.0
 _MATCH = 1.5  # tolerances: what one of a few quantities is off by chance
-_DAMPING, _HARDER = 0.05, 6.0  # of a step, and how much more after one that made it worse
 _DIFFERENCE = 0.02  # of a parameter, for derivatives
 
 
@@ -146,81 +141,30 @@ def calibrate(
     # Timescales of reversible models, as they are judged: with few events the rows of the counts say something else.
     md = Measured(np.append(md.value[:m], np.log(eigenvalue_timescales(slow.values, slow.lagtime))), md.error)
     near = np.clip(NEAR * np.where(np.isfinite(md.error), md.error, UNDEFINED), NEAREST, FARTHEST)
-    table = files.tensors["markov.weight"].astype(np.float64)
     unit = np.concatenate([np.zeros(m), np.full(k, math.log(stride))])  # of timescales, steps to frames
-    theta, damping = np.zeros(2 * k), _DAMPING
+    theta = np.zeros(2 * k)
     response: _Response | None = None
-    jacobian: FloatArray = np.zeros((m + k, 2 * k))
-    tried: list[_Tried] = []
+    search: Search[ModelFiles] | None = None
     for number in range(ROUNDS + 1):
-        model = files
-        if response is not None:
-            offset = (table + response.offsets(theta)).astype(np.float32)
-            model = dataclasses.replace(files, tensors={**files.tensors, "markov.weight": offset})
+        model = files if response is None else with_offsets(files, response.offsets(theta))
         if note is not None:
             note(f"calibration, rollout {number + 1}")
-        dtrajs = _rollout(model, steps, seed, n_threads)
+        dtrajs = roll_out_slow(model, steps.timescale, steps.lagtime, seed=seed, n_threads=n_threads)
         found = steps.of_model(dtrajs)
         times = steps.reversible(dtrajs)
         value = np.append(found.value[:m], np.where(np.isfinite(times), times, found.value[m:])) + unit
         tolerance = np.hypot(near, np.where(np.isfinite(found.error), found.error, 0.0))
-        one = _Tried(model, theta, value, np.where(np.isfinite(value), md.value - value, UNDEFINED) / tolerance)
-        if response is None:
+        one = Tried(model, theta, value, np.where(np.isfinite(value), md.value - value, UNDEFINED) / tolerance)
+        if response is None or search is None:
             response = _Response(steps, dtrajs)
-            jacobian = response.jacobian(dtrajs, theta)
-        else:
-            jacobian = _secant(jacobian, one, min(tried, key=_Tried.score))
-        tried.append(one)
+            search = Search(response.jacobian(dtrajs, theta), _WIDTH)
+        search.learn(one)
         if abs(one.difference).max() <= _MATCH:
             break
-        best = min(tried, key=_Tried.score)
-        damping = _DAMPING if best is one else _HARDER * damping
-        theta = best.theta + _damped_step(jacobian / tolerance[:, None], best, damping)
-    best = min(tried, key=_Tried.score)
-    return Calibration(best.files, md, tried[0].value, best.value, k, len(tried), slow.lagtime)
-
-
-@dataclass(frozen=True, slots=True)
-class _Tried:
-    """A round: parameters (2 k,), what was measured (n,), and how far that is from the data in tolerances (n,)."""
-
-    files: ModelFiles
-    theta: FloatArray
-    value: FloatArray
-    difference: FloatArray
-
-    def score(self) -> float:
-        """Return the mean square of the differences."""
-        return float(np.mean(self.difference**2))
-
-
-def _rollout(files: ModelFiles, slow: SlowKinetics, seed: int, n_threads: int | None) -> list[NDArray[np.integer]]:
-    # On the CPU, also beside a GPU: it takes seconds, and the same data then give the same model everywhere.
-    frames = int(np.clip(FRAMES_PER_TIMESCALE * slow.timescale, LEAST_FRAMES, MOST_FRAMES))
-    chains = max(1, min(CHAINS, int(frames / (CHAIN_TIMESCALES * slow.timescale))))
-    length = max(frames // chains, 8 * slow.lagtime)
-    dropped = min(math.ceil(RELAXATION_TIMESCALES * slow.timescale), length)
-    return roll_out(files, length + dropped, chains, dropped, seed=seed, cuda=False, n_threads=n_threads)
-
-
-def _damped_step(jacobian: FloatArray, best: _Tried, damping: float) -> FloatArray:
-    """Return the step of Levenberg and Marquardt towards the data, against the prior on the parameters.
-
-    Two processes that the same steps carry answer nearly alike to their offsets, and undamped steps would play one
-    against the other.
-    """
-    normal, precision = jacobian.T @ jacobian, 1.0 / _WIDTH**2
-    difference = np.where(np.isfinite(best.value), best.difference, 0.0)
-    damped = normal + np.diag(damping * normal.diagonal() + precision)
-    step = np.linalg.solve(damped, jacobian.T @ difference - precision * best.theta)
-    return np.asarray(step * min(1.0, _LARGEST_STEP / max(float(abs(step).max()), 1e-12)))
-
-
-def _secant(jacobian: FloatArray, one: _Tried, origin: _Tried) -> FloatArray:
-    """Return derivatives (quantities, 2 k) that hold exactly for the step from `origin` to `one` (Broyden)."""
-    step, change = one.theta - origin.theta, one.value - origin.value
-    missed = np.where(np.isfinite(change), change - jacobian @ step, 0.0)
-    return np.asarray(jacobian + np.outer(missed, step) / max(float(step @ step), 1e-300))
+        theta = search.propose(tolerance)
+    assert search is not None
+    best = search.best
+    return Calibration(best.made, md, search.tried[0].value, best.value, k, len(search.tried), slow.lagtime)
 
 
 class _Response:

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from nanomd.base.config import TrainConfig
 from nanomd.base.progress import Progress
 from nanomd.data.dtrajs import stride_trajectories
+from nanomd.matching.slow_kinetics import NothingSlowError
 from nanomd.model.files import ModelFiles
 from nanomd.training.calibration import calibrate
 from nanomd.training.refit import MAX_STATES
 from nanomd.training.refit_files import refit_files
-from nanomd.training.slow_kinetics import NothingSlowError
 
 
 def finish(

@@ -11,7 +11,7 @@ once has a large \sigma, and so a small say. The errors are the MD's alone: thos
 that scatter. A right model has S near 1 + r, r = frames of the MD over frames of the rollouts: what is left is the
 scatter of both. (The quantities are correlated, so that n S is no exact chi square.)
 
-What is measured, and how, is `nanomd.training.slow_kinetics`. The MD that judges is the held-out part, or, where that
+What is measured, and how, is `nanomd.matching.slow_kinetics`. The MD that judges is the held-out part, or, where that
 is shorter than 20 slowest timescales, the training MD itself.
 
 All rounds draw the same random numbers, which takes some of the scatter out of their differences. Chosen are the latest
@@ -23,7 +23,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -31,22 +30,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanomd.base.config import ModelConfig
-from nanomd.base.errors import BackendUnavailableError, InputError
+from nanomd.base.errors import InputError
 from nanomd.base.nvtx import annotate
 from nanomd.base.units import FrameInterval
 from nanomd.data.states import StateMap
+from nanomd.matching.rollouts import CHAIN_TIMESCALES, RELAXATION_TIMESCALES, UNDEFINED, roll_out
+from nanomd.matching.slow_kinetics import Measured, NothingSlowError, SlowKinetics
 from nanomd.model.files import ModelFiles, Starts
-from nanomd.rollout.sampler import Sampler
-from nanomd.training.slow_kinetics import Measured, NothingSlowError, SlowKinetics
 
 ROUNDS = 5  # evenly spaced in the last half of the training, the last step included
 HELD_OUT_TIMESCALES = 20.0  # shorter held-out data cannot judge
 CHAINS = 16  # as many as share a vector register
-CHAIN_TIMESCALES = 20.0  # shorter chains do not forget their starts: fewer and longer ones then
-RELAXATION_TIMESCALES = 3.0  # dropped at the start of every chain, at most a quarter of it
 FRAMES_PER_REFERENCE_FRAME = 4.0  # rollouts need not be more precise than that
 MAX_FRAMES = 20_000_000  # of one round, for the memory
-UNDEFINED = math.log(10.0)  # difference in ln t that is taken where the model has no such time
 
 
 def selection_steps(n_steps: int) -> tuple[int, ...]:
@@ -208,19 +204,3 @@ class KineticsSelector:
             "n_frames": self.n_frames,
             "frames_dropped": self.dropped,
         }
-
-
-def roll_out(
-    files: ModelFiles, n_frames: int, n_trajs: int, dropped: int, *, seed: int, cuda: bool, n_threads: int | None
-) -> list[NDArray[np.integer]]:
-    """Return trajectories of a model from its stationary states, without their first `dropped` frames.
-
-    With `cuda` on a GPU, where the compiled engine can.
-    """
-    sampler: Sampler | None = None
-    if cuda:
-        with suppress(BackendUnavailableError):  # PyTorch may have a GPU where the compiled engine has none
-            sampler = Sampler(files, "cuda")
-    sampler = sampler or Sampler(files, "cpu")
-    rollout = sampler.generate(n_frames, n_trajs, start="stationary", seed=seed, n_threads=n_threads)
-    return [np.asarray(row)[dropped:] for row in rollout.tokens]

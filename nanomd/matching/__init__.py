@@ -1,0 +1,1 @@
+"""Rollouts brought to given numbers by offsets in the markov head's table: what calibration and constraints share."""
