@@ -7,7 +7,7 @@ import pytest
 import torch
 from test_training_native import MODEL, native_step, random_batch, random_model
 
-from nanomd._native import philox
+from nanomd._native import available_isas, philox
 from nanomd.base.config import ModelConfig
 from nanomd.model.network import NanoGPT
 from nanomd.model.scoring import weighted_nll
@@ -33,14 +33,15 @@ def sites(config: ModelConfig, n_passes: int) -> list[int]:
     return [site + PASS * k for k in range(n_passes) for site in one] + [FINAL]
 
 
+@pytest.mark.parametrize("isa", available_isas())
 @pytest.mark.parametrize("objective", ["one_pass", "two_pass_hidden"])
 @pytest.mark.parametrize("norm", ["pre", "post"])
-def test_dropped_units_are_dropped_in_the_gradient_too(norm: str, objective: str, monkeypatch) -> None:
+def test_dropped_units_are_dropped_in_the_gradient_too(norm: str, objective: str, isa: str, monkeypatch) -> None:
     config = MODEL.replace(norm=norm, dropout=0.2, final_dropout=0.3, markov_head=norm == "pre")
     model, (tokens, targets, weights) = random_model(config), random_batch(20, 19, n_windows=3)
     hidden = objective == "two_pass_hidden"
     replaced = torch.rand(3, 19, generator=torch.Generator().manual_seed(0)) < 0.5
-    step = native_step(model, 19, objective)
+    step = native_step(model, 19, objective, isa)
     arrays = [x.numpy() for x in (tokens, targets, weights)]
     options = {"two_passes": True, "replaced": replaced.to(torch.uint8).numpy()} if hidden else {}
     loss = step.gradient(*arrays, dropout_key=KEY, **options)

@@ -3,11 +3,39 @@
 
 #include <immintrin.h>
 
+#include <cstdint>
+#include <cstring>
+
 #include "nanomd/half.h"
 
 namespace nanomd::avx2 {
 
+// Numbers of 32 bits, each in the low half of a lane of 64; what a lane holds above is never read.
+struct Words {
+  static constexpr int kCount = 4;
+  __m256i a;
+
+  static Words load(const std::uint64_t* p) { return {_mm256_load_si256(reinterpret_cast<const __m256i*>(p))}; }
+  static Words set(std::uint32_t x) { return {_mm256_set1_epi64x(x)}; }
+  friend Words operator^(Words x, Words y) { return {_mm256_xor_si256(x.a, y.a)}; }
+  friend Words operator*(Words x, Words y) { return {_mm256_mul_epu32(x.a, y.a)}; }  // all 64 bits
+  Words high() const { return {_mm256_srli_epi64(a, 32)}; }
+};
+// Four words of a lane are eight halves, lowest first: a byte for each lane, whose bits say which are >= limit > 0.
+inline void halves_from(Words w0, Words w1, Words w2, Words w3, std::uint16_t limit, std::uint8_t* bytes) {
+  const auto join = [](Words x, Words y) { return _mm256_blend_epi32(x.a, _mm256_slli_epi64(y.a, 32), 0xaa); };
+  const __m256i below = _mm256_set1_epi16(static_cast<short>(limit - 1));
+  const __m256i first = join(w0, w1), second = join(w2, w3);
+  const __m256i even = _mm256_subs_epu16(_mm256_unpacklo_epi64(first, second), below);
+  const __m256i odd = _mm256_subs_epu16(_mm256_unpackhi_epi64(first, second), below);
+  const __m256i all = _mm256_packs_epi16(even, odd);  // zero where it was below the limit
+  const std::uint32_t bits =
+      ~static_cast<std::uint32_t>(_mm256_movemask_epi8(_mm256_cmpeq_epi8(all, _mm256_setzero_si256())));
+  std::memcpy(bytes, &bits, sizeof bits);
+}
+
 struct Vec {
+  using Words = avx2::Words;
   static constexpr int kTile = 4;        // accumulators of sixteen floats that fit the register file
   static constexpr int kColumnTile = 6;  // columns by
   static constexpr int kBlockTile = 1;   // blocks of sixteen outputs that do
@@ -65,6 +93,14 @@ inline __m256 keep_part(__m256 x, __m256 limit, __m256 value) {
 inline Vec zero_below(Vec x, Vec limit, Vec value) {
   return {keep_part(x.a, limit.a, value.a), keep_part(x.b, limit.b, value.b)};
 }
+
+// The value in the lanes whose bit is set, zero elsewhere.
+inline __m256 keep_part(__m256 x, unsigned bits) {
+  const __m256i lane = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+  const __m256i own = _mm256_and_si256(_mm256_set1_epi32(static_cast<int>(bits)), lane);
+  return _mm256_and_ps(x, _mm256_castsi256_ps(_mm256_cmpeq_epi32(own, lane)));
+}
+inline Vec keep_lanes(Vec x, unsigned bits) { return {keep_part(x.a, bits), keep_part(x.b, bits >> 8)}; }
 
 // (first eight, last eight) -> (last eight, first eight)
 inline Vec swap_halves(Vec x) { return {x.b, x.a}; }

@@ -3,11 +3,40 @@
 
 #include <immintrin.h>
 
+#include <cstdint>
+#include <cstring>
+
 #include "nanomd/half.h"
 
 namespace nanomd::avx512 {
 
+// Numbers of 32 bits, each in the low half of a lane of 64; what a lane holds above is never read.
+struct Words {
+  static constexpr int kCount = 8;
+  __m512i a;
+
+  static Words load(const std::uint64_t* p) { return {_mm512_load_si512(p)}; }
+  static Words set(std::uint32_t x) { return {_mm512_set1_epi64(x)}; }
+  friend Words operator^(Words x, Words y) { return {_mm512_xor_si512(x.a, y.a)}; }
+  friend Words operator*(Words x, Words y) { return {_mm512_maskz_mul_epu32(0xff, x.a, y.a)}; }  // all 64 bits
+  Words high() const { return {_mm512_maskz_srli_epi64(0xff, a, 32)}; }
+};
+// Four words of a lane are eight halves, lowest first: a byte for each lane, whose bits say which are >= limit > 0.
+inline void halves_from(Words w0, Words w1, Words w2, Words w3, std::uint16_t limit, std::uint8_t* bytes) {
+  const auto join = [](Words x, Words y) {
+    return _mm512_mask_blend_epi32(0xaaaa, x.a, _mm512_maskz_slli_epi64(0xff, y.a, 32));
+  };
+  const __m512i below = _mm512_set1_epi16(static_cast<short>(limit - 1));
+  const __m512i first = join(w0, w1), second = join(w2, w3);
+  const __m512i even = _mm512_subs_epu16(_mm512_maskz_unpacklo_epi64(0xff, first, second), below);
+  const __m512i odd = _mm512_subs_epu16(_mm512_maskz_unpackhi_epi64(0xff, first, second), below);
+  const __m512i all = _mm512_packs_epi16(even, odd);  // zero where it was below the limit
+  const std::uint64_t bits = _mm512_test_epi8_mask(all, all);
+  std::memcpy(bytes, &bits, sizeof bits);
+}
+
 struct Vec {
+  using Words = avx512::Words;
   static constexpr int kTile = 16;       // accumulators of sixteen floats that fit the register file
   static constexpr int kColumnTile = 6;  // columns by
   static constexpr int kBlockTile = 4;   // blocks of sixteen outputs that do
@@ -54,6 +83,9 @@ inline Vec exp2_integer(Vec n) {
 inline Vec zero_below(Vec x, Vec limit, Vec value) {
   return {_mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x.a, limit.a, _CMP_GE_OQ), value.a)};
 }
+
+// The value in the lanes whose bit is set, zero elsewhere.
+inline Vec keep_lanes(Vec x, unsigned bits) { return {_mm512_maskz_mov_ps(static_cast<__mmask16>(bits), x.a)}; }
 
 // (first eight, last eight) -> (last eight, first eight)
 inline Vec swap_halves(Vec x) { return {_mm512_maskz_shuffle_f32x4(0xffff, x.a, x.a, _MM_SHUFFLE(1, 0, 3, 2))}; }

@@ -3,11 +3,39 @@
 
 #include <emmintrin.h>
 
+#include <cstdint>
+#include <cstring>
+
 #include "nanomd/half.h"
 
 namespace nanomd::sse2 {
 
+// Numbers of 32 bits, each in the low half of a lane of 64; what a lane holds above is never read.
+struct Words {
+  static constexpr int kCount = 2;
+  __m128i a;
+
+  static Words load(const std::uint64_t* p) { return {_mm_load_si128(reinterpret_cast<const __m128i*>(p))}; }
+  static Words set(std::uint32_t x) { return {_mm_set1_epi64x(x)}; }
+  friend Words operator^(Words x, Words y) { return {_mm_xor_si128(x.a, y.a)}; }
+  friend Words operator*(Words x, Words y) { return {_mm_mul_epu32(x.a, y.a)}; }  // all 64 bits
+  Words high() const { return {_mm_srli_epi64(a, 32)}; }
+};
+// Four words of a lane are eight halves, lowest first: a byte for each lane, whose bits say which are >= limit > 0.
+inline void halves_from(Words w0, Words w1, Words w2, Words w3, std::uint16_t limit, std::uint8_t* bytes) {
+  const __m128i low = _mm_set1_epi64x(0xffffffff);
+  const auto join = [low](Words x, Words y) { return _mm_or_si128(_mm_and_si128(x.a, low), _mm_slli_epi64(y.a, 32)); };
+  const __m128i below = _mm_set1_epi16(static_cast<short>(limit - 1));
+  const __m128i first = join(w0, w1), second = join(w2, w3);
+  const __m128i even = _mm_subs_epu16(_mm_unpacklo_epi64(first, second), below);
+  const __m128i odd = _mm_subs_epu16(_mm_unpackhi_epi64(first, second), below);
+  const __m128i all = _mm_packs_epi16(even, odd);  // zero where it was below the limit
+  const std::uint16_t bits = static_cast<std::uint16_t>(~_mm_movemask_epi8(_mm_cmpeq_epi8(all, _mm_setzero_si128())));
+  std::memcpy(bytes, &bits, sizeof bits);
+}
+
 struct Vec {
+  using Words = sse2::Words;
   static constexpr int kTile = 2;        // accumulators of sixteen floats that fit the register file
   static constexpr int kColumnTile = 2;  // columns by
   static constexpr int kBlockTile = 1;   // blocks of sixteen outputs that do
@@ -86,6 +114,16 @@ inline __m128 keep_part(__m128 x, __m128 limit, __m128 value) { return _mm_and_p
 inline Vec zero_below(Vec x, Vec limit, Vec value) {
   return {keep_part(x.a, limit.a, value.a), keep_part(x.b, limit.b, value.b), keep_part(x.c, limit.c, value.c),
           keep_part(x.d, limit.d, value.d)};
+}
+
+// The value in the lanes whose bit is set, zero elsewhere.
+inline __m128 keep_part(__m128 x, unsigned bits) {
+  const __m128i lane = _mm_setr_epi32(1, 2, 4, 8);
+  const __m128i own = _mm_and_si128(_mm_set1_epi32(static_cast<int>(bits)), lane);
+  return _mm_and_ps(x, _mm_castsi128_ps(_mm_cmpeq_epi32(own, lane)));
+}
+inline Vec keep_lanes(Vec x, unsigned bits) {
+  return {keep_part(x.a, bits), keep_part(x.b, bits >> 4), keep_part(x.c, bits >> 8), keep_part(x.d, bits >> 12)};
 }
 
 // (first eight, last eight) -> (last eight, first eight)

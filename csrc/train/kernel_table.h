@@ -66,6 +66,7 @@ constexpr Kernels kernels_of(const char* name, bool (*supported)()) {
           Window<Vec>::run,
           Window<Vec>::features,
           Sweep<Vec>::run,
+          Dropping<Vec>::draw,
           add_floats<Vec>,
           square_floats<Vec>,
           update_floats<Vec>};

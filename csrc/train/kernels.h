@@ -21,6 +21,8 @@ struct Kernels {
   void (*window)(WindowTask&);
   void (*features)(WindowTask&);
   void (*sweep)(SweepTask&);
+  // Units that dropout keeps: coins of `limit` and more; a bit each, keep [rows][width / 8].
+  void (*dropout)(const DropoutDraw& draw, std::uint32_t limit, std::uint8_t* keep);
   // sum += x, n a multiple of 16
   void (*add)(const float* x, float* sum, std::size_t n);
   // Sum of squares, in double, of blocks of 16 partial sums in a fixed order.

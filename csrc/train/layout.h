@@ -13,6 +13,9 @@
 
 namespace nanomd::train {
 
+// The sites of dropout, a number in the counters of its random bits.
+inline constexpr int kEmbeddingSite = 0, kLayerSite = 1, kFinalSite = 63, kSitesOfPass = 64;
+
 struct Dropout {
   float residual = 0.0f;  // on residual branches and embeddings
   float final = 0.0f;     // before the head
@@ -35,6 +38,15 @@ struct Dims {
   std::size_t probabilities;                    // of one layer of a window
 
   int qkv_width() const { return q_width + 2 * kv_width; }
+
+  // What dropout acts on, by number: embeddings and both branches of every layer, in each pass; the output.
+  int dropout_place(int site) const {
+    const int of_pass = 1 + 2 * model.n_layer;
+    return site == kFinalSite ? 2 * of_pass : site / kSitesOfPass * of_pass + site % kSitesOfPass;
+  }
+  std::size_t dropout_bytes() const {
+    return static_cast<std::size_t>(dropout_place(kFinalSite) + 1) * length * (d / 8);
+  }
 };
 
 // One parameter. Rows and columns come in chunks (the features of a head), each padded.

@@ -8,6 +8,7 @@
 #include <cmath>
 
 #include "nanomd/sampling.h"
+#include "train/dropout.h"
 #include "train/gemm.h"
 #include "train/rows.h"
 #include "train/task.h"
@@ -89,16 +90,17 @@ class Output {
  private:
   double block(const float* x, float* dx, int first, int rows) const {
     const Linear& head = task_.weights->head;
-    const bool pre = D.model.pre_norm, drops = D.dropout.final > 0.0f;
+    const bool pre = D.model.pre_norm;
+    const WindowDropout<Vec> dropout(task_, D.dropout.final);
     const float* h = x;
     if (pre) {
       Rows<Vec>::norm(task_.weights->norm, D.model.d_model, x, M.head_in, M.moments, rows, D.d, D.x_row);
       h = M.head_in;
-    } else if (drops) {
+    } else if (dropout.on()) {
       for (int r = 0; r < rows; ++r) copy(x + r * D.x_row, M.head_in + r * D.x_row);
       h = M.head_in;
     }
-    if (drops) drop(task_, D.dropout.final, kFinalSite, first, rows, M.head_in, D.x_row);
+    if (dropout.on()) dropout.drop(kFinalSite, first, rows, M.head_in);
     logits(h, rows);
     double total = 0.0;
     for (int r = 0; r < rows; ++r) total += row(first + r, row_of(r));
@@ -109,7 +111,7 @@ class Output {
     Product<Vec>::add(D.states, D.d / 16, rows, {M.logits, 1, D.logit_row}, {h, 16, D.x_row},
                       {task_.gradient + place.weight, D.d});
     Rows<Vec>::add_columns(M.logits, rows, D.states, D.logit_row, task_.gradient + place.bias);
-    if (drops) drop(task_, D.dropout.final, kFinalSite, first, rows, dh, D.x_row);
+    if (dropout.on()) dropout.drop_again(kFinalSite, first, rows, dh);
     if (pre) {
       const NormPlace& norm = task_.places->norm;
       Rows<Vec>::norm_backward(task_.weights->norm, D.model.d_model, x, M.moments, dh, nullptr, dx,

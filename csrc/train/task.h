@@ -37,15 +37,13 @@ struct ThreadMemory {
   Moments* moments;                   // [head_rows]
   Moments* block_moments;             // [block_rows]
   std::int32_t* pending;              // [T]: states drawn by the token objective
+  std::uint8_t* keep;                 // [site of both passes][T][d / 8]: units that dropout keeps
 };
 
 // Part of a window that a layer works on: rows before `begin` are read as keys alone.
 struct Range {
   int begin, end;
 };
-
-// What dropout acts on: embeddings, both branches of every layer, the output; in each pass anew.
-inline constexpr int kEmbeddingSite = 0, kLayerSite = 1, kFinalSite = 63, kSitesOfPass = 64;
 
 struct WindowTask {
   const Dims* dims;
@@ -70,8 +68,12 @@ struct WindowTask {
   float* out;             // [T][d_model], of Window::features
 };
 
-// Multiplies rows by 0 or 1 / (1 - p): a pure function of key, window, site, row and feature (dropout.cpp).
-void drop(const WindowTask& task, float rate, int site, int first_row, int rows, float* x, int row);
+// Rows whose units dropout decides on (dropout.h).
+struct DropoutDraw {
+  std::uint64_t key;
+  std::uint32_t window;
+  int site, first_row, rows, width;
+};
 
 // One range of a sweep over the output layer (sweep.h).
 // A range of contexts, those of a state together, and the memory of the thread that works on it.

@@ -22,6 +22,8 @@ ThreadBuffers::ThreadBuffers(const Dims& dims, int passes) : pending_(static_cas
   memory.moments = moments(static_cast<std::size_t>(dims.head_rows));
   memory.block_moments = moments(static_cast<std::size_t>(block));
   memory.pending = pending_.data();
+  if (dims.dropout.residual > 0.0f || dims.dropout.final > 0.0f) keep_.resize(dims.dropout_bytes());
+  memory.keep = keep_.data();
 }
 
 void ThreadBuffers::make_pass(const Dims& dims, PassMemory& pass) {

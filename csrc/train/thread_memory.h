@@ -20,6 +20,7 @@ class ThreadBuffers {
 
   std::vector<AlignedBuffer> buffers_;
   std::vector<std::int32_t> pending_;
+  std::vector<std::uint8_t> keep_;
 };
 
 }  // namespace nanomd::train

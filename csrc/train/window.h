@@ -38,7 +38,13 @@ class Window {
   using P = Product<Vec>;
 
   explicit Window(const WindowTask& of)
-      : task(of), D(*of.dims), M(*of.memory), w(*of.weights), places(*of.places), pre(D.model.pre_norm) {
+      : task(of),
+        D(*of.dims),
+        M(*of.memory),
+        w(*of.weights),
+        places(*of.places),
+        pre(D.model.pre_norm),
+        dropout(of, D.dropout.residual) {
     end_ = round_up_rows(task.scored.end);
   }
 
@@ -48,6 +54,7 @@ class Window {
   const Weights& w;
   const Places& places;
   const bool pre;
+  const WindowDropout<Vec> dropout;
   int begin_[kMaxLayers + 1] =
       {};  // begin_[l + 1]: the first row that layer l gives; begin_[0]: the first that is read
   int end_ = 0;
@@ -157,10 +164,9 @@ class Window {
   // ---- passes
 
   void forward(PassMemory& pass, bool drops) const {
-    const bool dropped = drops && D.dropout.residual > 0.0f;
+    const bool dropped = drops && dropout.on();
     if (dropped)
-      drop(task, D.dropout.residual, site(kEmbeddingSite), begin_[0], end_ - begin_[0],
-           pass.layer[0].x + at(begin_[0], D.x_row), D.x_row);
+      dropout.drop(site(kEmbeddingSite), begin_[0], end_ - begin_[0], pass.layer[0].x + at(begin_[0], D.x_row));
     for (int l = 0; l < D.model.n_layer; ++l) {
       LayerMemory& layer = pass.layer[l];
       float* out = l + 1 < D.model.n_layer ? pass.layer[l + 1].x : pass.out;
@@ -171,7 +177,7 @@ class Window {
         float* in2 = layer.in2 + at(first, D.x_row);
         const float* x = layer.x + at(first, D.x_row);
         linear(w.layers[l].proj, layer.o + at(first, D.o_row), D.o_row, M.t, D.x_row, rows);
-        if (dropped) drop(task, D.dropout.residual, site(kLayerSite + 2 * l), first, rows, M.t, D.x_row);
+        if (dropped) dropout.drop(site(kLayerSite + 2 * l), first, rows, M.t);
         R::add(x, M.t, pre ? in2 : in1, rows, D.d, D.x_row);
         if (pre)
           R::norm(w.layers[l].norm2, D.model.d_model, in2, M.h, layer.moments2 + first, rows, D.d, D.x_row);
@@ -181,7 +187,7 @@ class Window {
         linear(w.layers[l].up, M.h, D.x_row, u, D.m_row, rows);
         R::activate(D.model.gelu, u, M.g, rows, D.m, D.m_row);
         linear(w.layers[l].down, M.g, D.m_row, M.t, D.x_row, rows);
-        if (dropped) drop(task, D.dropout.residual, site(kLayerSite + 2 * l + 1), first, rows, M.t, D.x_row);
+        if (dropped) dropout.drop(site(kLayerSite + 2 * l + 1), first, rows, M.t);
         float* y = out + at(first, D.x_row);
         R::add(pre ? in2 : M.h, M.t, pre ? y : in2, rows, D.d, D.x_row);
         if (!pre) R::norm(w.layers[l].norm2, D.model.d_model, in2, y, layer.moments2 + first, rows, D.d, D.x_row);
@@ -191,16 +197,14 @@ class Window {
 
   // M.dx, the gradient of pass.out, becomes that of the embeddings that the pass has read.
   void backward(const PassMemory& pass) const {
-    const bool dropped = D.dropout.residual > 0.0f;
     for (int l = D.model.n_layer - 1; l >= 0; --l) {
       const LayerMemory& layer = pass.layer[l];
       for_blocks(begin_[l + 1], [&](int first, int rows) { branches_backward(l, layer, first, rows); });
       Attention<Vec>(D, layer, M).backward({begin_[l + 1], end_});
       for_blocks(begin_[l], [&](int first, int rows) { project_backward(l, layer, first, rows); });
     }
-    if (dropped)
-      drop(task, D.dropout.residual, site(kEmbeddingSite), begin_[0], end_ - begin_[0], M.dx + at(begin_[0], D.x_row),
-           D.x_row);
+    if (dropout.on())
+      dropout.drop_again(site(kEmbeddingSite), begin_[0], end_ - begin_[0], M.dx + at(begin_[0], D.x_row));
   }
 
   // x -> queries, keys and values, rotated
@@ -311,10 +315,10 @@ class Window {
 
   // The gradient of a branch before its dropout: dx itself, or what is left of it.
   const float* dropped_gradient(const float* dx, int place, int first, int rows) const {
-    if (D.dropout.residual <= 0.0f) return dx;
+    if (!dropout.on()) return dx;
     for (int r = 0; r < rows; ++r)
       for (int f = 0; f < D.d; f += 16) Vec::load(dx + at(r, D.x_row) + f).store(M.t + at(r, D.x_row) + f);
-    drop(task, D.dropout.residual, site(place), first, rows, M.t, D.x_row);
+    dropout.drop_again(site(place), first, rows, M.t);
     return M.t;
   }
 };
