@@ -6,7 +6,7 @@ namespace nanomd {
 // e^x to about one unit in the last place for -87 <= x <= 88; 0 below, and the value at 88 above.
 // x = n ln 2 + r with |r| <= ln(2)/2; ln 2 in two parts, the first with few enough bits that n times it is exact.
 template <class Vec>
-inline Vec exp_vec(Vec x) {
+[[gnu::always_inline]] inline Vec exp_vec(Vec x) {
   const Vec limit = Vec::set(-87.0f);
   const Vec t = max(min(x, Vec::set(88.0f)), limit);
   const Vec n = round(t * Vec::set(1.44269504088896341f));

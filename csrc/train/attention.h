@@ -77,8 +77,18 @@ class Attention {
 
   // Sixteen rows of `depth` features -> [feature][16].
   static void turn(const float* x, int row, int depth, float* y) {
-    for (int lane = 0; lane < 16; ++lane)
-      for (int f = 0; f < depth; ++f) y[f * 16 + lane] = x[lane * row + f];
+    for (int f = 0; f < depth; f += 4)  // depth is a multiple of eight
+      for (int lane = 0; lane < 16; lane += 4) {
+        const float* from = x + lane * row + f;
+        float* to = y + f * 16 + lane;
+        __m128 a = _mm_load_ps(from), b = _mm_load_ps(from + row);
+        __m128 c = _mm_load_ps(from + 2 * row), d = _mm_load_ps(from + 3 * row);
+        _MM_TRANSPOSE4_PS(a, b, c, d);
+        _mm_store_ps(to, a);
+        _mm_store_ps(to + 16, b);
+        _mm_store_ps(to + 32, c);
+        _mm_store_ps(to + 48, d);
+      }
   }
 
   // What is added to the scores of key `j` by the queries from `first` on: 0 where 0 <= query - j < W, else -1e30.

@@ -55,8 +55,9 @@ class Window {
   const Places& places;
   const bool pre;
   const WindowDropout<Vec> dropout;
-  int begin_[kMaxLayers + 1] =
-      {};  // begin_[l + 1]: the first row that layer l gives; begin_[0]: the first that is read
+  // begin_[l + 1]: the first row that layer l gives, a multiple of sixteen; begin_[0]: the first that is read.
+  int begin_[kMaxLayers + 1] = {};
+  int first_ = 0;  // that the last layer gives, but for attention, whose queries come in sixteens
   int end_ = 0;
   int pass_ = 0;
 
@@ -65,12 +66,14 @@ class Window {
 
   // The rows that a pass has to give, and what they need of each layer.
   void need(int first) {
+    first_ = first;
     begin_[D.model.n_layer] = first / 16 * 16;
     for (int l = D.model.n_layer; l > 0; --l) {
       const int low = begin_[l] - D.model.context_length + 1;
       begin_[l - 1] = low < 0 ? 0 : low / 16 * 16;
     }
   }
+  int given(int l) const { return l + 1 < D.model.n_layer ? begin_[l + 1] : first_; }  // by layer l
 
   double gradient() {
     const bool hidden = task.two_passes && task.objective == Objective::kTwoPassHidden;
@@ -104,7 +107,7 @@ class Window {
 
   void put_features(const float* x) const {
     const int d = D.model.d_model, whole = d / 16 * 16;
-    for_blocks(begin_[D.model.n_layer], [&](int first, int rows) {
+    for_blocks(first_, [&](int first, int rows) {
       const float* from = x + at(first, D.x_row);
       if (pre) R::norm(w.norm, d, from, M.h, M.block_moments, rows, D.d, D.x_row);
       for (int r = 0; r < rows; ++r) {
@@ -172,7 +175,7 @@ class Window {
       float* out = l + 1 < D.model.n_layer ? pass.layer[l + 1].x : pass.out;
       for_blocks(begin_[l], [&](int first, int rows) { project(w.layers[l], layer, first, rows); });
       Attention<Vec>(D, layer, M).forward({begin_[l + 1], end_});
-      for_blocks(begin_[l + 1], [&](int first, int rows) {
+      for_blocks(given(l), [&](int first, int rows) {
         float* in1 = layer.in1 + at(first, D.x_row);
         float* in2 = layer.in2 + at(first, D.x_row);
         const float* x = layer.x + at(first, D.x_row);
@@ -199,7 +202,8 @@ class Window {
   void backward(const PassMemory& pass) const {
     for (int l = D.model.n_layer - 1; l >= 0; --l) {
       const LayerMemory& layer = pass.layer[l];
-      for_blocks(begin_[l + 1], [&](int first, int rows) { branches_backward(l, layer, first, rows); });
+      R::zero(M.d_o + at(begin_[l + 1], D.o_row), static_cast<std::size_t>(given(l) - begin_[l + 1]) * D.o_row);
+      for_blocks(given(l), [&](int first, int rows) { branches_backward(l, layer, first, rows); });
       Attention<Vec>(D, layer, M).backward({begin_[l + 1], end_});
       for_blocks(begin_[l], [&](int first, int rows) { project_backward(l, layer, first, rows); });
     }
@@ -305,10 +309,14 @@ class Window {
 
   // ---- helpers
 
+  // work(first, rows), in blocks of nearly equal height.
   template <class Work>
   void for_blocks(int begin, Work work) const {
-    for (int first = begin; first < end_; first += D.block_rows)
-      work(first, end_ - first < D.block_rows ? end_ - first : D.block_rows);
+    const int all = end_ - begin, n = (all + D.block_rows - 1) / D.block_rows;
+    for (int block = 0; block < n; ++block) {
+      const int first = begin + block * all / n;
+      work(first, begin + (block + 1) * all / n - first);
+    }
   }
 
   int site(int place) const { return place + kSitesOfPass * pass_; }

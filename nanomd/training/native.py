@@ -26,7 +26,7 @@ from nanomd.training.checkpoint import start_moments
 from nanomd.training.draws import hidden_probability, mix_rate
 from nanomd.training.windows import STREAM_DROPOUT, STREAM_MIX, WindowSampler, step_seed
 
-AHEAD_FRAMES = 1 << 16  # gathered at once: a step of a small model takes little longer than the calls that gather one
+AHEAD_FRAMES = 1 << 14  # gathered at once: fewer would be all calls, and more leave the second-level cache
 _EMPTY: NDArray[Any] = np.empty(0)
 
 
@@ -74,7 +74,8 @@ class NativeStep:
         self._core = NativeTrainingStep(shape, windows.length, config.objective, rope)
         named = dict(model.named_parameters())
         self._parameters = [named[name] for name in self._core.names]
-        self._bound: list[Tensor] = []
+        self._drops = shape.dropout > 0 or shape.final_dropout > 0
+        self._bound: Tensor | None = None
         self._mixer = torch.Generator()
         frames = config.batch_size * windows.length
         self._n_ahead = max(1, AHEAD_FRAMES // frames)
@@ -97,7 +98,7 @@ class NativeStep:
                 mix_key=self.config.seed ^ STREAM,
                 step=step,
                 replaced=self._replaced(step, rate) if self.config.objective == "two_pass_hidden" else None,
-                dropout_key=step_seed(self.config.seed, STREAM_DROPOUT, step),
+                dropout_key=step_seed(self.config.seed, STREAM_DROPOUT, step) if self._drops else 0,
                 n_threads=n_threads,
             )
         with annotate("optimiser"):
@@ -105,17 +106,19 @@ class NativeStep:
             decayed["lr"] = self.learning_rate(step)
             for group in self.optimiser.param_groups:
                 group["lr"] = decayed["lr"]
-            torch._foreach_add_(self._steps, 1.0)
+            t = int(self._steps[0]) + 1
+            for count in self._steps:
+                count[()] = t
             self._core.update(
                 learning_rate=decayed["lr"],
                 beta1=decayed["betas"][0],
                 beta2=decayed["betas"][1],
                 weight_decay=decayed["weight_decay"],
                 clip=self.config.gradient_clip,
-                t=int(self._steps[0]),
+                t=t,
                 n_threads=n_threads,
             )
-        return torch.tensor(loss, dtype=torch.float32)
+        return torch.from_numpy(np.array(loss, dtype=np.float32))
 
     def _windows(self, step: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
         """Return tokens, targets and weights of a step, (n_windows, T) each, gathered for some steps at once."""
@@ -144,14 +147,14 @@ class NativeStep:
         state = self.optimiser.state
         if not state:
             start_moments(self._parameters, self.optimiser)
-        tensors = [state[p][kind] for kind in ("exp_avg", "exp_avg_sq") for p in self._parameters]
-        if len(tensors) == len(self._bound) and all(a is b for a, b in zip(tensors, self._bound, strict=True)):
+        if state[self._parameters[0]]["exp_avg"] is self._bound:  # a checkpoint replaces the moments of all
             return
         for parameter in self._parameters:  # a checkpoint's tensors may share memory that is read-only
-            for kind in ("exp_avg", "exp_avg_sq"):
+            for kind in ("exp_avg", "exp_avg_sq", "step"):
                 state[parameter][kind] = state[parameter][kind].clone(memory_format=torch.contiguous_format)
-        self._bound = [state[p][kind] for kind in ("exp_avg", "exp_avg_sq") for p in self._parameters]
-        self._steps = [state[p]["step"] for p in self._parameters]
-        arrays = [tensor.detach().numpy().reshape(-1) for tensor in (*self._parameters, *self._bound)]
+        moments = [state[p][kind] for kind in ("exp_avg", "exp_avg_sq") for p in self._parameters]
+        self._bound = moments[0]
+        self._steps = [state[p]["step"].numpy() for p in self._parameters]  # the same memory
+        arrays = [tensor.detach().numpy().reshape(-1) for tensor in (*self._parameters, *moments)]
         n = len(self._parameters)
         self._core.bind(arrays[:n], arrays[n : 2 * n], arrays[2 * n :])
