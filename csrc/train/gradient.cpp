@@ -4,7 +4,6 @@
 #include <cmath>
 
 #include "nanomd/check.h"
-#include "train/share.h"
 
 namespace nanomd::train {
 
@@ -45,13 +44,13 @@ void Gradient::clear(GroupGradient& group) const {
   std::fill(group.touched.begin(), group.touched.end(), std::uint8_t{0});
 }
 
-void Gradient::add_up(int n_groups, int n_threads) {
+void Gradient::add_up(int n_groups, Team& team, int n_threads) {
   was_touched_ = touched_;
   for (std::size_t token = 0; token < touched_.size(); ++token) {
     touched_[token] = 0;
     for (int g = 0; g < n_groups; ++g) touched_[token] |= groups_[g]->touched[token];
   }
-  share(pieces_.size(), n_threads, [&](int, std::size_t i) { squares_[i] = add_piece(pieces_[i], n_groups); });
+  team.run(pieces_.size(), n_threads, [&](int, std::size_t i) { squares_[i] = add_piece(pieces_[i], n_groups); });
   double square = 0.0;
   for (const double piece : squares_) square += piece;
   norm_ = std::sqrt(square);
@@ -92,8 +91,9 @@ void Gradient::copy(std::size_t i, float* out) const {
   }
 }
 
-void Gradient::update(const std::vector<ParameterMemory>& memory, const AdamW& rule, float decay, int n_threads) const {
-  share(pieces_.size(), n_threads, [&](int, std::size_t i) {
+void Gradient::update(const std::vector<ParameterMemory>& memory, const AdamW& rule, float decay, Team& team,
+                      int n_threads) const {
+  team.run(pieces_.size(), n_threads, [&](int, std::size_t i) {
     const std::size_t parameter = pieces_[i].parameter;
     AdamW own = rule;
     own.decay = parameters_[parameter].decayed ? decay : 0.0f;

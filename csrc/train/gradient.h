@@ -7,6 +7,7 @@
 
 #include "nanomd/training_step.h"
 #include "train/kernels.h"
+#include "train/team.h"
 
 namespace nanomd::train {
 
@@ -27,13 +28,14 @@ class Gradient {
   void clear(GroupGradient& group) const;
 
   // Adds up the first groups, in their order.
-  void add_up(int n_groups, int n_threads);
+  void add_up(int n_groups, Team& team, int n_threads);
   double norm() const { return norm_; }
   // Of parameter i, as laid out in a model file.
   void copy(std::size_t i, float* out) const;
 
   // AdamW; `rule` but for the decay, which is that of parameters that are decayed.
-  void update(const std::vector<ParameterMemory>& memory, const AdamW& rule, float decay, int n_threads) const;
+  void update(const std::vector<ParameterMemory>& memory, const AdamW& rule, float decay, Team& team,
+              int n_threads) const;
 
  private:
   // Rows of a parameter that one thread adds up and updates.

@@ -134,36 +134,38 @@ Norm Packing::add_norm(const std::string& name, NormPlace* place) {
   return {scale.packed, shift.packed};
 }
 
-void Packing::pack(const std::vector<const float*>& values) {
-  for (const Matrix& matrix : matrices_) {
-    const Parameter& shape = parameters_[matrix.weight];
-    const std::size_t n_in = static_cast<std::size_t>(shape.stride()),
-                      n_out = static_cast<std::size_t>(shape.padded_rows());
-    const float* from = values[matrix.weight];
-    for (int r = 0; r < shape.rows; ++r) {
-      const std::size_t row = static_cast<std::size_t>(shape.padded_row(r));
-      float* forward = matrix.forward + row / kLanes * n_in * kLanes + row % kLanes;
-      float* backward = matrix.backward + row * kLanes;
-      for (int c = 0; c < shape.columns; c += shape.column_chunk) {
-        const int first = Parameter::place(c, shape.column_chunk, shape.column_padded);
-        const int width = std::min(shape.column_chunk, shape.columns - c);
-        for (int i = 0; i < width; ++i) {
-          const float value = *from++;
-          const std::size_t column = static_cast<std::size_t>(first + i);
-          forward[column * kLanes] = value;
-          backward[column / kLanes * n_out * kLanes + column % kLanes] = value;
-        }
-      }
-    }
-    const Parameter& bias = parameters_[matrix.bias];
-    for (int c = 0; c < bias.columns; ++c)
-      matrix.packed_bias[Parameter::place(c, bias.column_chunk, bias.column_padded)] = values[matrix.bias][c];
-  }
+void Packing::pack(const std::vector<const float*>& values, Team& team, int n_threads) {
+  team.run(matrices_.size(), n_threads, [&](int, std::size_t i) { pack_matrix(matrices_[i], values); });
   for (const Vector& vector : vectors_)
     std::copy_n(values[vector.parameter], parameters_[vector.parameter].columns, vector.packed);
   weights_.embedding = values[find("embedding.weight")];
   if (dims_.model.learned_position) weights_.position = values[find("position.weight")];
   if (dims_.model.markov_head) weights_.markov = values[find("markov.weight")];
+}
+
+void Packing::pack_matrix(const Matrix& matrix, const std::vector<const float*>& values) const {
+  const Parameter& shape = parameters_[matrix.weight];
+  const std::size_t n_in = static_cast<std::size_t>(shape.stride()),
+                    n_out = static_cast<std::size_t>(shape.padded_rows());
+  const float* from = values[matrix.weight];
+  for (int r = 0; r < shape.rows; ++r) {
+    const std::size_t row = static_cast<std::size_t>(shape.padded_row(r));
+    float* forward = matrix.forward + row / kLanes * n_in * kLanes + row % kLanes;
+    float* backward = matrix.backward + row * kLanes;
+    for (int c = 0; c < shape.columns; c += shape.column_chunk) {
+      const int first = Parameter::place(c, shape.column_chunk, shape.column_padded);
+      const int width = std::min(shape.column_chunk, shape.columns - c);
+      for (int i = 0; i < width; ++i) {
+        const float value = *from++;
+        const std::size_t column = static_cast<std::size_t>(first + i);
+        forward[column * kLanes] = value;
+        backward[column / kLanes * n_out * kLanes + column % kLanes] = value;
+      }
+    }
+  }
+  const Parameter& bias = parameters_[matrix.bias];
+  for (int c = 0; c < bias.columns; ++c)
+    matrix.packed_bias[Parameter::place(c, bias.column_chunk, bias.column_padded)] = values[matrix.bias][c];
 }
 
 }  // namespace nanomd::train

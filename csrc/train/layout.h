@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "nanomd/model.h"
+#include "train/team.h"
 
 namespace nanomd::train {
 
@@ -117,7 +118,7 @@ struct Places {
 class Packing {
  public:
   Packing(const Dims& dims, const std::vector<Parameter>& parameters);
-  void pack(const std::vector<const float*>& values);
+  void pack(const std::vector<const float*>& values, Team& team, int n_threads);
   const Weights& weights() const { return weights_; }
   const Places& places() const { return places_; }
 
@@ -131,6 +132,7 @@ class Packing {
     float* packed;
   };
   std::size_t find(const std::string& name) const;
+  void pack_matrix(const Matrix& matrix, const std::vector<const float*>& values) const;
   float* room(std::size_t floats);
   Linear add_linear(const std::string& name, LinearPlace* place);
   Norm add_norm(const std::string& name, NormPlace* place);

@@ -5,7 +5,7 @@
 #include "nanomd/philox.h"
 #include "nanomd/training_step.h"
 #include "train/gradient.h"
-#include "train/share.h"
+#include "train/team.h"
 #include "train/thread_memory.h"
 
 namespace nanomd {
@@ -68,11 +68,11 @@ struct TrainingStep::State {
       }
   }
 
-  void pack(const std::vector<ParameterMemory>& memory) {
+  void pack(const std::vector<ParameterMemory>& memory, int n_threads) {
     check(memory.size() == parameters.size(), "there must be memory for ", parameters.size(), " parameters");
     std::vector<const float*> values;
     for (const ParameterMemory& parameter : memory) values.push_back(parameter.value);
-    packing.pack(values);
+    packing.pack(values, team, n_threads);
   }
 
   // A window on its way into a thread.
@@ -159,6 +159,7 @@ struct TrainingStep::State {
   int length;
   AlignedBuffer cosine, sine;
   Gradient gradient;
+  Team team;
   std::vector<std::unique_ptr<ThreadBuffers>> threads;
   std::vector<std::unique_ptr<WindowInput>> inputs;
 };
@@ -195,20 +196,20 @@ double TrainingStep::gradient(const std::vector<ParameterMemory>& memory, const 
     weight += static_cast<double>(batch.weights[i]);
   }
   check(weight > 0.0, "a batch must have a target that counts");
-  state.pack(memory);
+  state.pack(memory, n_threads);
 
   const int n_groups = std::clamp(batch.n_windows / kGroupWindows, 1, kGroups);
   state.gradient.make_groups(n_groups);
   state.make_threads(std::clamp(n_threads, 1, n_groups));
   std::vector<double> losses(static_cast<std::size_t>(batch.n_windows));
-  share(static_cast<std::size_t>(n_groups), n_threads, [&](int worker, std::size_t g) {
+  state.team.run(static_cast<std::size_t>(n_groups), n_threads, [&](int worker, std::size_t g) {
     GroupGradient& group = state.gradient.group(g);
     state.gradient.clear(group);
     const int windows = batch.n_windows, index = static_cast<int>(g);
     for (int window = index * windows / n_groups; window < (index + 1) * windows / n_groups; ++window)
       losses[window] = state.window_loss(batch, window, weight, worker, group);
   });
-  state.gradient.add_up(n_groups, n_threads);
+  state.gradient.add_up(n_groups, state.team, n_threads);
   double loss = 0.0;
   for (const double window : losses) loss += window;
   return loss;
@@ -230,7 +231,7 @@ double TrainingStep::update(const std::vector<ParameterMemory>& memory, const Up
   constants.scale = static_cast<float>(std::min(1.0, rule.clip / (gradient.norm() + 1e-6)));
   constants.correction1 = static_cast<float>(1.0 - std::pow(rule.beta1, t));
   constants.root_correction2 = static_cast<float>(std::sqrt(1.0 - std::pow(rule.beta2, t)));
-  gradient.update(memory, constants, static_cast<float>(rule.weight_decay), n_threads);
+  gradient.update(memory, constants, static_cast<float>(rule.weight_decay), state_->team, n_threads);
   return gradient.norm();
 }
 
@@ -240,9 +241,9 @@ void TrainingStep::features(const std::vector<ParameterMemory>& memory, const st
   const std::size_t frames = static_cast<std::size_t>(std::max(n_windows, 0)) * state.length;
   check(first >= 0 && first < state.length, "first must be in [0, ", state.length - 1, "], got ", first);
   for (std::size_t i = 0; i < frames; ++i) state.check_token(tokens[i]);
-  state.pack(memory);
+  state.pack(memory, n_threads);
   state.make_threads(std::clamp(n_threads, 1, std::max(n_windows, 1)));
-  share(static_cast<std::size_t>(std::max(n_windows, 0)), n_threads, [&](int worker, std::size_t window) {
+  state.team.run(static_cast<std::size_t>(std::max(n_windows, 0)), n_threads, [&](int worker, std::size_t window) {
     State::WindowInput& input = *state.inputs[static_cast<std::size_t>(worker)];
     const std::int64_t* from = tokens + window * state.length;
     for (int t = 0; t < state.dims.length; ++t)

@@ -3,7 +3,7 @@
 #include "nanomd/check.h"
 #include "nanomd/output_sweep.h"
 #include "train/kernels.h"
-#include "train/share.h"
+#include "train/team.h"
 
 namespace nanomd {
 
@@ -45,7 +45,8 @@ double sweep_output(const SweepInput& input, double* transitions, double* moment
   const AlignedBuffer head = pack_head(input, padded_states, padded_width);
   std::vector<Part> ranges(static_cast<std::size_t>(std::clamp(input.n / kLeast, std::ptrdiff_t{1}, kRanges)));
   const std::ptrdiff_t n_ranges = static_cast<std::ptrdiff_t>(ranges.size());
-  share(ranges.size(), n_threads, [&](int, std::size_t i) {
+  Team team;
+  team.run(ranges.size(), n_threads, [&](int, std::size_t i) {
     Part& range = ranges[i];
     range.first = static_cast<std::ptrdiff_t>(i) * input.n / n_ranges;
     range.n = (static_cast<std::ptrdiff_t>(i) + 1) * input.n / n_ranges - range.first;

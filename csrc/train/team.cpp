@@ -1,0 +1,97 @@
+#include "train/team.h"
+
+#include <xmmintrin.h>
+
+#include <algorithm>
+#include <system_error>
+
+namespace nanomd::train {
+
+namespace {
+
+class FlushDenormals {
+ public:
+  FlushDenormals() : before_(_mm_getcsr()) { _mm_setcsr(before_ | 0x8040u); }
+  ~FlushDenormals() { _mm_setcsr(before_); }
+  FlushDenormals(const FlushDenormals&) = delete;
+  FlushDenormals& operator=(const FlushDenormals&) = delete;
+
+ private:
+  unsigned before_;
+};
+
+// Waits for some ten microseconds at most: the next phase often comes that soon, and a thread wakes no faster.
+template <class Condition>
+void spin_until(Condition condition) {
+  for (int i = 0; i < 1000 && !condition(); ++i) _mm_pause();
+}
+
+}  // namespace
+
+Team::~Team() {
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    stop_ = true;
+    ++number_;
+  }
+  wake_.notify_all();
+  for (std::thread& helper : helpers_) helper.join();
+}
+
+void Team::run(std::size_t n_pieces, int n_threads, const Work& work) {
+  const std::size_t most = std::min(n_pieces, static_cast<std::size_t>(std::max(n_threads, 1)));
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    work_ = &work;
+    n_pieces_ = n_pieces;
+    next_ = 0;
+    wanted_ = most > 1 ? static_cast<int>(most) - 1 : 0;
+    failure_ = nullptr;
+    ++number_;
+    try {
+      while (helpers_.size() < static_cast<std::size_t>(wanted_))
+        helpers_.emplace_back(&Team::serve, this, static_cast<int>(helpers_.size()) + 1);
+    } catch (const std::system_error&) {  // no more threads: those that there are do it
+    }
+  }
+  if (wanted_ > 0) wake_.notify_all();
+  take_pieces(0, work, n_pieces);
+  if (wanted_ > 0) spin_until([&] { return busy_ == 0; });
+  std::unique_lock<std::mutex> lock(mutex_);
+  work_ = nullptr;  // who wakes now has come too late
+  done_.wait(lock, [&] { return busy_ == 0; });
+  if (failure_) std::rethrow_exception(failure_);
+}
+
+void Team::serve(int worker) {
+  std::uint64_t seen = 0;
+  std::unique_lock<std::mutex> lock(mutex_);
+  for (;;) {
+    wake_.wait(lock, [&] { return stop_ || (work_ != nullptr && number_ != seen && worker <= wanted_); });
+    if (stop_) return;
+    seen = number_;
+    ++busy_;
+    const Work& work = *work_;  // lives until this helper is no longer busy
+    const std::size_t n_pieces = n_pieces_;
+    lock.unlock();
+    take_pieces(worker, work, n_pieces);
+    lock.lock();
+    if (--busy_ == 0) done_.notify_one();
+    lock.unlock();
+    spin_until([&] { return number_ != seen; });
+    lock.lock();
+  }
+}
+
+void Team::take_pieces(int worker, const Work& work, std::size_t n_pieces) {
+  const FlushDenormals flush;
+  try {
+    for (std::size_t piece; (piece = next_++) < n_pieces;) work(worker, piece);
+  } catch (...) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (!failure_) failure_ = std::current_exception();
+    next_ = n_pieces;
+  }
+}
+
+}  // namespace nanomd::train
