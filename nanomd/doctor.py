@@ -43,6 +43,7 @@ def examine(run: str | Path | None = None) -> dict[str, Any]:
     from nanomd import __version__
     from nanomd._native import cuda_info, instruction_set
     from nanomd.base.environment import cpu_model, source_commit
+    from nanomd.rollout.self_check import objection
 
     facts: dict[str, Any] = {
         "nanomd": {"version": __version__, "commit": source_commit(), "path": str(Path(__file__).parent)},
@@ -55,7 +56,7 @@ def examine(run: str | Path | None = None) -> dict[str, Any]:
             "instruction_set": instruction_set(),
             "threads": {k: os.environ[k] for k in ("OMP_NUM_THREADS", "MKL_NUM_THREADS") if k in os.environ},
         },
-        "cuda": cuda_info(),
+        "cuda": {**cuda_info(), "objection": objection()},  # what keeps auto from it
         "torch": _torch(),
     }
     facts["backends"] = backends(facts)
@@ -78,8 +79,12 @@ def backends(facts: dict[str, Any]) -> dict[str, dict[str, str]]:
     forced = f"{VARIABLE}={override}" if override else ""
     cuda, torch = facts["cuda"], facts["torch"]
     isa = facts["cpu"]["instruction_set"]
-    no_cuda = cuda["reason"] or "on request, backend='cuda'"
-    rollout = {"use": override or "cpu", "why": forced or f"compiled engine, {isa}; cuda: {no_cuda}"}
+    if override not in ("", "auto"):
+        rollout = {"use": override, "why": forced}
+    elif cuda["objection"]:
+        rollout = {"use": "cpu", "why": f"compiled engine, {isa}; cuda: {cuda['objection']}"}
+    else:
+        rollout = {"use": "cuda", "why": "its self-check agrees with the CPU engine"}
     if torch.get("error"):
         training = {"use": "none", "why": torch["error"]}
     elif torch["cuda"]:

@@ -9,6 +9,7 @@ import pytest
 from nanomd import _native
 from nanomd.base.config import ModelConfig, model_preset
 from nanomd.model.rope import rope_multipliers
+from nanomd.rollout import self_check
 
 _spec = importlib.util.spec_from_file_location("reference_numpy", Path(__file__).with_name("reference_numpy.py"))
 reference = importlib.util.module_from_spec(_spec)
@@ -220,3 +221,7 @@ def test_memory_is_refused_before_it_is_taken():
     n = 2 * fits
     with pytest.raises(InputError, match=r"fit at a time"):
         cuda.open(np.zeros((n, 1), np.uint16), np.arange(n, dtype=np.uint64), mode="ring")
+
+
+def test_auto_trusts_the_card():
+    assert self_check.disagreement(_native.NativeCudaEngine) == ""

@@ -32,6 +32,7 @@ void register_cuda(py::module_& module) {
     }
     py::dict result;
     result["built"] = info.built;
+    result["driver"] = info.driver;
     result["devices"] = devices;
     result["reason"] = info.reason;
     return result;

@@ -8,6 +8,7 @@ namespace nanomd {
 CudaInfo cuda_info_built() {
   CudaInfo info;
   info.built = true;
+  if (cudaDriverGetVersion(&info.driver) != cudaSuccess) info.driver = 0;
   int count = 0;
   const cudaError_t status = cudaGetDeviceCount(&count);
   if (status == cudaErrorInsufficientDriver || status == cudaErrorNoDevice) {

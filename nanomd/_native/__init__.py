@@ -5,6 +5,7 @@ Arrays are checked here once, with friendly errors; the core checks again defens
 
 from __future__ import annotations
 
+from nanomd._native.core import core_file
 from nanomd._native.counting import (
     Blocks,
     Derived,
@@ -38,6 +39,7 @@ __all__ = [
     "NativeTrainingStep",
     "ObservablesSpec",
     "available_isas",
+    "core_file",
     "count_passages",
     "count_stays",
     "count_transitions",

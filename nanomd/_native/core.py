@@ -17,6 +17,11 @@ except ImportError as error:  # pragma: no cover
     ) from error
 
 
+def core_file() -> str:
+    """Return the path of the compiled core, which tells one build from another."""
+    return str(CORE.__file__)
+
+
 @contextmanager
 def core_errors() -> Iterator[None]:
     """Turn the core's errors into those of nanomd."""

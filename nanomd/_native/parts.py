@@ -12,7 +12,7 @@ from nanomd._native.core import CORE, core_errors
 
 
 def cuda_info() -> dict[str, Any]:
-    """Return ``{"built": bool, "devices": [...], "reason": str}``: what CUDA this build and machine offer."""
+    """Return what CUDA this build and machine offer: built, driver, devices, and reason, empty where there is one."""
     info: dict[str, Any] = CORE.cuda_info()
     return info
 

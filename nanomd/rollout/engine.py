@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -16,8 +17,12 @@ from nanomd.base.errors import BackendUnavailableError
 from nanomd.base.extras import needs
 from nanomd.model.files import ModelFiles
 from nanomd.model.rope import rope_multipliers
+from nanomd.rollout.self_check import objection
 
 MAX_THREADS = 1 << 16
+
+_LOG = logging.getLogger(__name__)
+_said: set[str] = set()
 
 
 class RolloutSession(Protocol):
@@ -87,7 +92,7 @@ def check_threads(n_threads: int | None) -> int:
 
 
 def resolve_backend(backend: str) -> str:
-    """Return the backend to use; the environment's NANOMD_BACKEND overrides the argument if it names one of rollouts.
+    """Return the backend to use, or ``"auto"``; NANOMD_BACKEND overrides the argument if it names one of rollouts.
 
     Raises
     ------
@@ -97,11 +102,42 @@ def resolve_backend(backend: str) -> str:
         For one that cannot run here, with the reason and what can.
     """
     name = choose_backend("rollouts", backend)
-    if name == "cuda":
+    if name == "cuda":  # by name: available or an error; only auto asks whether it may be trusted
         reason = _native.cuda_info()["reason"]
         if reason:
             raise BackendUnavailableError(f"backend 'cuda' is not available: {reason}; available are cpu and reference")
-    return "cpu" if name == "auto" else name
+    return name
+
+
+def choose_engine(
+    files: ModelFiles, backend: str, *, isa: str = "", column_limit: int = -1, precision: str = "fp32"
+) -> tuple[str, RolloutEngine]:
+    """Load a model into the engine of a backend; return the backend that was taken and the engine.
+
+    ``"auto"`` takes CUDA where there is a device, its self-check has passed, it can run the model in this precision,
+    and nothing was asked of the CPU engine; else the CPU engine, and the log says why.
+
+    Raises
+    ------
+    BackendUnavailableError
+        If a backend asked for by name cannot run here, or cannot run this model.
+    """
+    name = resolve_backend(backend)
+    options: dict[str, Any] = {"isa": isa, "column_limit": column_limit, "precision": precision}
+    if name != "auto":
+        return name, open_engine(files, name, **options)
+    for_cpu = bool(isa) or column_limit >= 0 or precision not in ("fp32", "fp16")
+    if not for_cpu and _native.cuda_info()["devices"]:
+        reason = objection()
+        if not reason:
+            try:
+                return "cuda", open_engine(files, "cuda", **options)
+            except BackendUnavailableError as error:
+                reason = str(error)
+        if reason not in _said:
+            _said.add(reason)
+            _LOG.warning("rollouts run on the CPU, not on CUDA: %s", reason)
+    return "cpu", open_engine(files, "cpu", **options)
 
 
 def open_engine(

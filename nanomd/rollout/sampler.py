@@ -21,7 +21,7 @@ from nanomd.model.files import ModelFiles, load_model_files, save_model
 from nanomd.model.starts import start_prompts
 from nanomd.rollout.beginning import beginning
 from nanomd.rollout.disk import run_to_disk
-from nanomd.rollout.engine import check_threads, open_engine, resolve_backend
+from nanomd.rollout.engine import check_threads, choose_engine
 from nanomd.rollout.executors import Executor, ExecutorName
 from nanomd.rollout.modes import resolve_hop_keep, resolve_mode
 from nanomd.rollout.observables import Observables, ObservablesResult
@@ -42,7 +42,8 @@ class Sampler:
     files : ModelFiles or GPTModel
         The weights, and what describes them; `Sampler.load` reads a folder.
     backend : str
-        ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"reference"`` (PyTorch, slow); NANOMD_BACKEND overrides.
+        ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"reference"`` (PyTorch, slow); NANOMD_BACKEND overrides. Auto takes CUDA
+        where there is a device on which a self-check agrees with the CPU engine, else the CPU.
     isa : str
         Force the instruction set of the cpu engine: ``"sse2"``, ``"avx2"``, ``"avx512"``. By default the best.
     column_limit : int
@@ -94,10 +95,10 @@ class Sampler:
             column_limit = single_lanes
         self.files = _model_files(files)
         self.precision = precision
-        self.backend = resolve_backend(backend)
-        self.engine = open_engine(
+        self._asked = backend
+        self.backend, self.engine = choose_engine(
             self.files,
-            self.backend,
+            backend,
             isa=isa,
             column_limit=check_whole("column_limit", column_limit),
             precision=precision,
@@ -262,7 +263,9 @@ class Sampler:
         model = save_model(out / ".model", self.files)
         count = executor.parts(request.n_trajs)
         own = replace(request, out=out, n_threads=executor.n_threads, resume=True, progress=None, cancel=None)
-        tasks = [(str(model), self.backend, self.precision, replace(own, part=Part(i, count))) for i in range(count)]
+        # A card that is here by chance need not be where the parts are made, and all parts are made alike.
+        backend = "cpu" if self._asked == "auto" and self.backend == "cuda" and not executor.gpu else self.backend
+        tasks = [(str(model), backend, self.precision, replace(own, part=Part(i, count))) for i in range(count)]
         executor.run(_generate_part, tasks, out / ".logs")
         return merge_parts(out)
 

@@ -15,6 +15,7 @@ struct CudaDevice {
 
 struct CudaInfo {
   bool built = false;  // was nvcc at hand when the module was built?
+  int driver = 0;      // the newest CUDA that the driver knows, such as 13000; 0 without one
   std::vector<CudaDevice> devices;
   std::string reason;  // why there is no device; empty if there is one
 };
