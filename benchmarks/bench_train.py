@@ -19,8 +19,6 @@ from nanomd.base.config import TrainConfig
 from nanomd.bench import stamp, write_record
 from nanomd.bench.training import CONTENDERS, FIRST_STEP, N_STEPS, OBJECTIVES, make_step, train_cases, training_config
 
-TOKENS = {"cuda": 65536, "cpu": 2048}  # of a step, unless --batch says otherwise
-
 
 def profile(path: Path, model: str, batch: int, device: torch.device) -> None:
     """Write a trace of a few steps of every objective."""
@@ -83,12 +81,9 @@ def main() -> int:
     path = options.out
     for precision in options.precision or (["fp32", "bf16"] if cuda else ["fp32"]):
         for name in options.models[:1] if options.quick else options.models:
-            model = training_config(name)
-            length = 4 * model.context_length if model.position == "rope" else model.context_length
-            batch = options.batch or max(1, TOKENS["cuda" if cuda else "cpu"] // length)
             cases += train_cases(
                 [name],
-                batch,
+                options.batch,
                 0.05 if options.quick else options.seconds,
                 2 if options.quick else options.repeats,
                 precision=precision,
@@ -101,7 +96,7 @@ def main() -> int:
             # After every case: what is cut short keeps what was found.
             path = write_record("train", {"cases": cases, **facts}, path, options.run, before)
     if options.profile is not None:
-        profile(options.profile, options.models[0], batch, torch.device("cuda" if cuda else "cpu"))
+        profile(options.profile, options.models[0], cases[0]["batch_size"], torch.device("cuda" if cuda else "cpu"))
     load = before["load_average"][0]
     if not cuda and load > 0.5:
         print(f"note: the load average was {load:.1f} on {len(os.sched_getaffinity(0))} cores: compare ratios only")

@@ -188,6 +188,18 @@ def test_quick_suite_writes_a_record_that_compares_with_itself(
     assert table.count("1.00") == 6 and "quick run" in table and "differs" not in table
 
 
+def test_part_train_shows_our_step_beside_eager_pytorch_and_the_floor(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "train.json"
+    assert main(["bench", "--quick", "--part", "train", "--out", str(out), "--repeats", "1", "--n-threads", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert "demo one_pass: " in printed and "of the floor of" in printed and " x PyTorch eager (" in printed
+    (case,) = json.loads(out.read_text())["results"]["train"]
+    assert {"one_pass nanomd", "one_pass PyTorch eager"} <= set(case["frames_per_second"])
+    assert case["errors"]["one_pass nanomd"] < 1e-4 and case["floor"]["one_pass"]["frames_per_second"] > 0
+
+
 def test_compare_shows_ratios_and_what_differs(tmp_path: Path) -> None:
     def record(name: str, median: float, cpu: str, load: float) -> Path:
         speed = {"median": median, "low": 0.9 * median, "high": 1.1 * median}

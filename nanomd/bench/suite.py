@@ -94,7 +94,7 @@ def run(
         "rollout": lambda: {"cases": list(cases(plan, tell))},
         "flatness": lambda: flatness(model, 16, last_step or (10_000 if quick else 1_000_000), isa=isa, seed=seed),
         "start": lambda: cold_start(model, repeats=plan.repeats, seed=seed),
-        "train": lambda: _train_cases(plan.models[:1], 4 if quick else 32, plan.seconds, plan.repeats),
+        "train": lambda: _train_cases(presets, plan, quick),
         "tokenizer": lambda: steps.tokenizer_cases(2_000 if quick else 100_000, plan.seconds, plan.repeats),
         "kinetics": lambda: steps.kinetics_cases(size, plan.seconds, plan.repeats),
     }
@@ -118,10 +118,18 @@ def run(
     return "\n".join(lines)
 
 
-def _train_cases(models: Sequence[str], batch_size: int, seconds: float, repeats: int) -> list[dict[str, Any]]:
+def _train_cases(models: Sequence[str] | None, plan: Plan, quick: bool) -> list[dict[str, Any]]:
     from nanomd.bench.training import train_cases  # torch takes seconds to import
 
-    return train_cases(models, batch_size, seconds, repeats)
+    return train_cases(
+        models or (("demo",) if quick else ("demo", "small:200")),
+        4 if quick else None,
+        plan.seconds,
+        plan.repeats,
+        # Compiling takes half a minute for each objective.
+        contenders=("nanomd", "PyTorch eager") + (() if quick else ("PyTorch compiled",)),
+        n_threads=plan.threads[0],
+    )
 
 
 def summary(part: str, result: Any) -> str:
@@ -136,6 +144,10 @@ def summary(part: str, result: Any) -> str:
             f"first token {result['first_token_ms']:.1f} ms; "
             f"load and first token {result['load_and_first_token_ms']:.1f} ms"
         )
+    if part == "train":
+        from nanomd.bench.training import in_words
+
+        return "; ".join(line for case in result for line in in_words(case))
     lines = []
     for case in result if isinstance(result, list) else [result]:
         for name, speed in case["frames_per_second"].items():

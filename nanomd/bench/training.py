@@ -51,6 +51,7 @@ CONTENDERS = {
 }
 N_STEPS, FIRST_STEP = 1_000_000, 500_000  # in the middle of a long training, where states are replaced
 VERIFIED_STEPS = 3
+TOKENS = {"cuda": 65536, "cpu": 2048}  # of a step, unless a batch size is given
 TOLERANCE = {"fp32": 1e-4, "bf16": 3e-2, "fp16": 1e-2}  # of losses, relative to float32 in plain PyTorch
 
 
@@ -90,12 +91,17 @@ def training_config(name: str) -> ModelConfig:
     return shape.replace(n_states=int(n_states)) if n_states else shape
 
 
+def window_length(model: ModelConfig) -> int:
+    """Return the frames of a training window."""
+    return 4 * model.context_length if model.position == "rope" else model.context_length
+
+
 def make_step(
     model: ModelConfig, config: TrainConfig, *, plain: bool, device: torch.device, fixed: bool | None = None
 ) -> TrainingStep:
     """Return a step over random walks in state space."""
     walks = np.random.default_rng(0).integers(-1, 2, (64, 4096)).cumsum(axis=1) % model.n_states
-    length = 4 * model.context_length if model.position == "rope" else model.context_length
+    length = window_length(model)
     windows = WindowSampler(
         list(walks.astype(np.uint16)),
         length=length,
@@ -201,7 +207,7 @@ def runner(step: TrainingStep) -> Callable[[int], int]:
 
 def train_cases(
     models: Sequence[str],
-    batch_size: int,
+    batch_size: int | None,
     seconds: float,
     repeats: int,
     *,
@@ -212,6 +218,8 @@ def train_cases(
     device: str = "auto",
 ) -> list[dict[str, Any]]:
     """Verify every contender, then time all of them in turns, in frames per second.
+
+    Without `batch_size` a step has ``TOKENS`` frames.
 
     Returns
     -------
@@ -224,6 +232,7 @@ def train_cases(
     cases = []
     for name in models:
         model = training_config(name)
+        batch = batch_size or max(1, TOKENS[place.type] // window_length(model))
         errors: dict[str, float] = {}
         startup: dict[str, float] = {}
         functions: dict[str, Callable[[int], int]] = {}
@@ -236,7 +245,7 @@ def train_cases(
                         compile=how,  # type: ignore[arg-type]
                         precision=precision,  # type: ignore[arg-type]
                         n_steps=N_STEPS,
-                        batch_size=batch_size,
+                        batch_size=batch,
                         learning_rate=1e-4,
                         mix_anneal=False,
                         device=place.type,  # type: ignore[arg-type]
@@ -252,7 +261,7 @@ def train_cases(
         cases.append(
             {
                 "model": name,
-                "batch_size": batch_size,
+                "batch_size": batch,
                 "length": length,
                 "device": place.type,
                 "precision": precision,
@@ -269,3 +278,23 @@ def train_cases(
             }
         )
     return cases
+
+
+def in_words(case: dict[str, Any]) -> list[str]:
+    """Return a line for each objective of a case: our speed, the share of the floor, and over the other contenders."""
+    by = "median" if case["device"] == "cuda" else "per_cpu_second"
+    lines = []
+    for objective, bound in case["floor"].items():
+        speeds = {
+            name.removeprefix(f"{objective} "): speed[by]
+            for name, speed in case["frames_per_second"].items()
+            if name.startswith(f"{objective} ")
+        }
+        ours = speeds.pop("nanomd")
+        others = "".join(f", {ours / speed:.2f} x {name} ({speed:,.0f})" for name, speed in speeds.items())
+        floor = bound["frames_per_second"]
+        lines.append(
+            f"{case['model']} {objective}: {ours:,.0f} frames/s, {ours / floor:.0%} of the floor of {floor:,.0f} "
+            f"({bound['bound']}){others}"
+        )
+    return lines
