@@ -118,7 +118,7 @@ def test_a_dry_run_prints_the_script(trained, capsys):
     assert lines[0] == "#!/bin/bash"
     assert "#SBATCH --array=0-7%2" in lines and "#SBATCH --cpus-per-task=4" in lines
     assert f"--run {trained} --n-steps 200 --n-trajs 40" in lines[-1]
-    assert lines[-1].endswith('--observe-lags 2 5 --n-threads 4 --shard "$SLURM_ARRAY_TASK_ID/8" --resume')
+    assert lines[-1].endswith('--observe-lags 2 5 --n-threads 4 --resume --shard "$SLURM_ARRAY_TASK_ID/8"')
     assert "--gpus-per-task=1" in array_script("x", 2, Executor(name="slurm", gpu=True))
     assert "shows the job script" in refused(capsys, "generate", "--run", trained, "--dry-run")
 

@@ -12,7 +12,7 @@ from nanomd import experiments
 from nanomd.base.errors import InputError
 from nanomd.base.units import FrameInterval
 from nanomd.cli.main import main
-from nanomd.experiments import cases, methods, report, runner, tables
+from nanomd.experiments import cases, methods, report, runner, tables, tasks
 from nanomd.experiments.case import Case, Data, cut_into_pieces
 from nanomd.experiments.scoring import errors
 from nanomd.kinetics.processes import processes_between
@@ -236,7 +236,7 @@ def test_the_report_judges_a_recorded_model(small_case, tmp_path, monkeypatch):
 
 def test_what_is_recorded_is_not_repeated(small_case, tmp_path, monkeypatch):
     run_here(small_case, tmp_path / small_case.name, method="one_pass", dataset=0, seed=0)
-    monkeypatch.setattr(runner, "run_job", lambda *_: pytest.fail("repeated"))
+    monkeypatch.setattr(tasks, "run_job", lambda *_: pytest.fail("repeated"))
     text = experiments.run(small_case.name, tmp_path, methods=["one_pass"], n_seeds=1)
     assert "one_pass" in text
     assert (tmp_path / small_case.name / "tables.md").read_text() == text

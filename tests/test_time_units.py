@@ -7,7 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rollout_models import make_files
 
-from nanomd import FrameInterval, InputError, Observables, Sampler, Tokenizer
+from nanomd import FrameInterval, InputError, Observables, Sampler, Tokenizer, kinetics
+from nanomd.baselines.memory_kernel import MemoryKernelEstimator
+from nanomd.baselines.msm import MSMEstimator
 from nanomd.study.folder import RunFolder
 
 
@@ -67,6 +69,62 @@ def test_the_lag_of_a_reduction():
     assert kinds[0].lagtime == 10
     with pytest.raises(InputError, match="the time of a frame is not known"):
         Tokenizer(reduction="tica", lagtime="1 ns", n_states=4).fit_transform_arrays(arrays)
+
+
+@pytest.fixture(scope="module")
+def walk():
+    """Two wells of two states each, 2000 frames of 0.2 ns."""
+    rng = np.random.default_rng(3)
+    side = np.cumsum(rng.random(2000) < 0.03) % 2
+    return [2 * side + (rng.random(2000) > 0.5)]
+
+
+FEW = {"n_bootstrap": 20}
+WELLS = [0, 0, 1, 1]
+QUANTITIES = {
+    "implied_timescales": lambda d, lag, more: kinetics.implied_timescales(d, [1, lag], 2, **FEW, **more),
+    "mfpt": lambda d, lag, more: kinetics.mfpt(d, [0, 1], [2, 3], stride=lag, **FEW, **more),
+    "residence": lambda d, lag, more: kinetics.residence(d, WELLS, stride=lag, times=[0, lag], **FEW, **more),
+    "ck_test": lambda d, lag, more: kinetics.ck_test(d, lag, WELLS, steps=(1, 2), **FEW, **more),
+    "pcca": lambda d, lag, more: kinetics.pcca(d, lag, 2, **more),
+    "leakage": lambda d, lag, more: kinetics.leakage(d, [d[0][:50]], lagtime=lag, **FEW, **more),
+    "match_timescales": lambda d, lag, more: kinetics.match_timescales(d, {"x": d}, lag, 2, **more),
+    "transition_times": lambda d, lag, more: kinetics.transition_times(
+        d, WELLS, stride=lag, times=[lag], **FEW, **more
+    ),
+    "MSMEstimator": lambda d, lag, more: MSMEstimator(lag, **more).fit(d).fetch_model().timescales(2),
+    "MSMEstimator.fit": lambda d, lag, more: MSMEstimator(**more).fit(d, lag).fetch_model().transition_matrix,
+    "MemoryKernelEstimator": lambda d, lag, more: MemoryKernelEstimator(lag, 3, **more).fit(d).fetch_model().tensors,
+}
+
+
+@pytest.mark.parametrize("name", list(QUANTITIES))
+def test_every_quantity_takes_times(name, walk):
+    found = QUANTITIES[name](walk, "1 ns", {"frame_interval": "0.2 ns"})
+    assert repr(found) == repr(QUANTITIES[name](walk, 5, {}))
+    if name != "pcca":  # the wells are the same at any lag
+        assert repr(found) != repr(QUANTITIES[name](walk, 4, {}))
+    with pytest.raises(InputError, match=r"the time of a frame is not known: give frame_interval"):
+        QUANTITIES[name](walk, "1 ns", {})
+    with pytest.raises(InputError, match=r"must be a whole number of frames of 0.2 ns, got '1.1 ns'"):
+        QUANTITIES[name](walk, "1.1 ns", {"frame_interval": "0.2 ns"})
+    with pytest.raises(InputError, match="must be"):
+        QUANTITIES[name](walk, 0, {})
+
+
+def test_lags_are_a_list(walk):
+    for lagtimes in ("1 ns", 5, [], [1, 2.5]):
+        with pytest.raises(InputError, match="lagtimes must be a"):
+            kinetics.implied_timescales(walk, lagtimes, frame_interval="0.2 ns")
+    model = MSMEstimator("1 ns", frame_interval="0.2 ns").fit_fetch(walk)
+    assert model.lagtime == 5 and model.frame_interval.describe(model.lagtime) == "1 ns"
+
+
+def test_counts_of_a_rollout_by_time(walk):
+    observables = Observables(lagtimes=[1, 5]).count(walk)
+    by_time = observables.transition_counts("1 ns", frame_interval="0.2 ns")
+    np.testing.assert_array_equal(by_time, observables.transition_counts(5))
+    assert observables.to_count_model("1 ns", frame_interval="0.2 ns").lagtime == 5
 
 
 def test_the_command_line(tmp_path, capsys):

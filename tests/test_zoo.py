@@ -42,7 +42,7 @@ def test_one_case_whole(tmp_path, monkeypatch):
         ZOO, "small", ZooCase("small", "small", lambda _: ([hidden_gates(5, 3000, 1)], [hidden_gates(5, 9000, 2)]))
     )
     monkeypatch.setattr("nanomd.experiments.zoo._STEPS", 100_000)
-    monkeypatch.setattr(zoo, "_in_own_process", zoo._measure_named)  # another process would not know the case
+    monkeypatch.setattr(zoo, "_in_own_process", zoo._record)  # another process would not know the case
     text = run_zoo(tmp_path, cases=["small"], n_threads=1)
     record = json.loads((tmp_path / "zoo" / "small_seed0.json").read_text())
     assert record["n_frames"] == 3000

@@ -11,6 +11,9 @@ from nanomd.base.errors import InputError, shown
 
 Duration: TypeAlias = int | str  # frames, or a time with a unit
 
+#: What a function takes as the time of a frame: ``"0.2 ns"``, ``(0.2, "ns")``, a `FrameInterval`, or None if not known.
+GivenInterval: TypeAlias = "str | tuple[float, str] | FrameInterval | None"
+
 _IN_SECONDS = {"fs": 1e-15, "ps": 1e-12, "ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0}
 _IN_PS = {"fs": 1e-3, "ps": 1.0, "ns": 1e3, "us": 1e6, "ms": 1e9, "s": 1e12}
 # Unicode has two letters mu, the micro sign and the Greek one, and keyboards give either.
@@ -154,3 +157,8 @@ class FrameInterval:
             if abs(frames) * seconds >= _IN_SECONDS[unit] * (1 - 1e-9):
                 return seconds / _IN_SECONDS[unit], unit
         return seconds / 1e-15, "fs"
+
+
+def in_frames(duration: Duration, interval: GivenInterval, name: str, low: int | None = None) -> int:
+    """Return a lag as frames: a whole number itself, of at least `low`, or a time where that of a frame is given."""
+    return check_whole(name, FrameInterval.parse(interval).frames(duration, name), low)

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from nanomd.base.checks import check_choice, check_range
 from nanomd.base.errors import InputError
+from nanomd.base.units import Duration, GivenInterval, in_frames
 from nanomd.data.counts import stationary_vector
 from nanomd.kinetics import markov
 from nanomd.kinetics import transfer_tensors as tt
@@ -224,20 +225,28 @@ class MemoryKernelEstimator:
 
     Parameters
     ----------
-    lagtime : int
-        Frames per step of the memory.
+    lagtime : int or str
+        Frames per step of the memory, or a time such as ``"1 ns"``.
     memory : int, optional
         Number of steps that are remembered; shorter than the trajectories. By default chosen by `choose_memory`.
     reversible : bool
         Count every trajectory backwards too, which halves the noise of equilibrium data and makes the populations those
         of the data. Wrong for driven systems, and for trajectories that start far from equilibrium.
+    frame_interval : str or FrameInterval, optional
+        Time of a frame, such as ``"0.2 ns"``; needed for a lag that is a time.
     """
 
-    def __init__(self, lagtime: int = 1, memory: int | None = None, *, reversible: bool = True) -> None:
-        check_range("lagtime", lagtime, 1)
+    def __init__(
+        self,
+        lagtime: Duration = 1,
+        memory: int | None = None,
+        *,
+        reversible: bool = True,
+        frame_interval: GivenInterval = None,
+    ) -> None:
         if memory is not None:
             check_range("memory", memory, 1)
-        self.lagtime = lagtime
+        self.lagtime = in_frames(lagtime, frame_interval, "lagtime", 1)
         self.memory = memory
         self.reversible = reversible
         self._model: MemoryKernelModel | None = None

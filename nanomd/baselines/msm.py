@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from nanomd.base.checks import check_range
 from nanomd.base.errors import InputError
 from nanomd.base.extras import needs
+from nanomd.base.units import Duration, FrameInterval, GivenInterval, in_frames
 from nanomd.data.counts import transition_counts
 from nanomd.kinetics.inputs import check_lagtime, trajectories
 from nanomd.kinetics.markov import MarkovModel, estimate_markov_model
@@ -28,9 +29,12 @@ class MSM:
     ----------
     markov : MarkovModel
         Transition matrix, stationary vector and lag.
+    frame_interval : FrameInterval
+        Time of a frame: `frame_interval.describe(model.timescales()[0])` writes a timescale as a time.
     """
 
     markov: MarkovModel
+    frame_interval: FrameInterval = field(default_factory=FrameInterval)
 
     @property
     def transition_matrix(self) -> FloatArray:
@@ -109,34 +113,38 @@ class MSMEstimator:
 
     Parameters
     ----------
-    lagtime : int
-        In frames.
+    lagtime : int or str
+        Frames, or a time such as ``"10 ns"``.
     pseudocount : float
         Added to every transition within a visited state's row, so that held-out data keep a finite likelihood.
+    frame_interval : str or FrameInterval, optional
+        Time of a frame, such as ``"0.2 ns"``; needed for a lag that is a time.
     """
 
-    def __init__(self, lagtime: int = 1, *, pseudocount: float = 0.0) -> None:
-        check_range("lagtime", lagtime, 1)
+    def __init__(
+        self, lagtime: Duration = 1, *, pseudocount: float = 0.0, frame_interval: GivenInterval = None
+    ) -> None:
+        self.frame_interval = FrameInterval.parse(frame_interval)
+        self.lagtime = in_frames(lagtime, self.frame_interval, "lagtime", 1)
         check_range("pseudocount", pseudocount, 0)
-        self.lagtime = lagtime
         self.pseudocount = pseudocount
         self._model: MSM | None = None
 
     def fit(
-        self, dtrajs: Sequence[NDArray[np.integer]], lagtime: int | None = None, *, n_states: int | None = None
+        self, dtrajs: Sequence[NDArray[np.integer]], lagtime: Duration | None = None, *, n_states: int | None = None
     ) -> Self:
         """Count sliding transitions in trajectories of states 0..n_states-1, and estimate the model."""
-        lag = self.lagtime if lagtime is None else lagtime
+        lag = self.lagtime if lagtime is None else self.frame_interval.frames(lagtime, "lagtime")
         arrays = trajectories("dtrajs", dtrajs)
         check_lagtime(lag, max(len(x) for x in arrays))
         highest = 1 + max(int(x.max()) for x in arrays)
         counts = transition_counts(arrays, highest if n_states is None else n_states, lag)
         smooth = counts + self.pseudocount * (counts.sum(axis=1, keepdims=True) > 0) * (counts.sum(axis=0) > 0)
-        self._model = MSM(estimate_markov_model(smooth, lag))
+        self._model = MSM(estimate_markov_model(smooth, lag), self.frame_interval)
         return self
 
     def fit_fetch(
-        self, dtrajs: Sequence[NDArray[np.integer]], lagtime: int | None = None, *, n_states: int | None = None
+        self, dtrajs: Sequence[NDArray[np.integer]], lagtime: Duration | None = None, *, n_states: int | None = None
     ) -> MSM:
         """Fit, and return the model."""
         return self.fit(dtrajs, lagtime, n_states=n_states).fetch_model()

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING
 
 from nanomd.base.errors import InputError
 from nanomd.cli.common import add_common, add_resume, duration, progress, real, say, whole, whole_or_word
+from nanomd.cli.executors import add_executor, executor_of
 
 if TYPE_CHECKING:
+    from nanomd.rollout.executors import Executor
     from nanomd.rollout.request import RolloutRequest
 
 
@@ -88,22 +90,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="I/N",
         help="generate part I (from 0) of N of the trajectories; no coordination",
     )
-    group.add_argument(
-        "--executor",
-        choices=["local", "ray", "dask", "slurm"],
-        default=None,
-        help="make all parts on processes here, Ray, Dask or a SLURM array (submitit), and merge them",
-    )
+    add_executor(group, "part", "parts")
     group.add_argument("--parts", type=whole, default=None, metavar="N", help="of --executor (default: one a worker)")
-    group.add_argument("--workers", type=whole, default=2, metavar="N", help="parts at a time (default: %(default)s)")
-    group.add_argument("--address", default=None, help="of a Ray cluster or Dask scheduler that is running")
-    group.add_argument("--retries", type=whole, default=2, help="of a part that failed (default: %(default)s)")
-    group.add_argument(
-        "--dry-run", action="store_true", help="print the job script of --executor slurm, and submit nothing"
-    )
-    group.add_argument(
-        "--status", action="store_true", help="say which parts are complete, unfinished, missing, broken"
-    )
     group.add_argument("--merge", action="store_true", help="check that all shards are complete, and make them one")
 
 
@@ -149,10 +137,9 @@ def run(options: argparse.Namespace) -> int:
         store_tokens=not options.no_tokens,
         n_drafts=parse_drafts(options.lookahead),
     )
-    if options.executor is not None:
-        return _by_executor(options, request)
-    if options.dry_run:
-        raise InputError("--dry-run shows the job script of --executor slurm")
+    executor = executor_of(options, n_parts=options.parts, gpu=options.backend == "cuda")
+    if executor is not None:
+        return _by_executor(options, request, executor)
     text = generate(
         options.run,
         request,
@@ -166,25 +153,14 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _by_executor(options: argparse.Namespace, request: RolloutRequest) -> int:
-    from nanomd.rollout.executors import Executor, array_script
+def _by_executor(options: argparse.Namespace, request: RolloutRequest, executor: Executor) -> int:
+    from nanomd.rollout.executors import array_script
     from nanomd.study.generate_parts import generate_in_parts
 
     if options.force:
         raise InputError("--force replaces a whole result; with --executor remove generated/ instead")
-    executor = Executor(
-        name=options.executor,
-        n_parts=options.parts,
-        n_workers=options.workers,
-        n_threads=options.n_threads or 1,
-        gpu=options.backend == "cuda",
-        retries=options.retries,
-        address=options.address,
-    )
     if options.dry_run:
-        if options.executor != "slurm":
-            raise InputError("--dry-run shows the job script of --executor slurm")
-        command = " ".join(["nanomd generate", *_flags(options)])
+        command = " ".join(["nanomd generate", *_flags(options), f"--n-threads {executor.n_threads} --resume"])
         print(array_script(command, executor.parts(request.n_trajs), executor), end="")
         return 0
     text = generate_in_parts(

@@ -6,16 +6,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nanomd.base.checks import check_choice, check_range
+from nanomd.base.errors import InputError
 from nanomd.base.files import write_atomic
 from nanomd.experiments import tables
 from nanomd.experiments.case import Case
 from nanomd.experiments.cases import CASES, get_case
 from nanomd.experiments.methods import MAIN, METHODS, PIECES, PUBLISHED, get_method
-from nanomd.experiments.runner import Job, Study, run_jobs
-from nanomd.experiments.zoo import run_zoo
+from nanomd.experiments.runner import Job, Study
+from nanomd.experiments.tasks import run_jobs, status
+from nanomd.experiments.zoo import run_zoo, zoo_status
 from nanomd.experiments.zoo_cases import ZOO
+from nanomd.rollout.executors import Executor, ExecutorName
+from nanomd.rollout.parts import Part
 
-__all__ = ["CASES", "METHODS", "ZOO", "run", "run_zoo"]
+__all__ = ["CASES", "METHODS", "ZOO", "experiment_jobs", "experiment_status", "run", "run_zoo", "zoo_status"]
 
 
 def run(
@@ -29,6 +33,8 @@ def run(
     n_datasets: int = 1,
     n_steps: int | None = None,
     n_processes: int = 1,
+    executor: Executor | ExecutorName | None = None,
+    shard: Part | tuple[int, int] | None = None,
     unfinished: bool = False,
     report: str | None = None,
     progress: bool | None = None,
@@ -53,7 +59,12 @@ def run(
     n_steps : int, optional
         Optimiser steps in place of the case's.
     n_processes : int
-        Trainings at a time, each in one thread.
+        Trainings at a time, each in one thread, on this machine.
+    executor : Executor or str, optional
+        Who trains: ``"local"``, ``"ray"``, ``"dask"`` or ``"slurm"``, a training a task; `n_processes` is not looked
+        at then. All workers must see `out`.
+    shard : (i, n), optional
+        Only this part of the trainings, and no tables: for processes that know nothing of each other.
     unfinished : bool
         Judge trainings of the paper's method as far as they have come, in place of going on with them.
     report : str, optional
@@ -61,22 +72,19 @@ def run(
     progress : bool, optional
         Show a bar; where a person watches by default.
     """
-    case = get_case(name)
-    check_choice("study", study, Study)
-    check_range("n_seeds", n_seeds, 1)
-    check_range("n_datasets", n_datasets, 1, case.n_datasets)
     check_range("n_processes", n_processes, 1)
-    lengths = case.pieces if study == "pieces" else (0,)
-    chosen = [get_method(m).name for m in methods or _methods(case, study)]
-    jobs = [
-        Job(name, method, dataset, seed, pieces, n_steps)
-        for seed in range(n_seeds)
-        for dataset in range(n_datasets)
-        for pieces in lengths
-        for method in chosen
-    ]
+    case, jobs = get_case(name), experiment_jobs(name, study, methods, n_seeds, n_datasets, n_steps)
+    if shard is not None:
+        if report is not None:
+            raise InputError("report= needs all trainings; leave shard out")
+        part = shard if isinstance(shard, Part) else Part.of(shard)
+        jobs = jobs[part.index :: part.count]
+    chosen = Executor(name=executor) if isinstance(executor, str) else executor
     folder = Path(out) / name
-    run_jobs(jobs, folder, data=data, n_processes=n_processes, unfinished=unfinished, bar=progress)
+    runs = chosen or Executor(n_workers=n_processes, retries=0)
+    run_jobs(jobs, case, folder, runs, data=data, unfinished=unfinished, bar=progress)
+    if shard is not None:
+        return status(jobs, folder)
     text = summarise(folder)
     if case.published:
         from nanomd.experiments.analyses import analyse
@@ -87,6 +95,44 @@ def run(
 
         text += f"\nreport: {write(case, folder, get_method(report).name, data=data)}\n"
     return text
+
+
+def experiment_jobs(
+    name: str,
+    study: Study = "main",
+    methods: Sequence[str] | None = None,
+    n_seeds: int = 3,
+    n_datasets: int = 1,
+    n_steps: int | None = None,
+) -> list[Job]:
+    """Return the trainings of an experiment, always in the same order; for the arguments see `run`."""
+    case = get_case(name)
+    check_choice("study", study, Study)
+    check_range("n_seeds", n_seeds, 1)
+    check_range("n_datasets", n_datasets, 1, case.n_datasets)
+    lengths = case.pieces if study == "pieces" else (0,)
+    chosen = [get_method(m).name for m in methods or _methods(case, study)]
+    return [
+        Job(name, method, dataset, seed, pieces, n_steps)
+        for seed in range(n_seeds)
+        for dataset in range(n_datasets)
+        for pieces in lengths
+        for method in chosen
+    ]
+
+
+def experiment_status(
+    name: str,
+    out: str | Path,
+    *,
+    study: Study = "main",
+    methods: Sequence[str] | None = None,
+    n_seeds: int = 3,
+    n_datasets: int = 1,
+    n_steps: int | None = None,
+) -> str:
+    """Say which trainings of an experiment are recorded, begun, missing or broken; for the arguments see `run`."""
+    return status(experiment_jobs(name, study, methods, n_seeds, n_datasets, n_steps), Path(out) / name)
 
 
 def _methods(case: Case, study: Study) -> Sequence[str]:

@@ -1,15 +1,11 @@
-"""Runs an experiment: every method, data set and seed is one job and one JSON record, which is never repeated."""
+"""One job of an experiment: a method, a data set and a seed, trained, judged and kept as one JSON record."""
 
 from __future__ import annotations
 
 import json
 import math
-import os
 import time
-from collections.abc import Iterable
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,11 +14,9 @@ from numpy.typing import NDArray
 
 from nanomd.base.errors import InputError
 from nanomd.base.files import write_atomic
-from nanomd.base.progress import progress_bar
 from nanomd.data.counts import transition_counts
 from nanomd.experiments import methods, paper
 from nanomd.experiments.case import Case, Data, cut_into_pieces
-from nanomd.experiments.cases import get_case
 from nanomd.experiments.fitted import Fitted
 from nanomd.experiments.scoring import Judge, memory_kernel, record
 
@@ -52,6 +46,12 @@ class Job:
     seed: int
     pieces: int = 0
     n_steps: int | None = None
+
+    def __str__(self) -> str:
+        """``default, data 0, seed 1``."""
+        cut = f", pieces of {self.pieces}" if self.pieces else ""
+        steps = f", {self.n_steps} steps" if self.n_steps else ""
+        return f"{self.method}{cut}{steps}, data {self.dataset}, seed {self.seed}"
 
     def path(self, folder: Path) -> Path:
         """Return where the record is kept."""
@@ -253,65 +253,3 @@ def write_json(path: Path, value: Any) -> None:
     """Write a record in one step."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, json.dumps(value, allow_nan=False, default=float) + "\n")
-
-
-# One process holds the data of one case and data set at a time.
-_material: dict[tuple[str, int], Material] = {}
-
-
-def _work(job: Job, folder: Path, data: str | None, unfinished: bool) -> str:
-    case = get_case(job.case)
-    key = (job.case, job.dataset)
-    if key not in _material:
-        _material.clear()
-        _material[key] = prepare(case, job.dataset, data, folder)
-    return str(run_job(job, case, _material[key], folder, unfinished=unfinished))
-
-
-def run_jobs(
-    jobs: Iterable[Job],
-    folder: str | Path,
-    *,
-    data: str | Path | None = None,
-    n_processes: int = 1,
-    unfinished: bool = False,
-    bar: bool | None = None,
-) -> None:
-    """Run the jobs that have no record yet, each in one thread, several processes at a time.
-
-    Parameters
-    ----------
-    jobs : iterable of Job
-        All of one case.
-    folder : path
-        Gets ``records/``.
-    data : path, optional
-        Folder of the molecular dynamics.
-    n_processes : int
-    unfinished : bool
-        Judge trainings of the paper's method as far as they have come, in place of going on with them.
-    bar : bool, optional
-        Show a progress bar; where a person watches by default.
-    """
-    target = Path(folder)
-    wanted = [job for job in jobs if not job.path(target).exists()]
-    place = None if data is None else str(data)
-    for case_name, dataset in sorted({(job.case, job.dataset) for job in wanted}):
-        material = prepare(get_case(case_name), dataset, data, target)
-        run_reference(get_case(case_name), material, dataset, target)
-    progress = progress_bar(len(wanted), "experiment", "job", bar)
-    threads = os.environ.get("OMP_NUM_THREADS")
-    os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that are started
-    try:
-        with ProcessPoolExecutor(n_processes, mp_context=get_context("spawn")) as pool:
-            futures = {pool.submit(_work, job, target, place, unfinished): job for job in wanted}
-            for future in as_completed(futures):
-                future.result()
-                progress.note(futures[future].method)
-                progress.update(1)
-    finally:
-        progress.close()
-        if threads is None:
-            os.environ.pop("OMP_NUM_THREADS", None)
-        else:
-            os.environ["OMP_NUM_THREADS"] = threads

@@ -9,27 +9,29 @@ from __future__ import annotations
 import json
 import math
 import resource
+import subprocess
+import sys
 import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nanomd.base.errors import InputError
+from nanomd.base.errors import InputError, NanomdError, StoreError
 from nanomd.base.files import write_atomic
 from nanomd.base.progress import progress_bar
 from nanomd.experiments.zoo_cases import ZOO, ZooCase
+from nanomd.rollout.executors import Executor
 
 _CHAINS, _FEWEST_CHAINS = 64, 4  # fewer where more is dropped than kept
 _STEPS = 6_000_000  # of all chains that are judged: a state of 2 % is then left some hundred times
 _BURN_IN = 10.0  # slowest timescales
 _BOOTSTRAPS = 50
 _RIVALS = {"MSM": "markov", "MSM (lag 1)": "markov_lag_1", "memory kernel": "memory_kernel"}
+_REFUSED = 2  # exit code of a process that says in one line what is wrong
 _KERNEL_STATES = 128  # of more the memory kernel takes minutes
 
 
@@ -40,6 +42,7 @@ def run_zoo(
     cases: Sequence[str] | None = None,
     seed: int = 0,
     n_threads: int | None = None,
+    executor: Executor | None = None,
     progress: bool | None = None,
 ) -> str:
     """Learn and judge, and return the table in Markdown.
@@ -56,6 +59,8 @@ def run_zoo(
         Of training and rollout.
     n_threads : int, optional
         CPU threads of training and rollout.
+    executor : Executor, optional
+        Who measures the cases; one after the other on this machine when None. All workers must see `out` and `data`.
     progress : bool, optional
         Show a bar; where a person watches by default.
 
@@ -64,38 +69,69 @@ def run_zoo(
     InputError
         For an unknown case, or molecular dynamics that are not there.
     """
-    unknown = sorted(set(cases or ()) - set(ZOO))
-    if unknown:
-        raise InputError(f"the zoo has no {', '.join(unknown)}; it has {', '.join(ZOO)}")
-    chosen = [ZOO[name] for name in cases or ZOO]
-    folder = Path(out) / "zoo"
+    chosen = _chosen(cases)
+    folder = (Path(out) / "zoo").resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    bar = progress_bar(len(chosen), "zoo", "case", progress)
-    records = []
+    files = {name: folder / f"{name}_seed{seed}.json" for name in chosen}
+    wanted = [name for name in chosen if not files[name].exists()]
+    place = None if data is None else str(Path(data).resolve())
+    bar = progress_bar(len(wanted), "zoo", "case", progress)
+
+    def done(number: int) -> None:
+        bar.note(wanted[number])
+        bar.update(1)
+
+    tasks = [(name, place, seed, n_threads, str(files[name])) for name in wanted]
     try:
-        for case in chosen:
-            file = folder / f"{case.name}_seed{seed}.json"
-            if not file.exists():
-                bar.note(case.name)
-                record = _in_own_process(case.name, data, seed, n_threads)
-                write_atomic(file, json.dumps(record, indent=1, allow_nan=False) + "\n")
-            records.append(json.loads(file.read_text(encoding="utf-8")))
-            bar.update(1)
+        if executor is None:
+            for number, task in enumerate(tasks):
+                _in_own_process(*task)
+                done(number)
+        else:
+            executor.run(_in_own_process, tasks, folder / "logs", done, wanted)
     finally:
         bar.close()
+    records = [json.loads(files[name].read_text(encoding="utf-8")) for name in chosen]
     text = f"# Defaults on data of many kinds\n\n{zoo_table(records)}\n"
     write_atomic(folder / "tables.md", text)
     return text
 
 
-def _in_own_process(name: str, data: str | Path | None, seed: int, n_threads: int | None) -> dict[str, Any]:
-    """Measure a case where nothing else has asked for memory before."""
-    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-        return pool.submit(_measure_named, name, data, seed, n_threads).result()
+def zoo_status(out: str | Path, *, cases: Sequence[str] | None = None, seed: int = 0) -> str:
+    """Say in a line a case whether it is recorded."""
+    there = {name: (Path(out) / "zoo" / f"{name}_seed{seed}.json").exists() for name in _chosen(cases)}
+    lines = [f"{name}: {'recorded' if found else 'missing'}" for name, found in there.items()]
+    return "\n".join([*lines, f"{sum(there.values())} of {len(there)} cases recorded"])
 
 
-def _measure_named(name: str, data: str | Path | None, seed: int, n_threads: int | None) -> dict[str, Any]:
-    return measure(ZOO[name], data, seed, n_threads)
+def _chosen(cases: Sequence[str] | None) -> list[str]:
+    unknown = sorted(set(cases or ()) - set(ZOO))
+    if unknown:
+        raise InputError(f"the zoo has no {', '.join(unknown)}; it has {', '.join(ZOO)}")
+    return list(cases or ZOO)
+
+
+def _in_own_process(name: str, data: str | None, seed: int, n_threads: int | None, file: str) -> None:
+    """Record a case in a process where nothing has asked for memory before; workers of clusters may not fork theirs."""
+    arguments = json.dumps([name, data, seed, n_threads, file])
+    code = "import sys; from nanomd.experiments.zoo import _main; _main(sys.argv[1])"
+    made = subprocess.run([sys.executable, "-c", code, arguments], stderr=subprocess.PIPE, text=True, check=False)  # noqa: S603
+    if made.returncode:
+        why = (made.stderr.strip().splitlines() or [f"it ended with code {made.returncode}"])[-1]
+        raise (InputError if made.returncode == _REFUSED else StoreError)(f"{name}: {why}")
+
+
+def _main(arguments: str) -> None:
+    try:
+        _record(*json.loads(arguments))
+    except NanomdError as error:
+        print(error, file=sys.stderr)
+        sys.exit(_REFUSED)
+
+
+def _record(name: str, data: str | None, seed: int, n_threads: int | None, file: str) -> None:
+    record = measure(ZOO[name], data, seed, n_threads)
+    write_atomic(Path(file), json.dumps(record, indent=1, allow_nan=False) + "\n")
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from nanomd import _native
 from nanomd._native import Derived
-from nanomd.base.errors import InputError
-from nanomd.base.units import FrameInterval
+from nanomd.base.errors import InputError, shown
+from nanomd.base.units import FrameInterval, GivenInterval, in_frames
 from nanomd.data.counts import MAX_DENSE_STATES
 from nanomd.data.dtrajs import load_dtrajs, unwrapped
 
@@ -131,6 +131,13 @@ def check_lagtime(lagtime: int, length: int) -> None:
     """Raise `InputError` unless trajectories of `length` frames have pairs at this lag."""
     if not 1 <= lagtime < length:
         raise InputError(f"lagtime must be in [1, {length - 1}] frames (shortest dtraj has {length}), got {lagtime}")
+
+
+def lags_in_frames(lags: Any, interval: GivenInterval, name: str) -> IntArray:
+    """Return lags, each in frames or a time, as frames (n,); raise `InputError` for none, and what is no list."""
+    if isinstance(lags, str) or np.ndim(lags) != 1 or len(lags) == 0:
+        raise InputError(f"{name} must be a list of whole numbers of frames or of times, got {shown(lags)}")
+    return np.array([in_frames(lag, interval, name) for lag in lags], np.int64)
 
 
 # --- The numbering of states -----------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from nanomd import _native
 from nanomd._native import Derived
 from nanomd.base.errors import InputError
+from nanomd.base.units import Duration, GivenInterval, in_frames
 from nanomd.data.counts import transition_counts
 from nanomd.kinetics.bootstrap import ratio
 from nanomd.kinetics.estimates import FEW_EVENTS, Sample
@@ -61,13 +62,14 @@ def leakage(
     dtrajs: Any,
     training: Any,
     *,
-    lagtime: int = 1,
+    lagtime: Duration = 1,
     both_ways: bool = False,
     n_states: int | None = None,
     timescale: float = np.nan,
     confidence: float = 0.95,
     n_bootstrap: int = 200,
     seed: int = 0,
+    frame_interval: GivenInterval = None,
 ) -> Leakage:
     """Measure the probability per step of transitions that the training data never show.
 
@@ -75,8 +77,8 @@ def leakage(
     ----------
     dtrajs, training : list of arrays
         What the model generated, and what it was trained on, of states 0..n-1 (negative: unassigned).
-    lagtime : int
-        Frames between the two ends of a transition.
+    lagtime : int or str
+        Frames between the two ends of a transition, or a time such as ``"1 ns"``.
     both_ways : bool
         A transition that training shows in the opposite direction counts as seen, as for a model that was trained
         forwards and backwards.
@@ -86,7 +88,10 @@ def leakage(
         Slowest relaxation in frames, if known: the blocks of the bootstrap are made longer.
     confidence, n_bootstrap, seed :
         Of the interval.
+    frame_interval : str or FrameInterval, optional
+        Time of a frame, such as ``"0.2 ns"``; needed for a lag that is a time.
     """
+    lagtime = in_frames(lagtime, frame_interval, "lagtime")
     made, seen = trajectories("dtrajs", dtrajs), trajectories("training", training)
     highest = 1 + max(int(x.max()) for x in [*made, *seen])
     if n_states is not None and n_states < highest:

@@ -7,6 +7,7 @@ way the MD does. Where macrostates touch, most paths would be one frame long: us
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +15,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nanomd.base.errors import InputError
+from nanomd.base.units import Duration, GivenInterval, in_frames
 from nanomd.kinetics.bootstrap import ratio
 from nanomd.kinetics.estimates import FEW_EVENTS, Sample
-from nanomd.kinetics.inputs import check_lagtime, trajectories, usable_length
+from nanomd.kinetics.inputs import check_lagtime, lags_in_frames, trajectories, usable_length
 from nanomd.kinetics.interval import Interval
 
 FloatArray = NDArray[np.float64]
@@ -55,12 +57,13 @@ def transition_times(
     dtrajs: Any,
     core: ArrayLike,
     *,
-    times: ArrayLike | None = None,
-    stride: int = 1,
+    times: ArrayLike | Sequence[Duration] | None = None,
+    stride: Duration = 1,
     timescale: float = np.nan,
     confidence: float = 0.95,
     n_bootstrap: int = 200,
     seed: int = 0,
+    frame_interval: GivenInterval = None,
 ) -> PathTimes:
     """Measure the durations of transition paths between cores.
 
@@ -71,14 +74,17 @@ def transition_times(
     core : array (n,)
         Core of every state, 0..m-1, and -1 for the states between cores.
     times : array (t,), optional
-        Durations of the curves, in frames; by default 40 up to the longest path that was seen.
-    stride : int
-        Look at every stride-th frame only.
+        Durations of the curves, in frames or as times (``"1 ns"``); by default 40 up to the longest path that was seen.
+    stride : int or str
+        Look at every stride-th frame only; frames, or a time.
     timescale : float
         Slowest relaxation in frames, if known: the blocks of the bootstrap are made longer.
     confidence, n_bootstrap, seed :
         Of the intervals.
+    frame_interval : str or FrameInterval, optional
+        Time of a frame, such as ``"0.2 ns"``; needed for a lag that is a time.
     """
+    stride = in_frames(stride, frame_interval, "stride", 1)
     trajs = [x[::stride] for x in trajectories("dtrajs", dtrajs)]
     labels = np.asarray(core, np.int64)
     highest = 1 + max(int(x.max()) for x in trajs)
@@ -88,7 +94,7 @@ def transition_times(
     sample = Sample.make(
         trajs, len(labels), timescale=timescale / stride, confidence=confidence, n_bootstrap=n_bootstrap, seed=seed
     )
-    at = None if times is None else np.asarray(times, np.int64)
+    at = None if times is None else lags_in_frames(times, frame_interval, "times")
     return measure(sample, labels, int(labels.max()) + 1, at, stride)
 
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from nanomd import _native
 from nanomd._native import Derived
 from nanomd.base.errors import InputError
+from nanomd.base.units import Duration, GivenInterval, in_frames
 from nanomd.data.counts import transition_counts
 from nanomd.kinetics import markov
 from nanomd.kinetics.inputs import check_lagtime, recoded, trajectories, usable_length
@@ -117,7 +118,13 @@ def describe_process(ends: IntArray, stationary: FloatArray, names: list[str] | 
 
 
 def match_timescales(
-    reference: Any, sources: Mapping[str, Any], lagtime: int, n_timescales: int = 3, *, spare: int = 6
+    reference: Any,
+    sources: Mapping[str, Any],
+    lagtime: Duration,
+    n_timescales: int = 3,
+    *,
+    spare: int = 6,
+    frame_interval: GivenInterval = None,
 ) -> dict[str, Processes]:
     """Compare implied timescales process by process.
 
@@ -128,17 +135,20 @@ def match_timescales(
         all are compared with; the first entry of the result, "reference".
     sources : mapping of lists of arrays
         By name.
-    lagtime : int
-        Frames.
+    lagtime : int or str
+        Frames, or a time such as ``"10 ns"``.
     n_timescales : int
     spare : int
         How many processes of a source, beyond n_timescales, are searched.
+    frame_interval : str or FrameInterval, optional
+        Time of a frame, such as ``"0.2 ns"``; needed for a lag that is a time.
 
     Returns
     -------
     dict of Processes
         A process of the reference with fewer than `HANDFUL` events should be set apart.
     """
+    lagtime = in_frames(lagtime, frame_interval, "lagtime")
     if "reference" in sources:
         raise InputError("sources must not be named 'reference', which is taken")
     inputs = {"reference": trajectories("reference", reference)}

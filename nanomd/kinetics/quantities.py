@@ -1,6 +1,7 @@
 """One quantity at a time, from lists of discrete trajectories of states 0..n-1 (negative: unassigned).
 
-Times are in frames. Intervals are block bootstraps; `timescale`, where a function takes it, is the slowest relaxation
+Times are in frames; lags and strides may be times such as ``"10 ns"`` where `frame_interval` gives that of a frame
+(``"0.2 ns"``). Intervals are block bootstraps; `timescale`, where a function takes it, is the slowest relaxation
 in frames if it is known, so that blocks are made longer than it (see `nanomd.kinetics.bootstrap`). By default it is
 estimated at the lag at hand.
 """
@@ -14,10 +15,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nanomd.base.errors import InputError
+from nanomd.base.units import Duration, GivenInterval, in_frames
 from nanomd.data.counts import transition_counts
 from nanomd.kinetics import estimates, macrostates, markov
 from nanomd.kinetics.estimates import Sample
-from nanomd.kinetics.inputs import check_lagtime, trajectories, usable_length
+from nanomd.kinetics.inputs import check_lagtime, lags_in_frames, trajectories, usable_length
 from nanomd.kinetics.interval import Interval
 
 FloatArray = NDArray[np.float64]
@@ -58,21 +60,21 @@ def free_energies(population: ArrayLike, kT: float = 1.0) -> FloatArray:
 
 def implied_timescales(
     dtrajs: Any,
-    lagtimes: Sequence[int],
+    lagtimes: Sequence[Duration],
     n_timescales: int = 3,
     *,
     n_states: int | None = None,
     timescale: float | None = None,
+    frame_interval: GivenInterval = None,
     **settings: Any,
 ) -> Interval:
     """Return implied timescales (n_lagtimes, n_timescales) of reversible Markov models, slowest first; NaN for none."""
-    if len(lagtimes) == 0:
-        raise InputError("lagtimes must not be empty")
-    sample = _sample(dtrajs, n_states, int(max(lagtimes)), np.nan if timescale is None else timescale, **settings)
+    lags = lags_in_frames(lagtimes, frame_interval, "lagtimes")
+    sample = _sample(dtrajs, n_states, int(lags.max()), np.nan if timescale is None else timescale, **settings)
     if timescale is None:
-        slowest = estimates.timescales(sample, int(min(lagtimes)), 1)[0].value[0]
+        slowest = estimates.timescales(sample, int(lags.min()), 1)[0].value[0]
         sample = Sample.make(sample.dtrajs, sample.n_states, timescale=float(slowest), **settings)
-    return Interval.stack([estimates.timescales(sample, int(lag), n_timescales)[0] for lag in lagtimes])
+    return Interval.stack([estimates.timescales(sample, int(lag), n_timescales)[0] for lag in lags])
 
 
 def mfpt(
@@ -80,14 +82,16 @@ def mfpt(
     source: Sequence[int],
     target: Sequence[int],
     *,
-    stride: int = 1,
+    stride: Duration = 1,
     timescale: float | None = None,
+    frame_interval: GivenInterval = None,
     **settings: Any,
 ) -> tuple[Interval, int]:
     """Return the empirical mean first passage time from a set of states to another, and the number of passages.
 
     From the first visit to the source after the target to the next visit to the target, seen every stride-th frame.
     """
+    stride = in_frames(stride, frame_interval, "stride", 1)
     sample = _sample(dtrajs, None, stride, timescale, **settings)
     sets = np.full(sample.n_states, -1, np.int64)
     for name, states, label in (("source", source, 0), ("target", target, 1)):
@@ -105,9 +109,10 @@ def residence(
     dtrajs: Any,
     macrostate: ArrayLike | None = None,
     *,
-    stride: int = 1,
-    times: ArrayLike | None = None,
+    stride: Duration = 1,
+    times: ArrayLike | Sequence[Duration] | None = None,
     timescale: float | None = None,
+    frame_interval: GivenInterval = None,
     **settings: Any,
 ) -> tuple[Interval, IntArray, FloatArray]:
     """Return mean residence times (m,), numbers of exits (m,), and survival (m, t) at `times`, multiples of stride.
@@ -115,19 +120,21 @@ def residence(
     `macrostate` (n,) maps states to macrostates, -1 for none; every state is one without it. A stay ends with the first
     frame in another macrostate or in none; an unassigned frame belongs to the state before it.
     """
+    stride = in_frames(stride, frame_interval, "stride", 1)
     sample = _sample(dtrajs, None, stride, timescale, **settings)
-    at = np.asarray([0, stride] if times is None else times, np.int64)
+    at = lags_in_frames([0, stride] if times is None else times, frame_interval, "times")
     labels = np.arange(sample.n_states) if macrostate is None else _labels(sample, macrostate)
     return estimates.residence_in_macrostates(sample, labels, int(labels.max()) + 1, stride, at)
 
 
 def ck_test(
     dtrajs: Any,
-    lagtime: int,
+    lagtime: Duration,
     macrostate: ArrayLike | None = None,
     *,
     steps: Sequence[int] = (1, 2, 3, 4, 6, 8),
     timescale: float | None = None,
+    frame_interval: GivenInterval = None,
     **settings: Any,
 ) -> tuple[IntArray, Interval, FloatArray]:
     """Compare a Markov model at `lagtime` with the data at its multiples (Chapman and Kolmogorov).
@@ -140,6 +147,7 @@ def ck_test(
     predicted : ndarray (c, m)
         The same from powers of the model's transition matrix.
     """
+    lagtime = in_frames(lagtime, frame_interval, "lagtime", 1)
     sample = _sample(dtrajs, None, lagtime * int(max(steps)), np.nan if timescale is None else timescale, **settings)
     model = markov.estimate_markov_model(transition_counts(sample.dtrajs, sample.n_states, lagtime), lagtime)
     if timescale is None:
@@ -166,8 +174,16 @@ def _labels(sample: Sample, macrostate: ArrayLike) -> IntArray:
     return labels
 
 
-def pcca(dtrajs: Any, lagtime: int, n_macrostates: int, *, n_states: int | None = None) -> IntArray:
+def pcca(
+    dtrajs: Any,
+    lagtime: Duration,
+    n_macrostates: int,
+    *,
+    n_states: int | None = None,
+    frame_interval: GivenInterval = None,
+) -> IntArray:
     """Return the PCCA+ macrostate of every state (n,), numbered by falling population; -1 for states not connected."""
+    lagtime = in_frames(lagtime, frame_interval, "lagtime", 1)
     sample = _sample(dtrajs, n_states, lagtime, np.nan)
     counts = transition_counts(sample.dtrajs, sample.n_states, lagtime)
     model = markov.estimate_markov_model(counts, lagtime)

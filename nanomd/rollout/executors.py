@@ -1,6 +1,6 @@
-"""The parts of a rollout as tasks of an engine that spreads work: processes here, Ray, Dask, or a SLURM array.
+"""The parts of a rollout, or the trainings of an experiment, as tasks: of processes here, Ray, Dask, or a SLURM array.
 
-Parts know nothing of each other and go on where they stopped, so a task that died is simply run again. The libraries
+Tasks know nothing of each other and go on where they stopped, so one that died is simply run again. The libraries
 are imported when they are asked for; nothing but paths and options travels to the workers.
 """
 
@@ -73,6 +73,7 @@ class Executor:
         tasks: Sequence[tuple[Any, ...]],
         logs: Path,
         done: Callable[[int], object] = lambda _: None,
+        labels: Sequence[str] | None = None,
     ) -> None:
         """Call `function` with the arguments of every task.
 
@@ -85,6 +86,8 @@ class Executor:
             Where engines that keep logs keep them.
         done : callable
             Told the number of every task that is finished.
+        labels : sequence of str, optional
+            What the tasks are called in an error; "part 0 of 3" and so on by default.
 
         Raises
         ------
@@ -92,38 +95,49 @@ class Executor:
             If a task failed more often than it may, naming it and why.
         """
         engine = {"local": _local, "ray": _ray, "dask": _dask, "slurm": _slurm}[self.name]
-        engine(self, function, list(tasks), logs, done)
+        if not tasks:
+            return
+        names = [f"part {number} of {len(tasks)}" for number in range(len(tasks))] if labels is None else list(labels)
+        engine(self, function, _Tasks(list(tasks), names, logs, done))
 
 
-def _failed(number: int, count: int, error: BaseException) -> NanomdError:
-    if isinstance(error, InputError):
-        return error
-    return StoreError(
-        f"part {number} of {count} failed ({one_line(error)}); what is complete is kept: repeat the command to go on"
-    )
+@dataclass(frozen=True)
+class _Tasks:
+    """What an engine is given."""
+
+    arguments: list[tuple[Any, ...]]
+    labels: list[str]
+    logs: Path
+    done: Callable[[int], object]
+
+    def failed(self, number: int, error: BaseException) -> NanomdError:
+        if isinstance(error, InputError):
+            return error
+        why = f"{self.labels[number]} failed ({one_line(error)})"
+        return StoreError(f"{why}; what is complete is kept: repeat the command to go on")
 
 
-def _local(executor: Executor, function: Any, tasks: list[tuple[Any, ...]], _: Path, done: Any) -> None:
-    left = dict.fromkeys(range(len(tasks)), executor.retries)
+def _local(executor: Executor, function: Any, tasks: _Tasks) -> None:
+    left = dict.fromkeys(range(len(tasks.arguments)), executor.retries)
     context = multiprocessing.get_context("spawn")
     while left:
         with ProcessPoolExecutor(min(executor.n_workers, len(left)), mp_context=context) as pool:
-            futures = {pool.submit(function, *tasks[number]): number for number in left}
+            futures = {pool.submit(function, *tasks.arguments[number]): number for number in left}
             for future in as_completed(futures):
                 number, error = futures[future], future.exception()
                 if error is None:
                     del left[number]
-                    done(number)
+                    tasks.done(number)
                 elif isinstance(error, InputError) or (left[number] == 0 and not isinstance(error, BrokenProcessPool)):
                     pool.shutdown(cancel_futures=True)
-                    raise _failed(number, len(tasks), error) from None
+                    raise tasks.failed(number, error) from None
                 elif left[number] == 0:  # whichever worker died, its pool died with it
-                    raise _failed(number, len(tasks), RuntimeError("a worker process died")) from None
+                    raise tasks.failed(number, RuntimeError("a worker process died")) from None
                 else:
                     left[number] -= 1
 
 
-def _ray(executor: Executor, function: Any, tasks: list[tuple[Any, ...]], _: Path, done: Any) -> None:
+def _ray(executor: Executor, function: Any, tasks: _Tasks) -> None:
     needs("executor 'ray'", "ray")
     import ray
 
@@ -138,7 +152,7 @@ def _ray(executor: Executor, function: Any, tasks: list[tuple[Any, ...]], _: Pat
             max_retries=executor.retries,
             retry_exceptions=True,
         )(function)
-        waiting = {remote.remote(*task): number for number, task in enumerate(tasks)}
+        waiting = {remote.remote(*task): number for number, task in enumerate(tasks.arguments)}
         while waiting:
             ready = ray.wait(list(waiting), num_returns=1)[0][0]
             number = waiting.pop(ready)
@@ -146,14 +160,14 @@ def _ray(executor: Executor, function: Any, tasks: list[tuple[Any, ...]], _: Pat
                 ray.get(ready)
             except ray.exceptions.RayError as error:
                 cause = getattr(error, "cause", None) or error
-                raise _failed(number, len(tasks), cause) from None
-            done(number)
+                raise tasks.failed(number, cause) from None
+            tasks.done(number)
     finally:
         if here:
             ray.shutdown()
 
 
-def _dask(executor: Executor, function: Any, tasks: list[tuple[Any, ...]], _: Path, done: Any) -> None:
+def _dask(executor: Executor, function: Any, tasks: _Tasks) -> None:
     needs("executor 'dask'", "distributed")
     import distributed as untyped
 
@@ -165,22 +179,23 @@ def _dask(executor: Executor, function: Any, tasks: list[tuple[Any, ...]], _: Pa
     with distributed.Client(**options) as client:
         futures = {
             client.submit(function, *task, pure=False, retries=executor.retries): number
-            for number, task in enumerate(tasks)
+            for number, task in enumerate(tasks.arguments)
         }
         for future in distributed.as_completed(futures):
             number = futures[future]
             if (error := future.exception()) is not None:
                 client.cancel(list(futures))
-                raise _failed(number, len(tasks), error)
-            done(number)
+                raise tasks.failed(number, error)
+            tasks.done(number)
 
 
-def _slurm(executor: Executor, function: Any, tasks: list[tuple[Any, ...]], logs: Path, done: Any) -> None:
+def _slurm(executor: Executor, function: Any, tasks: _Tasks) -> None:
     needs("executor 'slurm'", "submitit")
     import submitit
 
+    left = list(range(len(tasks.arguments)))
     for turn in range(executor.retries + 1):
-        submitted = submitit.AutoExecutor(folder=str(logs / "slurm"), cluster=executor.address or "slurm")
+        submitted = submitit.AutoExecutor(folder=str(tasks.logs / "slurm"), cluster=executor.address or "slurm")
         submitted.update_parameters(
             name="nanomd",
             timeout_min=executor.timeout_min,
@@ -188,28 +203,32 @@ def _slurm(executor: Executor, function: Any, tasks: list[tuple[Any, ...]], logs
             slurm_array_parallelism=executor.n_workers,
             **({"gpus_per_node": 1} if executor.gpu else {}),
         )
-        jobs = submitted.map_array(function, *map(list, zip(*tasks, strict=True)))
-        failed: list[tuple[int, BaseException]] = []
-        for number, job in enumerate(jobs):
+        columns = zip(*(tasks.arguments[number] for number in left), strict=True)
+        jobs = submitted.map_array(function, *map(list, columns))
+        failed: dict[int, BaseException] = {}
+        for number, job in zip(left, jobs, strict=True):
             error = job.exception()
             if error is None:
-                done(number)
+                tasks.done(number)
             else:
-                failed.append((number, error))
+                failed[number] = error
         if not failed:
             return
+        left = list(failed)
         if turn == executor.retries:
-            raise _failed(failed[0][0], len(tasks), failed[0][1])
-        tasks = [tasks[number] for number, _ in failed]
+            raise tasks.failed(left[0], failed[left[0]])
 
 
 def array_script(command: str, n_parts: int, executor: Executor) -> str:
-    """Return the job script that does the same by hand: an array of SLURM, a part a task, and the merge to follow."""
+    """Return the job script that does the same by hand: an array of SLURM, a part a task; `command` may have options.
+
+    What the parts are made into one by is for the user to run afterwards.
+    """
     gpu = "#SBATCH --gpus-per-task=1\n" if executor.gpu else ""
     hours, minutes = divmod(executor.timeout_min, 60)
     return (
         "#!/bin/bash\n#SBATCH --job-name=nanomd\n"
         f"#SBATCH --array=0-{n_parts - 1}%{executor.n_workers}\n#SBATCH --cpus-per-task={executor.n_threads}\n"
         f"{gpu}#SBATCH --time={hours:02d}:{minutes:02d}:00\n#SBATCH --requeue\n"
-        f'{command} --n-threads {executor.n_threads} --shard "$SLURM_ARRAY_TASK_ID/{n_parts}" --resume\n'
+        f'{command} --shard "$SLURM_ARRAY_TASK_ID/{n_parts}"\n'
     )

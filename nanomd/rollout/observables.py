@@ -20,7 +20,7 @@ from nanomd import _native
 from nanomd.base.arrays import read_npz
 from nanomd.base.checks import check_whole
 from nanomd.base.errors import InputError, StoreError
-from nanomd.base.units import Duration, FrameInterval
+from nanomd.base.units import Duration, FrameInterval, GivenInterval, in_frames
 from nanomd.data.counts import count_model
 from nanomd.data.dtrajs import MAX_LABEL, DtrajsLike, load_dtrajs
 from nanomd.data.states import StateMap
@@ -236,20 +236,25 @@ class ObservablesResult:
         """Fraction of the frames by token, (n_states,)."""
         return self.visits / max(self.n_frames, 1)
 
-    def transition_counts(self, lagtime: int) -> NDArray[np.int64]:
-        """Sliding transition counts at one of the lags, (n_states, n_states)."""
+    def transition_counts(self, lagtime: Duration, *, frame_interval: GivenInterval = None) -> NDArray[np.int64]:
+        """Sliding transition counts at one of the lags, (n_states, n_states).
+
+        The lag is a number of steps, or a time where `frame_interval` gives that of a step.
+        """
+        lagtime = in_frames(lagtime, frame_interval, "lagtime")
         lagtimes, V = tuple(self.observables.lagtimes), self.state_map.n_states
         if lagtime not in lagtimes:
             raise InputError(f"lagtime must be one that was accumulated, {list(lagtimes)}, got {lagtime}")
         counts: NDArray[np.int64] = self._table("transitions", (len(lagtimes), V, V))[lagtimes.index(lagtime)]
         return counts
 
-    def to_count_model(self, lagtime: int) -> Any:
-        """Return deeptime's TransitionCountModel at one of the lags, its state_symbols our tokens.
+    def to_count_model(self, lagtime: Duration, *, frame_interval: GivenInterval = None) -> Any:
+        """Return deeptime's TransitionCountModel at one of the lags, as for `transition_counts`, in our tokens.
 
         `state_map.symbols` are the labels of the tokens.
         """
-        return count_model(self.transition_counts(lagtime), lagtime, self.visits)
+        steps = in_frames(lagtime, frame_interval, "lagtime")
+        return count_model(self.transition_counts(steps), steps, self.visits)
 
     @property
     def residence(self) -> Durations:
