@@ -31,21 +31,23 @@ _PUBLIC = {
     "StateMap": "nanomd.data.states",
     "Tokenizer": "nanomd.tokenize",
     "TrainConfig": "nanomd.base.config",
+    "constrain": "nanomd.caliber",
     "load_dtrajs": "nanomd.data.dtrajs",
     "load_model": "nanomd.estimator",
     "merge_parts": "nanomd.rollout.parts",
     "validate": "nanomd.kinetics",
 }
 
-_MODULES = ("baselines", "experiments", "interpret", "kinetics", "plots", "report", "systems")
+_MODULES = ("baselines", "caliber", "experiments", "interpret", "kinetics", "plots", "report", "systems")
 
 __all__ = ["__version__", *_MODULES, *_PUBLIC]
 
 if TYPE_CHECKING:
-    from nanomd import baselines, experiments, interpret, kinetics, plots, report, systems
+    from nanomd import baselines, caliber, experiments, interpret, kinetics, plots, report, systems
     from nanomd.base.config import ModelConfig, RolloutConfig, TrainConfig
     from nanomd.base.errors import InputError, NanomdError
     from nanomd.base.units import FrameInterval
+    from nanomd.caliber import constrain
     from nanomd.data.dtrajs import load_dtrajs
     from nanomd.data.states import StateMap
     from nanomd.estimator import GPTEstimator, GPTModel, load_model

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
+from numbers import Real
 from typing import TypeAlias
 
 from nanomd.base.checks import check_whole
@@ -105,16 +107,43 @@ class FrameInterval:
         """
         if not isinstance(duration, str):
             return check_whole(name, duration)
+        exact = self._exact(duration, name)
+        frames = round(exact)
+        if abs(exact - frames) > 1e-6 * max(abs(exact), 1.0):
+            below = int(exact // 1)
+            if at_least:
+                return below + 1
+            near = " or ".join(f"'{n * self.value:.10g} {self.unit}'" for n in (below, below + 1) if n > 0)
+            raise InputError(f"{name} must be a whole number of frames of {self}, got {duration!r}; use {near}")
+        return frames
+
+    def real_frames(self, duration: object, name: str) -> float:
+        """Return a number of frames, whole or not: a number itself, or a time with a unit, such as ``"1.4 ns"``.
+
+        For times that are measured, and not counted.
+
+        Raises
+        ------
+        InputError
+            For anything else, and a time where that of a frame is not known.
+        """
+        if isinstance(duration, str):
+            return self._exact(duration, name, "a number of frames")
+        if isinstance(duration, bool) or not isinstance(duration, Real) or not math.isfinite(duration):
+            raise InputError(f"{name} must be a number of frames or a time such as '1 ns', got {shown(duration)}")
+        return float(duration)
+
+    def _exact(self, duration: str, name: str, what: str = "a whole number of frames") -> float:
         match = _PATTERN.fullmatch(duration)
         try:
             value = float(match.group(1)) if match else None
         except ValueError:
             value = None
         if match is None or value is None:
-            raise InputError(f"{name} must be a whole number of frames or a time such as '1 ns', got {shown(duration)}")
+            raise InputError(f"{name} must be {what} or a time such as '1 ns', got {shown(duration)}")
         unit = "us" if match.group(2) in _MICRO else match.group(2)
-        if unit in ("frame", "frames") and value.is_integer():
-            return int(value)
+        if unit in ("frame", "frames"):
+            return value
         if unit not in _IN_SECONDS:
             raise InputError(f"{name} has the unknown unit {unit!r}; use one of {', '.join(_IN_SECONDS)}, frames")
         if self.unit == "frame":
@@ -124,14 +153,7 @@ class FrameInterval:
         exact = value * _IN_SECONDS[unit] / (self.value * _IN_SECONDS[self.unit])
         if not abs(exact) < 2**62:
             raise InputError(f"{name} must be a finite time, got {duration!r}")
-        frames = round(exact)
-        if abs(exact - frames) > 1e-6 * max(abs(exact), 1.0):
-            below = int(exact // 1)
-            if at_least:
-                return below + 1
-            near = " or ".join(f"'{n * self.value:.10g} {self.unit}'" for n in (below, below + 1) if n > 0)
-            raise InputError(f"{name} must be a whole number of frames of {self}, got {duration!r}; use {near}")
-        return frames
+        return exact
 
     @property
     def ps(self) -> float | None:
