@@ -13,8 +13,10 @@
 #
 # Without names: all, as far as BUDGET (530) seconds reach. --quick: fewer timings in training and kernels. --keep:
 # records to benchmarks/results too. --dry-run: no device; what can run on emulated threads and on the CPU does.
-# OUT (build/gpu_session): session.log and one JSON record a stage. PYTHON: with torch and the build tools. WHEELS: a
-# folder of wheels of what that Python lacks (msgspec, tomli-w; mdtraj, deeptime and nvtx may be missing).
+# OUT (build/gpu_session): session.log; session.jsonl, a line for each stage when it ends, with the end of its output;
+# and the JSON records that stages write as they go. PYTHON: with torch and the build tools. WHEELS: a folder of wheels
+# of what that Python lacks (msgspec, tomli-w, tqdm; mdtraj, deeptime and nvtx may be missing). Without nvcc there is no
+# CUDA engine: its stages say so, and training, tests and kernels run all the same.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit
 stages=(build doctor parity speed training tests sanitizer ncu kernels two_gpus)
@@ -27,7 +29,7 @@ while [ $# -gt 0 ]; do
     --dry-run) dry=1 ;;
     *)
       if [[ " ${stages[*]} " != *" $1 "* ]]; then
-        sed -n '2,19p' "$0" >&2
+        sed -n '2,21p' "$0" >&2
         exit 2
       fi
       named+=("$1")
@@ -43,14 +45,20 @@ mkdir -p "$OUT"
 OUT=$(cd "$OUT" && pwd)
 export PYTHONUNBUFFERED=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 export PATH=$PATH:${CUDA_HOME:-/usr/local/cuda}/bin
+for profiler in /opt/nvidia/nsight-compute/*/; do PATH=$PATH:$profiler; done
 session=$OUT/session.log table=()
-: >"$session"
+touch "$session"
 
 report() { # report NAME OUTCOME SECONDS LINE: on the disk at once
   local row
   row=$(printf '%-20s %-12s %4d s  %s' "$1" "$2" "$3" "$4")
   table+=("$row")
   printf '\n>> %s\n' "$row" | tee -a "$session"
+  tail -n 40 "$OUT/.last" 2>/dev/null | "$PYTHON" -c 'import json, sys, time
+name, outcome, seconds, line, card, commit, file = sys.argv[1:]
+row = dict(stage=name, outcome=outcome, seconds=int(seconds), line=line, output=sys.stdin.read().splitlines())
+row |= dict(card=card, commit=commit, ended=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
+open(file, "a").write(json.dumps(row) + "\n")' "$@" "$card" "$commit" "$OUT/session.jsonl"
 }
 
 step() { # step NAME SECONDS COMMAND...: run with a limit, log as it goes, remember the outcome
@@ -66,12 +74,12 @@ step() { # step NAME SECONDS COMMAND...: run with a limit, log as it goes, remem
   timeout --kill-after=10 "$limit" "$@" 2>&1 | tee -a "$session" "$OUT/.last"
   code=${PIPESTATUS[0]}
   last=$(grep -vE '^[[:space:]]*$' "$OUT/.last" | tail -n 1 | cut -c1-90)
-  rm -f "$OUT/.last"
   case $code in
-    0) report "$name" ok $((SECONDS - start)) "$last" ;;
+    0) report "$name" ok $((SECONDS - start)) "${last:-done}" ;;
     124 | 137) report "$name" "TIMED OUT" $((SECONDS - start)) "$last" ;;
     *) report "$name" "FAILED ($code)" $((SECONDS - start)) "$last" ;;
   esac
+  rm -f "$OUT/.last"
 }
 
 have() { # have TOOL STAGE: else the stage is named as skipped
@@ -79,10 +87,13 @@ have() { # have TOOL STAGE: else the stage is named as skipped
 }
 
 # --- What the Python here lacks, and whether there is a card.
+# Beside OUT, which holds records alone: a few files are easily brought home.
 if [ -n "${WHEELS:-}" ]; then
-  "$PYTHON" -m pip install -q --no-index --no-deps --no-compile --upgrade --target "$OUT/.site" "$WHEELS"/*.whl
-  export PYTHONPATH=$OUT/.site${PYTHONPATH:+:$PYTHONPATH}
+  site=$PWD/build/.gpu_site
+  "$PYTHON" -m pip install -q --no-index --no-deps --no-compile --upgrade --target "$site" "$WHEELS"/*.whl
+  export PYTHONPATH=$site${PYTHONPATH:+:$PYTHONPATH}
 fi
+commit=$(git rev-parse --short=12 HEAD 2>/dev/null)
 card=$(nvidia-smi --query-gpu=name --format=csv,noheader 2>/dev/null | head -n 1)
 if [ -z "$card" ] && [ -z "$dry" ]; then
   echo "no GPU here (nvidia-smi shows none); --dry-run runs what needs none" >&2
@@ -92,13 +103,21 @@ if [ ${#named[@]} -eq 0 ]; then named=("${stages[@]}"); fi
 installed() { (cd / && "$PYTHON" -c 'import nanomd._core') 2>/dev/null; }
 if [[ " ${named[*]} " != *" build "* ]] && ! installed; then named=(build "${named[@]}"); fi
 
+engine() { # engine STAGE: else the stage is named as skipped
+  local reason
+  [ -n "$dry" ] && return
+  # Outside the source tree, whose modules would hide those that are installed.
+  reason=$(cd / && "$PYTHON" -c 'from nanomd._native import cuda_info; print(cuda_info()["reason"])' 2>&1 | tail -n 1)
+  [ -z "$reason" ] || { report "$1" skipped 0 "$reason" && false; }
+}
+
 stage_build() {
   local cuda=OFF emulate=OFF architectures
   if [ -n "$dry" ] && installed; then
     report build skipped 0 "nanomd is installed"
     return
   fi
-  command -v nvcc >/dev/null && cuda=ON
+  if command -v nvcc >/dev/null; then cuda=ON; else report nvcc missing 0 "no nvcc here: the CUDA engine is not built"; fi
   [ -n "$dry" ] && emulate=ON
   # Only this card's architecture: the others are compiled by the tests.
   architectures=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | head -n 1 | tr -d .)
@@ -107,16 +126,17 @@ stage_build() {
     [0-9]*) architectures=$architectures-real ;;
     *) architectures="90a-real" ;;
   esac
-  step build 110 "$PYTHON" -m pip install --no-build-isolation --no-deps --no-index -q -e . \
+  step build 100 "$PYTHON" -m pip install --no-build-isolation --no-deps --no-index -q -e . \
     -Ccmake.define.NANOMD_CUDA=$cuda "-Ccmake.define.NANOMD_CUDA_ARCHITECTURES=$architectures" \
     -Ccmake.define.NANOMD_EMULATE_CUDA=$emulate
 }
 
 stage_doctor() { step doctor 20 "$PYTHON" -m nanomd doctor; }
 
-stage_parity() { step parity 40 "$PYTHON" benchmarks/gpu_parity.py --out "$OUT" ${dry:+--emulate}; }
+stage_parity() { engine parity && step parity 40 "$PYTHON" benchmarks/gpu_parity.py --out "$OUT" ${dry:+--emulate}; }
 
 stage_speed() {
+  engine speed || return
   if [ -n "$dry" ]; then
     step speed 80 "$PYTHON" benchmarks/bench_cuda_rollout.py --dry-run
   else
@@ -136,13 +156,15 @@ stage_training() {
 
 stage_tests() {
   # Only the files with such tests: others may need packages that are not here. Exit code 5: none was collected.
-  local files
+  local files side=""
   files=$(grep -ls 'mark\.gpu' tests/*.py tests/kernels/*.py | tr '\n' ' ')
-  step tests 40 bash -c "'$PYTHON' -P -m pytest -m gpu -q -p no:cacheprovider $files || [ \$? -eq 5 ]"
+  # Most of the time goes into compiling kernels, which cores share.
+  [ "$(nproc)" -ge 8 ] && "$PYTHON" -c 'import xdist' 2>/dev/null && side="-n 6"
+  step tests 50 bash -c "'$PYTHON' -P -m pytest -m gpu -q -p no:cacheprovider $side $files || [ \$? -eq 5 ]"
 }
 
 stage_sanitizer() {
-  have compute-sanitizer sanitizer || return
+  have compute-sanitizer sanitizer && engine sanitizer || return
   for tool in memcheck racecheck; do
     step "sanitizer_$tool" 60 compute-sanitizer --tool $tool --error-exitcode 1 \
       "$PYTHON" benchmarks/gpu_parity.py --brief
@@ -150,7 +172,7 @@ stage_sanitizer() {
 }
 
 stage_ncu() {
-  have ncu ncu || return
+  have ncu ncu && engine ncu || return
   # One launch of each: the throughput kernels of many trajectories, the cluster kernel of one.
   local kernel profile="import sys; sys.path.insert(0, 'benchmarks')
 from bench_cuda_rollout import PRESETS, engine_rollout
@@ -192,7 +214,7 @@ stage_two_gpus() {
 for stage in "${stages[@]}"; do
   if [[ " ${named[*]} " == *" $stage "* ]]; then "stage_$stage"; fi
 done
-if [ -n "$keep" ]; then cp "$OUT"/*.json benchmarks/results/; fi
+if [ -n "$keep" ]; then cp "$OUT"/*.json "$OUT"/session.jsonl benchmarks/results/; fi
 
 {
   printf '\n== summary (%s, %d s)\n' "${card:-no card}" "$SECONDS"

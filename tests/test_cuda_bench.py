@@ -1,6 +1,7 @@
 """The GPU benchmark's own code on a CPU: its peers compute the model, and every part of it runs."""
 
 import importlib
+import json
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -8,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
+from nanomd import _native
 
 torch = pytest.importorskip("torch")
 
@@ -74,20 +77,44 @@ def test_rounding_to_eight_bits(bench):
         assert np.array_equal(function(exact), exact)
 
 
+SESSION = Path(__file__).resolve().parent.parent / "benchmarks" / "gpu_session.sh"
+
+
+def session(tmp_path, *arguments, path="/usr/bin:/bin"):
+    environment = {"PATH": path, "PYTHON": sys.executable, "OUT": str(tmp_path), "CUDA_HOME": "/nowhere"}
+    done = subprocess.run(
+        ["bash", str(SESSION), *arguments], capture_output=True, text=True, env=environment, check=False
+    )
+    record = tmp_path / "session.jsonl"
+    return done, [json.loads(line) for line in record.read_text().splitlines()] if record.exists() else []
+
+
 def test_the_gpu_session_runs_named_stages_and_refuses_others(tmp_path):
-    script = Path(__file__).resolve().parent.parent / "benchmarks" / "gpu_session.sh"
-    environment = {"PATH": "/usr/bin:/bin", "PYTHON": sys.executable, "OUT": str(tmp_path), "CUDA_HOME": "/nowhere"}
-
-    def run(*arguments):
-        return subprocess.run(
-            ["bash", str(script), *arguments], capture_output=True, text=True, env=environment, check=False
-        )
-
-    good = run("--dry-run", "kernels")
+    good, rows = session(tmp_path, "--dry-run", "kernels")
     assert good.returncode == 0, good.stderr
     summary = (tmp_path / "session.log").read_text().split("== summary")[1]
     stages = ["bench_attention", "bench_cross_entropy", "bench_sample_mix"]
     assert [line.split()[:2] for line in summary.splitlines()[1:]] == [[stage, "skipped"] for stage in stages]
-    bad = run("nonsense")
+    assert [(row["stage"], row["outcome"], row["line"]) for row in rows] == [
+        (stage, "skipped", "needs a device") for stage in stages
+    ]
+    bad, _ = session(tmp_path, "nonsense")
     assert bad.returncode == 2
     assert "STAGE" in bad.stderr
+    assert "build" in bad.stderr and "WHEELS" in bad.stderr  # the whole of its head
+
+
+@pytest.mark.skipif(bool(_native.cuda_info()["devices"]), reason="this machine has a CUDA device")
+def test_the_gpu_session_says_what_a_build_without_the_engine_leaves_out(tmp_path):
+    card = tmp_path / "bin" / "nvidia-smi"  # a machine whose card only its driver's tool shows
+    card.parent.mkdir()
+    card.write_text("#!/bin/sh\necho a card\n")
+    card.chmod(0o755)
+    done, rows = session(tmp_path, "parity", "nonsense", path=f"{card.parent}:/usr/bin:/bin")
+    assert done.returncode == 2 and not rows
+    done, rows = session(tmp_path, "parity", "speed", path=f"{card.parent}:/usr/bin:/bin")
+    assert done.returncode == 0, done.stdout
+    reason = _native.cuda_info()["reason"]
+    assert [(row["stage"], row["outcome"], row["line"], row["card"]) for row in rows] == [
+        (stage, "skipped", reason, "a card") for stage in ("parity", "speed")
+    ]
