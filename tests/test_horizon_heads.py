@@ -133,7 +133,7 @@ def test_heads_change_the_training_and_are_not_saved(tmp_path: Path) -> None:
 
 
 def test_a_weight_of_zero_leaves_the_model_alone() -> None:
-    plain = train(MODEL, TRAIN.replace(gradient_clip=1e6, compile="none"), data())  # the heads have no compiled step
+    plain = train(MODEL, TRAIN.replace(gradient_clip=1e6), data())
     heads = train(MODEL, CONFIG.replace(gradient_clip=1e6, lookahead_weight=0.0), data())
     for name, value in plain.last.items():
         torch.testing.assert_close(value, heads.last[name], rtol=1e-6, atol=1e-7)

@@ -21,6 +21,8 @@ class PyTrainingStep {
     values.final_dropout = options["final_dropout"].cast<float>();
     values.objective = options["objective"].cast<std::string>();
     values.isa = options["isa"].cast<std::string>();
+    values.lookahead_lags = options["lookahead_lags"].cast<std::vector<int>>();
+    values.lookahead_weight = options["lookahead_weight"].cast<double>();
     Array<float> tables[2];
     const ModelShape model = parse_shape(shape);
     if (!cosine.is_none()) {
@@ -117,6 +119,7 @@ class PyTrainingStep {
     return out;
   }
 
+  double lookahead_loss() const { return step_->lookahead_loss(); }
   std::vector<std::string> names() const { return step_->names(); }
   std::string isa() const { return step_->isa(); }
 
@@ -138,6 +141,7 @@ void register_training(py::module_& module) {
       .def("update", &PyTrainingStep::update)
       .def("features", &PyTrainingStep::features)
       .def("copy_gradient", &PyTrainingStep::copy_gradient)
+      .def_property_readonly("lookahead_loss", &PyTrainingStep::lookahead_loss)
       .def_property_readonly("names", &PyTrainingStep::names)
       .def_property_readonly("isa", &PyTrainingStep::isa);
 }

@@ -42,6 +42,10 @@ struct Training {
     options.objective = objective;
     options.isa = isa;
     options.dropout = pre ? 0.1f : 0.0f;
+    if (pre && !learned) {
+      options.lookahead_lags = {2, 5};
+      options.lookahead_weight = 0.5;
+    }
     if (!learned) {
       const int half = shape.d_head() / 2;
       for (int t = 0; t < length; ++t)
@@ -85,7 +89,10 @@ struct Training {
       all.push_back({values[i].data(), first[i].data(), second[i].data()});
     return all;
   }
-  double loss(int n_threads = 1) { return step->gradient(memory(), batch, n_threads); }
+  double loss(int n_threads = 1) {
+    const double own = step->gradient(memory(), batch, n_threads);
+    return own + step->lookahead_loss();
+  }
   std::vector<float> gradient() const {
     std::vector<float> all;
     for (std::size_t i = 0; i < values.size(); ++i) {

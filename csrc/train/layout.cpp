@@ -1,6 +1,7 @@
 #include "train/layout.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace nanomd::train {
 
@@ -14,7 +15,8 @@ int spread(int width) {
 
 }  // namespace
 
-Dims::Dims(const ModelShape& shape, Dropout rates, int longest) : model(shape), dropout(rates) {
+Dims::Dims(const ModelShape& shape, Dropout rates, int longest, std::vector<int> lookahead_lags)
+    : model(shape), dropout(rates), lags(std::move(lookahead_lags)) {
   length = round_up(longest);
   d = round_up(shape.d_model);
   m = round_up(shape.d_mlp);
@@ -77,6 +79,7 @@ std::vector<Parameter> parameters_of(const Dims& dims) {
   if (shape.pre_norm) norm("norm");
   linear("head", V, d, V, d);
   if (shape.markov_head) add("markov.weight", V, V, V, V, false, true);
+  for (std::size_t i = 0; i < dims.lags.size(); ++i) linear("training_heads.heads." + std::to_string(i), V, d, V, d);
   return all;
 }
 
@@ -96,10 +99,12 @@ Packing::Packing(const Dims& dims, const std::vector<Parameter>& parameters) : d
     places_.layers.push_back(place);
   }
   if (shape.pre_norm) weights_.norm = add_norm("norm", &places_.norm);
-  weights_.head = add_linear("head", &places_.head);
-  // A state that is none has no probability.
-  float* bias = matrices_.back().packed_bias;
-  std::fill(bias + shape.n_states, bias + dims.states, -1e30f);
+  weights_.head = add_head("head", &places_.head);
+  for (std::size_t i = 0; i < dims.lags.size(); ++i) {
+    LinearPlace place{};
+    weights_.lookahead.push_back(add_head("training_heads.heads." + std::to_string(i), &place));
+    places_.lookahead.push_back(place);
+  }
   places_.embedding = parameters_[find("embedding.weight")].offset;
   if (shape.learned_position) places_.position = parameters_[find("position.weight")].offset;
   if (shape.markov_head) places_.markov = parameters_[find("markov.weight")].offset;
@@ -122,6 +127,14 @@ Linear Packing::add_linear(const std::string& name, LinearPlace* place) {
   matrices_.push_back(matrix);
   *place = {shape.offset, parameters_[bias].offset};
   return {shape.stride(), shape.padded_rows(), matrix.forward, matrix.backward, matrix.packed_bias};
+}
+
+Linear Packing::add_head(const std::string& name, LinearPlace* place) {
+  const Linear head = add_linear(name, place);
+  // A state that is none has no probability.
+  float* bias = matrices_.back().packed_bias;
+  std::fill(bias + dims_.model.n_states, bias + dims_.states, -1e30f);
+  return head;
 }
 
 Norm Packing::add_norm(const std::string& name, NormPlace* place) {

@@ -23,10 +23,11 @@ struct Dropout {
 };
 
 struct Dims {
-  Dims(const ModelShape& shape, Dropout rates, int longest);
+  Dims(const ModelShape& shape, Dropout rates, int longest, std::vector<int> lookahead_lags = {});
 
   ModelShape model;
   Dropout dropout;
+  std::vector<int> lags;                        // of heads that predict further ahead, in training only
   int length;                                   // T, frames of a window, padded to sixteen
   int d, m, states;                             // d_model, d_mlp and V, padded
   int head;                                     // d_head, padded
@@ -67,7 +68,7 @@ struct Parameter {
   std::size_t padded_size() const { return static_cast<std::size_t>(padded_rows()) * stride(); }
 };
 
-// In the order of a model file.
+// In the order of a model file; then the heads of lags.
 std::vector<Parameter> parameters_of(const Dims& dims);
 
 // y = W x + b, packed for products in both directions.
@@ -90,6 +91,7 @@ struct Weights {
   std::vector<Layer> layers;
   Norm norm{};
   Linear head{};
+  std::vector<Linear> lookahead;     // a head for each lag
   const float* embedding = nullptr;  // [V][d_model], the caller's
   const float* position = nullptr;   // [W][d_model], the caller's
   const float* markov = nullptr;     // [V][V], the caller's
@@ -111,6 +113,7 @@ struct Places {
   std::vector<LayerPlace> layers;
   NormPlace norm{};
   LinearPlace head{};
+  std::vector<LinearPlace> lookahead;
   std::size_t size = 0;
 };
 
@@ -135,6 +138,7 @@ class Packing {
   void pack_matrix(const Matrix& matrix, const std::vector<const float*>& values) const;
   float* room(std::size_t floats);
   Linear add_linear(const std::string& name, LinearPlace* place);
+  Linear add_head(const std::string& name, LinearPlace* place);
   Norm add_norm(const std::string& name, NormPlace* place);
 
   const Dims& dims_;

@@ -47,7 +47,7 @@ double residual(float* z, int width, std::int64_t target, float weight) {
 template <class Vec>
 class Output {
  public:
-  explicit Output(const WindowTask& task) : task_(task), D(*task.dims), M(*task.memory) {}
+  explicit Output(WindowTask& task) : task_(task), D(*task.dims), M(*task.memory) {}
 
   // x [T][x_row] -> the loss, dx of the scored rows, and the gradients of the layer.
   double loss(const float* x, float* dx) const {
@@ -73,7 +73,7 @@ class Output {
       if (rows == 0) continue;
       if (D.model.pre_norm)
         Rows<Vec>::norm(task_.weights->norm, D.model.d_model, M.head_in, M.head_in, M.moments, rows, D.d, D.x_row);
-      logits(M.head_in, rows);
+      logits(task_.weights->head, M.head_in, rows);
       int state[64];
       for (int r = 0; r < rows; ++r) {  // all are drawn before one is replaced: the rows before them are read
         float* z = row_of(r);
@@ -96,22 +96,22 @@ class Output {
     if (pre) {
       Rows<Vec>::norm(task_.weights->norm, D.model.d_model, x, M.head_in, M.moments, rows, D.d, D.x_row);
       h = M.head_in;
-    } else if (dropout.on()) {
+    }
+    if (!D.lags.empty()) look_ahead(h, first, rows);
+    if (!pre && dropout.on()) {
       for (int r = 0; r < rows; ++r) copy(x + r * D.x_row, M.head_in + r * D.x_row);
       h = M.head_in;
     }
     if (dropout.on()) dropout.drop(kFinalSite, first, rows, M.head_in);
-    logits(h, rows);
+    logits(head, h, rows);
     double total = 0.0;
     for (int r = 0; r < rows; ++r) total += row(first + r, row_of(r));
-    const LinearPlace& place = task_.places->head;
     float* dh = pre ? M.head_dh : dx;
     Product<Vec>::set(rows, D.d / 16, D.states, {M.logits, D.logit_row, 1}, {head.backward, head.n_out * 16, 16},
                       {dh, D.x_row});
-    Product<Vec>::add(D.states, D.d / 16, rows, {M.logits, 1, D.logit_row}, {h, 16, D.x_row},
-                      {task_.gradient + place.weight, D.d});
-    Rows<Vec>::add_columns(M.logits, rows, D.states, D.logit_row, task_.gradient + place.bias);
+    head_gradient(task_.places->head, h, rows);
     if (dropout.on()) dropout.drop_again(kFinalSite, first, rows, dh);
+    if (!D.lags.empty()) Rows<Vec>::add(dh, M.ahead_dh, dh, rows, D.d, D.x_row);
     if (pre) {
       const NormPlace& norm = task_.places->norm;
       Rows<Vec>::norm_backward(task_.weights->norm, D.model.d_model, x, M.moments, dh, nullptr, dx,
@@ -137,8 +137,35 @@ class Output {
     return loss;
   }
 
-  void logits(const float* h, int rows) const {
-    const Linear& head = task_.weights->head;
+  // Heads of lags, on what the output layer reads before its dropout: their loss, their gradients and M.ahead_dh. The
+  // target of row t at lag k is the state of row t + k, which must count itself.
+  void look_ahead(const float* h, int first, int rows) const {
+    Rows<Vec>::zero(M.ahead_dh, static_cast<std::size_t>(rows) * D.x_row);
+    for (std::size_t i = 0; i < D.lags.size(); ++i) {
+      const Linear& head = task_.weights->lookahead[i];
+      logits(head, h, rows);
+      for (int r = 0; r < rows; ++r) {
+        const int t = first + r, to = t + D.lags[i] - 1;
+        const float weight = to < D.length && task_.weight[to] > 0.0f ? task_.weight[t] * task_.ahead[i] : 0.0f;
+        if (weight == 0.0f)
+          Rows<Vec>::zero(row_of(r), D.states);
+        else
+          task_.ahead_loss += residual<Vec>(row_of(r), D.states, task_.targets[to], weight);
+      }
+      Product<Vec>::add(rows, D.d / 16, D.states, {M.logits, D.logit_row, 1}, {head.backward, head.n_out * 16, 16},
+                        {M.ahead_dh, D.x_row});
+      head_gradient(task_.places->lookahead[i], h, rows);
+    }
+  }
+
+  // The gradient of a head's own weights, from that of its logits.
+  void head_gradient(const LinearPlace& place, const float* h, int rows) const {
+    Product<Vec>::add(D.states, D.d / 16, rows, {M.logits, 1, D.logit_row}, {h, 16, D.x_row},
+                      {task_.gradient + place.weight, D.d});
+    Rows<Vec>::add_columns(M.logits, rows, D.states, D.logit_row, task_.gradient + place.bias);
+  }
+
+  void logits(const Linear& head, const float* h, int rows) const {
     Product<Vec>::set(rows, D.states / 16, D.d, {h, D.x_row, 1}, {head.forward, head.n_in * 16, 16},
                       {M.logits, D.logit_row}, head.bias);
   }
@@ -155,7 +182,7 @@ class Output {
     for (int f = 0; f < D.d; f += 16) Vec::load(from + f).store(to + f);
   }
 
-  const WindowTask& task_;
+  WindowTask& task_;
   const Dims& D;
   ThreadMemory& M;
 };

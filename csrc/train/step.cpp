@@ -35,6 +35,8 @@ void check_shape(const ModelShape& shape, const TrainingOptions& options) {
         "with learned positions length must be at most context_length = ", shape.context_length, ", got ",
         options.length);
   check(shape.learned_position == (options.cosine == nullptr), "rotary positions need tables, learned ones none");
+  for (const int lag : options.lookahead_lags)
+    check(lag >= 2 && lag <= options.length, "lookahead_lags must be in [2, ", options.length, "], got ", lag);
   if (shape.n_layer > kMaxLayers)
     throw UnsupportedError(join("n_layer must be at most ", kMaxLayers, ", got ", shape.n_layer));
 }
@@ -43,12 +45,13 @@ void check_shape(const ModelShape& shape, const TrainingOptions& options) {
 
 struct TrainingStep::State {
   State(const ModelShape& shape, const TrainingOptions& options)
-      : dims(shape, {options.dropout, options.final_dropout}, options.length),
+      : dims(shape, {options.dropout, options.final_dropout}, options.length, options.lookahead_lags),
         parameters(parameters_of(dims)),
         packing(dims, parameters),
         kernels(choose_kernels(options.isa)),
         objective(objective_named(options.objective)),
         length(options.length),
+        lookahead_weight(options.lookahead_weight),
         gradient(parameters, kernels, packing.places().size, shape.n_states) {
     if (!shape.learned_position) make_tables(options);
   }
@@ -113,11 +116,30 @@ struct TrainingStep::State {
     task.weight = input.weight.data();
     task.replaced = input.replaced.data();
     task.draw = input.draw.data();
+    task.ahead = ahead.data();
     task.scored = scored;
     return task;
   }
 
-  double window_loss(const TrainingBatch& batch, int window, double weight_of_step, int worker,
+  // A target further ahead has the weight of the nearest one where it counts itself, over the sum of these weights.
+  void weigh_lookahead(const TrainingBatch& batch, double weight_of_step) {
+    ahead.clear();
+    for (const int lag : dims.lags) {
+      double total = 0.0;
+      for (int window = 0; window < batch.n_windows; ++window) {
+        const float* weights = batch.weights + static_cast<std::size_t>(window) * length;
+        for (int t = 0; t + lag <= length; ++t)
+          if (weights[t + lag - 1] > 0.0f) total += static_cast<double>(weights[t]);
+      }
+      const double share = lookahead_weight / static_cast<double>(dims.lags.size());
+      ahead.push_back(static_cast<float>(share * weight_of_step / std::max(total, 1e-6)));
+    }
+  }
+
+  struct Losses {
+    double own = 0.0, ahead = 0.0;
+  };
+  Losses window_loss(const TrainingBatch& batch, int window, double weight_of_step, int worker,
                      GroupGradient& group) const {
     WindowInput& input = *inputs[static_cast<std::size_t>(worker)];
     const std::size_t first = static_cast<std::size_t>(window) * length;
@@ -140,7 +162,7 @@ struct TrainingStep::State {
         input.replaced[t] = uniform53(random.word[2], random.word[3]) < batch.mix_rate;
       }
     }
-    if (scored.end == 0) return 0.0;
+    if (scored.end == 0) return {};
     WindowTask task = task_of(worker, scored);
     task.two_passes = batch.two_passes;
     task.dropout_key = batch.dropout_key;
@@ -148,7 +170,7 @@ struct TrainingStep::State {
     task.gradient = group.values.data();
     task.touched = group.touched.data();
     kernels.window(task);
-    return task.loss;
+    return {task.loss, task.ahead_loss};
   }
 
   Dims dims;
@@ -157,6 +179,9 @@ struct TrainingStep::State {
   const Kernels& kernels;
   Objective objective;
   int length;
+  double lookahead_weight;
+  std::vector<float> ahead;  // of a step: WindowTask::ahead
+  double lookahead_loss = 0.0;
   AlignedBuffer cosine, sine;
   Gradient gradient;
   Team team;
@@ -201,7 +226,8 @@ double TrainingStep::gradient(const std::vector<ParameterMemory>& memory, const 
   const int n_groups = std::clamp(batch.n_windows / kGroupWindows, 1, kGroups);
   state.gradient.make_groups(n_groups);
   state.make_threads(std::clamp(n_threads, 1, n_groups));
-  std::vector<double> losses(static_cast<std::size_t>(batch.n_windows));
+  state.weigh_lookahead(batch, weight);
+  std::vector<State::Losses> losses(static_cast<std::size_t>(batch.n_windows));
   state.team.run(static_cast<std::size_t>(n_groups), n_threads, [&](int worker, std::size_t g) {
     GroupGradient& group = state.gradient.group(g);
     state.gradient.clear(group);
@@ -211,9 +237,15 @@ double TrainingStep::gradient(const std::vector<ParameterMemory>& memory, const 
   });
   state.gradient.add_up(n_groups, state.team, n_threads);
   double loss = 0.0;
-  for (const double window : losses) loss += window;
+  state.lookahead_loss = 0.0;
+  for (const State::Losses& window : losses) {
+    loss += window.own;
+    state.lookahead_loss += window.ahead;
+  }
   return loss;
 }
+
+double TrainingStep::lookahead_loss() const { return state_->lookahead_loss; }
 
 void TrainingStep::copy_gradient(std::size_t i, float* out) const { state_->gradient.copy(i, out); }
 

@@ -34,6 +34,7 @@ struct ThreadMemory {
   float* scores;                      // [span][16]
   float* turned;                      // [head][16]
   float *logits, *head_in, *head_dh;  // [head_rows][logit_row], [head_rows][x_row] twice
+  float* ahead_dh;                    // [head_rows][x_row]: of the heads of lags
   Moments* moments;                   // [head_rows]
   Moments* block_moments;             // [block_rows]
   std::int32_t* pending;              // [T]: states drawn by the token objective
@@ -64,7 +65,9 @@ struct WindowTask {
   std::uint32_t window;   // its number in the step
   float* gradient;        // Places
   std::uint8_t* touched;  // [V]: tokens that have a gradient
+  const float* ahead;     // [lags]: what turns a weight into that of a target further ahead
   double loss;            // out
+  double ahead_loss;      // out: the term of the heads of lags, which `loss` leaves out
   float* out;             // [T][d_model], of Window::features
 };
 

@@ -19,6 +19,7 @@ ThreadBuffers::ThreadBuffers(const Dims& dims, int passes) : pending_(static_cas
   memory.logits = rows(dims.head_rows, dims.logit_row);
   memory.head_in = rows(dims.head_rows, dims.x_row);
   memory.head_dh = rows(dims.head_rows, dims.x_row);
+  if (!dims.lags.empty()) memory.ahead_dh = rows(dims.head_rows, dims.x_row);
   memory.moments = moments(static_cast<std::size_t>(dims.head_rows));
   memory.block_moments = moments(static_cast<std::size_t>(block));
   memory.pending = pending_.data();

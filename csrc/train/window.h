@@ -37,7 +37,7 @@ class Window {
   using R = Rows<Vec>;
   using P = Product<Vec>;
 
-  explicit Window(const WindowTask& of)
+  explicit Window(WindowTask& of)
       : task(of),
         D(*of.dims),
         M(*of.memory),
@@ -48,7 +48,7 @@ class Window {
     end_ = round_up_rows(task.scored.end);
   }
 
-  const WindowTask& task;
+  WindowTask& task;
   const Dims& D;
   ThreadMemory& M;
   const Weights& w;

@@ -27,6 +27,8 @@ class NativeTrainingStep:
         Cosines and sines of rotary positions; None for learned ones.
     isa : str
         ``""`` for the best that the processor has (or NANOMD_ISA), ``"sse2"``, ``"avx2"`` or ``"avx512"``.
+    lookahead_lags, lookahead_weight :
+        Heads that predict further ahead (`nanomd.training.horizon_heads`); their parameters come last in `names`.
 
     Raises
     ------
@@ -43,6 +45,9 @@ class NativeTrainingStep:
         objective: str = "one_pass",
         rope: tuple[Floats, Floats] | None = None,
         isa: str = "",
+        *,
+        lookahead_lags: Sequence[int] = (),
+        lookahead_weight: float = 0.0,
     ) -> None:
         options = {
             "length": length,
@@ -50,6 +55,8 @@ class NativeTrainingStep:
             "dropout": config.dropout,
             "final_dropout": config.final_dropout,
             "isa": isa,
+            "lookahead_lags": list(lookahead_lags),
+            "lookahead_weight": lookahead_weight,
         }
         cos, sin = (None, None) if rope is None else (np.ascontiguousarray(table, np.float32) for table in rope)
         with core_errors():
@@ -104,6 +111,11 @@ class NativeTrainingStep:
         }
         with core_errors():
             return float(self._step.gradient(tokens, targets, weights, replaced, options, n_threads))
+
+    @property
+    def lookahead_loss(self) -> float:
+        """The term of the lookahead heads in the last gradient; the loss that is returned leaves it out."""
+        return float(self._step.lookahead_loss)
 
     def features(self, tokens: NDArray[np.int64], *, first: int = 0, n_threads: int = 1) -> Floats:
         """Return what the output layer reads, (n_windows, T, d_model): after a final LayerNorm, without dropout.

@@ -121,7 +121,7 @@ def save_checkpoint(
     tensors: dict[str, Mapping[str, Tensor]] = {
         "model": model.state_dict(),
         "best": state.best,
-        "optimiser": _optimiser_tensors(_parameters(model, heads), optimiser),
+        "optimiser": _optimiser_tensors(named_parameters(model, heads), optimiser),
     }
     if state.average:
         tensors["average"] = state.average
@@ -185,7 +185,7 @@ def load_checkpoint(
     if heads is not None:
         own = heads.state_dict()
         _copy_into(own, _read(path / "heads.safetensors", own))
-    parameters = _parameters(model, heads)
+    parameters = named_parameters(model, heads)
     expected = {
         f"{kind}.{name}": parameter if kind != "step" else torch.zeros(())
         for name, parameter in parameters.items()
@@ -233,7 +233,8 @@ def _on_host(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
 
 
-def _parameters(model: torch.nn.Module, heads: torch.nn.Module | None) -> dict[str, torch.nn.Parameter]:
+def named_parameters(model: torch.nn.Module, heads: torch.nn.Module | None) -> dict[str, torch.nn.Parameter]:
+    """Return all that an optimiser moves, by the names that checkpoints and the compiled step give them."""
     own = dict(model.named_parameters())
     return own if heads is None else own | dict(heads.named_parameters(prefix="training_heads"))
 

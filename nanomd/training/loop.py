@@ -164,7 +164,7 @@ class Training:
             config,
             learning_rate=partial(learning_rate, config=config),
             world=self.world,
-            extra=None if self.heads is None else partial(self.heads.gradient, self.model),
+            heads=self.heads,
         )
         folder = None if run_dir is None or not self.world.first else Path(run_dir)
         self.checkpoints = None if folder is None else folder / "checkpoints"

@@ -22,8 +22,9 @@ from nanomd.base.nvtx import annotate
 from nanomd.kernels.sample_mix import STREAM
 from nanomd.model.network import NanoGPT
 from nanomd.model.rope import rope_tables
-from nanomd.training.checkpoint import start_moments
+from nanomd.training.checkpoint import named_parameters, start_moments
 from nanomd.training.draws import hidden_probability, mix_rate
+from nanomd.training.horizon_heads import HorizonHeads
 from nanomd.training.windows import STREAM_DROPOUT, STREAM_MIX, WindowSampler, step_seed
 
 AHEAD_FRAMES = 1 << 14  # gathered at once: fewer would be all calls, and more leave the second-level cache
@@ -36,7 +37,6 @@ def native_obstacle(config: TrainConfig, device: torch.device, n_processes: int 
         (device.type != "cpu", f"it runs on a CPU, not on {device.type}"),
         (n_processes > 1, f"it is one process, and {n_processes} share this training"),
         (config.precision != "fp32", f"it has no precision but fp32, not {config.precision}"),
-        (bool(config.lookahead_lags), "it has no heads for lookahead_lags"),
         (config.backend != "auto", f"backend must be auto, not {config.backend}: its operations are its own"),
     )
     return next((reason for applies, reason in reasons if applies), None)
@@ -55,6 +55,8 @@ class NativeStep:
     config : TrainConfig
     learning_rate : callable
         Optimiser step to learning rate.
+    heads : HorizonHeads, optional
+        Heads that look further ahead, updated with the model.
     """
 
     def __init__(
@@ -64,15 +66,23 @@ class NativeStep:
         windows: WindowSampler,
         config: TrainConfig,
         learning_rate: Callable[[int], float],
+        heads: HorizonHeads | None = None,
     ) -> None:
         self.model, self.optimiser, self.windows, self.config = model, optimiser, windows, config
-        self.learning_rate = learning_rate
+        self.learning_rate, self.heads = learning_rate, heads
         shape: ModelConfig = model.config
         rope = None
         if shape.position == "rope":
             rope = rope_tables(shape, np.arange(windows.length, dtype=np.uint64))
-        self._core = NativeTrainingStep(shape, windows.length, config.objective, rope)
-        named = dict(model.named_parameters())
+        self._core = NativeTrainingStep(
+            shape,
+            windows.length,
+            config.objective,
+            rope,
+            lookahead_lags=() if heads is None else heads.lags,
+            lookahead_weight=config.lookahead_weight,
+        )
+        named = named_parameters(model, heads)
         self._parameters = [named[name] for name in self._core.names]
         self._drops = shape.dropout > 0 or shape.final_dropout > 0
         self._bound: Tensor | None = None
@@ -101,6 +111,8 @@ class NativeStep:
                 dropout_key=step_seed(self.config.seed, STREAM_DROPOUT, step) if self._drops else 0,
                 n_threads=n_threads,
             )
+        if self.heads is not None:
+            self.heads.latest.fill_(self._core.lookahead_loss)
         with annotate("optimiser"):
             decayed = self.optimiser.param_groups[0]  # by the weight decay; the rules of the others are the same
             decayed["lr"] = self.learning_rate(step)

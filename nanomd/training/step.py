@@ -25,6 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,7 @@ from nanomd.kernels import registry
 from nanomd.model.network import NanoGPT
 from nanomd.training.distributed import World
 from nanomd.training.draws import CounterDraws, Draws, GeneratorDraws, Share, mix_rate
+from nanomd.training.horizon_heads import HorizonHeads
 from nanomd.training.loss_scale import LossScale
 from nanomd.training.native import NativeStep, native_obstacle
 from nanomd.training.objectives import ExtraTerm, training_loss
@@ -89,8 +91,8 @@ class TrainingStep:
         Optimiser step to learning rate.
     world : World
         The processes that share every step.
-    extra : callable, optional
-        A further term of the loss.
+    heads : HorizonHeads, optional
+        A further term of the loss, with parameters of its own.
     fixed : bool, optional
         Whether shapes are fixed; decided by device, `compile` and `backend` when None. Where it is given, ``"auto"``
         takes no compiled step, which has no such choice.
@@ -105,12 +107,13 @@ class TrainingStep:
         *,
         learning_rate: Callable[[int], float],
         world: World | None = None,
-        extra: ExtraTerm | None = None,
+        heads: HorizonHeads | None = None,
         fixed: bool | None = None,
     ) -> None:
         self.model, self.optimiser, self.windows, self.config = model, optimiser, windows, config
         self.world = World() if world is None else world
-        self.extra, self.learning_rate = extra, learning_rate
+        self.extra: ExtraTerm | None = None if heads is None else partial(heads.gradient, model)
+        self.learning_rate = learning_rate
         self.device = windows.device
         self.mode = resolve_compile(config, self.device, self.world.size)
         if fixed is not None and config.compile == "auto" and self.mode == "native":
@@ -128,7 +131,7 @@ class TrainingStep:
         self._flat: Tensor | None = None
         self._native: NativeStep | None = None
         if self.mode == "native":
-            self._native = NativeStep(model, optimiser, windows, config, learning_rate)
+            self._native = NativeStep(model, optimiser, windows, config, learning_rate, heads)
         if self.world.size > 1:
             self._flat, self._views = self._make_flat()
         if self.fixed:

@@ -22,6 +22,11 @@ struct TrainingOptions {
   const float* sine = nullptr;
   std::string objective = "one_pass";  // or "two_pass_token", "two_pass_hidden"
   std::string isa;                     // as for rollouts
+  // Heads that predict the state `lag` frames ahead, in training only: `lookahead_weight` times the mean of their
+  // losses is added to what the gradient is of. Their parameters come after the model's, training_heads.heads.0.weight
+  // first.
+  std::vector<int> lookahead_lags;
+  double lookahead_weight = 0.0;
 };
 
 // Memory of the caller, in the order of TrainingStep::names(): what a step reads and writes.
@@ -65,6 +70,8 @@ class TrainingStep {
 
   // Nats per frame at the weights of `memory`; the gradient is kept.
   double gradient(const std::vector<ParameterMemory>& memory, const TrainingBatch& batch, int n_threads);
+  // The term of the heads of lags in the last gradient, which its return value leaves out.
+  double lookahead_loss() const;
   // The gradient of parameter i, as laid out in a model file.
   void copy_gradient(std::size_t i, float* out) const;
   // Clips the gradient and takes the step; returns the norm before.
