@@ -146,7 +146,11 @@ class Constrained:
         }
 
     def __str__(self) -> str:
-        """Return the table, and what was paid."""
+        """Return the table, what was paid, and the warnings."""
+        return "\n".join([self.table(), *(f"warning: {text}" for text in self.warnings)])
+
+    def table(self) -> str:
+        """Return what was wanted, before and after, and what was paid, as text."""
         head = ["", "wanted", "before", "after", "met"]
         rows = [head, *(row.texts(self.files.frame_interval) for row in self.rows)]
         widths = [max(len(row[k]) for row in rows) for k in range(len(head))]
@@ -157,7 +161,7 @@ class Constrained:
             f"{per_time:.3g} in two slowest timescales; {100 * self.effective:.3g} % of the old frames are left when "
             f"reweighted; {self.rollouts} rollouts"
         )
-        return "\n".join([*lines, *(f"warning: {text}" for text in self.warnings)])
+        return "\n".join(lines)
 
 
 def judge(result: Constrained, *, converged: bool) -> Constrained:

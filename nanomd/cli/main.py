@@ -17,6 +17,7 @@ from nanomd import __version__
 from nanomd.base.errors import NanomdError, NanomdWarning
 from nanomd.cli import (
     bench,
+    constrain,
     demo,
     doctor,
     experiment,
@@ -40,6 +41,7 @@ _COMMANDS = (
     validate,
     report,
     structures,
+    constrain,
     bench,
     doctor,
     demo,
