@@ -78,13 +78,13 @@ inline Vec max(Vec x, Vec y) { return {_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.
 inline Vec min(Vec x, Vec y) { return {_mm256_min_ps(x.a, y.a), _mm256_min_ps(x.b, y.b)}; }
 inline Vec sqrt(Vec x) { return {_mm256_sqrt_ps(x.a), _mm256_sqrt_ps(x.b)}; }
 
-// Nearest integer, as a float, and 2^n for that integer in [-126, 127].
+// Nearest integer, as a float, and x 2^n for such an integer in [-126, 127].
 inline __m256 round_part(__m256 x) { return _mm256_cvtepi32_ps(_mm256_cvtps_epi32(x)); }
 inline Vec round(Vec x) { return {round_part(x.a), round_part(x.b)}; }
 inline __m256 exp2_part(__m256 n) {
   return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23));
 }
-inline Vec exp2_integer(Vec n) { return {exp2_part(n.a), exp2_part(n.b)}; }
+inline Vec times_exp2(Vec x, Vec n) { return x * Vec{exp2_part(n.a), exp2_part(n.b)}; }
 
 // The value in the lanes where x >= limit, zero elsewhere.
 inline __m256 keep_part(__m256 x, __m256 limit, __m256 value) {

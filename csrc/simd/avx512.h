@@ -72,12 +72,9 @@ inline Vec max(Vec x, Vec y) { return {_mm512_maskz_max_ps(0xffff, x.a, y.a)}; }
 inline Vec min(Vec x, Vec y) { return {_mm512_maskz_min_ps(0xffff, x.a, y.a)}; }
 inline Vec sqrt(Vec x) { return {_mm512_maskz_sqrt_ps(0xffff, x.a)}; }
 
-// Nearest integer, as a float, and 2^n for that integer in [-126, 127].
-inline Vec round(Vec x) { return {_mm512_maskz_cvtepi32_ps(0xffff, _mm512_maskz_cvtps_epi32(0xffff, x.a))}; }
-inline Vec exp2_integer(Vec n) {
-  const __m512i biased = _mm512_add_epi32(_mm512_maskz_cvtps_epi32(0xffff, n.a), _mm512_set1_epi32(127));
-  return {_mm512_castsi512_ps(_mm512_maskz_slli_epi32(0xffff, biased, 23))};
-}
+// Nearest integer, as a float, and x 2^n for such an integer in [-126, 127].
+inline Vec round(Vec x) { return {_mm512_maskz_roundscale_ps(0xffff, x.a, _MM_FROUND_TO_NEAREST_INT)}; }
+inline Vec times_exp2(Vec x, Vec n) { return {_mm512_maskz_scalef_ps(0xffff, x.a, n.a)}; }
 
 // The value in the lanes where x >= limit, zero elsewhere.
 inline Vec zero_below(Vec x, Vec limit, Vec value) {

@@ -19,7 +19,7 @@ template <class Vec>
   p = fma(p, r, Vec::set(1.6666665459e-1f));
   p = fma(p, r, Vec::set(5.0000001201e-1f));
   p = fma(p, r * r, r) + Vec::set(1.0f);
-  return zero_below(x, limit, p * exp2_integer(n));
+  return zero_below(x, limit, times_exp2(p, n));
 }
 
 // GELU in its tanh form: x (1 + tanh u) / 2 = x / (1 + e^(-2u)), u = sqrt(2/pi) (x + 0.044715 x^3).

@@ -101,13 +101,13 @@ inline Vec min(Vec x, Vec y) {
 }
 inline Vec sqrt(Vec x) { return {_mm_sqrt_ps(x.a), _mm_sqrt_ps(x.b), _mm_sqrt_ps(x.c), _mm_sqrt_ps(x.d)}; }
 
-// Nearest integer, as a float, and 2^n for that integer in [-126, 127].
+// Nearest integer, as a float, and x 2^n for such an integer in [-126, 127].
 inline __m128 round_part(__m128 x) { return _mm_cvtepi32_ps(_mm_cvtps_epi32(x)); }
 inline Vec round(Vec x) { return {round_part(x.a), round_part(x.b), round_part(x.c), round_part(x.d)}; }
 inline __m128 exp2_part(__m128 n) {
   return _mm_castsi128_ps(_mm_slli_epi32(_mm_add_epi32(_mm_cvtps_epi32(n), _mm_set1_epi32(127)), 23));
 }
-inline Vec exp2_integer(Vec n) { return {exp2_part(n.a), exp2_part(n.b), exp2_part(n.c), exp2_part(n.d)}; }
+inline Vec times_exp2(Vec x, Vec n) { return x * Vec{exp2_part(n.a), exp2_part(n.b), exp2_part(n.c), exp2_part(n.d)}; }
 
 // The value in the lanes where x >= limit, zero elsewhere.
 inline __m128 keep_part(__m128 x, __m128 limit, __m128 value) { return _mm_and_ps(_mm_cmpge_ps(x, limit), value); }

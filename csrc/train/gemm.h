@@ -85,8 +85,9 @@ struct Product {
     }
   }
 
+  // Inlined, as tiles are: a call that passes three structs takes a tenth of the time of a tile sixteen deep.
   template <bool kAdd, int M, int N>
-  static void choose(int height, int depth, Left a, Right b, Target c, const float* bias) {
+  [[gnu::always_inline]] static void choose(int height, int depth, Left a, Right b, Target c, const float* bias) {
     if constexpr (M > 1) {
       if (height < M) return choose<kAdd, M - 1, N>(height, depth, a, b, c, bias);
     }
@@ -94,7 +95,7 @@ struct Product {
   }
 
   template <bool kAdd, int M, int N>
-  static void tile(int depth, Left a, Right b, Target c, const float* bias) {
+  [[gnu::always_inline]] static void tile(int depth, Left a, Right b, Target c, const float* bias) {
     Vec sum[M][N];
 #pragma GCC unroll 8
     for (int m = 0; m < M; ++m)
