@@ -18,14 +18,16 @@ from nanomd.base.errors import InputError
 from nanomd.base.extras import needs
 from nanomd.kinetics.macrostates import short_names
 from nanomd.kinetics.results import ValidationResult
+from nanomd.rare.result import RareEvents
 from nanomd.report import draw_kinetics as draw
 from nanomd.report.landscape import draw_surface, free_energy_surfaces, top_of_scale
+from nanomd.report.plots_rare import draw_rare_event
 from nanomd.report.style import look, source_styles
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["chapman_kolmogorov", "free_energy", "mfpt", "populations", "residence", "timescales"]
+__all__ = ["chapman_kolmogorov", "free_energy", "mfpt", "populations", "rare_event", "residence", "timescales"]
 
 
 def timescales(result: ValidationResult, ax: Axes | None = None, *, process: int = 1) -> Axes:
@@ -130,6 +132,21 @@ def free_energy(
     span = (0.0, top_of_scale(surfaces.values()))
     with _axes(ax, 4.8, 3.6) as axes:
         draw_surface(axes, surfaces[name], name, given, "viridis", span, "free energy (kT)")
+    return axes
+
+
+def rare_event(result: RareEvents, ax: Axes | None = None) -> Axes:
+    """Draw how a rare event's rate came about: the flux so far of a weighted ensemble, or the levels of a splitting.
+
+    Parameters
+    ----------
+    result : RareEvents
+        What `Sampler.rare_event` returned.
+    ax : Axes, optional
+    """
+    with _axes(ax, 5.2, 3.6) as axes:
+        draw_rare_event(axes, result)
+        _legend(axes)
     return axes
 
 

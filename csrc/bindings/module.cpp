@@ -14,6 +14,7 @@ PYBIND11_MODULE(_core, module) {
   nanomd::bindings::register_observables(module);
   nanomd::bindings::register_training(module);
   nanomd::bindings::register_sweep(module);
+  nanomd::bindings::register_walkers(module);
 #if defined(NANOMD_EMULATE_CUDA)
   nanomd::bindings::register_emulation(module);
 #endif

@@ -1,7 +1,5 @@
 // The rollout engine: weights in, tokens out. The GIL is released while it works; Ctrl-C and progress are served from
 // the calling thread about twenty times a second.
-#include <exception>
-
 #include "bindings.h"
 #include "cpu/kernels.h"
 #include "nanomd/check.h"
@@ -51,31 +49,6 @@ TensorMap parse_tensors(const py::dict& tensors) {
 }
 
 namespace {
-
-// Runs work(callback) without the GIL. The callback heeds Ctrl-C and tells `progress`; what Python raises there stops
-// the work and is raised here once all threads have stopped. False if stopped without an exception.
-template <class Work>
-bool run_released(const py::object& progress, Work work) {
-  std::exception_ptr raised;
-  bool finished = false;
-  const ProgressCallback callback = [&](std::uint64_t done) {
-    const py::gil_scoped_acquire gil;
-    try {
-      if (raised) return true;
-      if (PyErr_CheckSignals() != 0) throw py::error_already_set();
-      return !progress.is_none() && progress(done).cast<bool>();
-    } catch (...) {
-      raised = std::current_exception();
-      return true;
-    }
-  };
-  {
-    const py::gil_scoped_release release;
-    finished = work(callback);
-  }
-  if (raised) std::rethrow_exception(raised);
-  return finished;
-}
 
 // Owns the session and keeps the engine's weights alive; one call at a time.
 struct PySession {

@@ -12,6 +12,7 @@
 #include "lookahead.h"
 #include "nanomd/check.h"
 #include "nanomd/engine_checks.h"
+#include "walkers.h"
 
 namespace nanomd {
 
@@ -222,6 +223,10 @@ class CpuEngine final : public RolloutEngine {
     return std::make_unique<CpuSession>(model_, kernels_, column_limit_, history, replay, options);
   }
 
+  std::unique_ptr<Walkers> walkers(const WalkerOptions& options) const override {
+    return make_cpu_walkers(model_, kernels_, options);
+  }
+
   bool log_probs(const LogProbOptions& options, float* out, const ProgressCallback& progress) const override {
     check_sequences(model_->shape, options);
     const std::vector<Piece> pieces = make_pieces(options.n_sequences, column_limit_, options.n_threads,
@@ -273,6 +278,10 @@ class CpuEngine final : public RolloutEngine {
 };
 
 }  // namespace
+
+std::unique_ptr<Walkers> RolloutEngine::walkers(const WalkerOptions&) const {
+  throw UnsupportedError("walkers of rare events are not available on " + name() + "; use cpu");
+}
 
 std::unique_ptr<RolloutEngine> make_cpu_engine(std::shared_ptr<const Model> model, const std::string& isa,
                                                int column_limit) {

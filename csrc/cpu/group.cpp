@@ -8,7 +8,8 @@
 
 namespace nanomd {
 
-Group::Group(const Model& model, const Kernels& kernels, Mode mode, int hop_keep, int n_trajs, bool columns)
+Group::Group(const Model& model, const Kernels& kernels, Mode mode, int hop_keep, int n_trajs, bool columns,
+             bool retracts)
     : model_(model),
       kernels_(kernels),
       mode_(mode),
@@ -22,7 +23,7 @@ Group::Group(const Model& model, const Kernels& kernels, Mode mode, int hop_keep
   keys_ = buffer(layout_.keys * copies);
   values_ = buffer(layout_.values * copies);
   const ModelShape& shape = model.shape;
-  if (columns && n_trajs == 1 && mode == Mode::kRing)
+  if (columns && n_trajs == 1 && mode == Mode::kRing && retracts)
     saved_ = buffer(static_cast<std::size_t>(round_up(2 * shape.n_layer * shape.d_kv())) * kMaxColumns);
   if (mode != Mode::kRing) recent_.assign(static_cast<std::size_t>(shape.context_length) * kLanes, 0);
   if (!shape.learned_position) {
@@ -122,6 +123,44 @@ void Group::retract(int n) {
   }
   next_ -= static_cast<std::uint64_t>(n);
   run_ -= n;
+}
+
+void Group::fill(const std::int32_t* token, std::size_t n, Scratch& scratch) {
+  const std::uint64_t W = static_cast<std::uint64_t>(model_.shape.context_length);
+  for (std::size_t done = 0; done < n;) {
+    const int part = static_cast<int>(std::min<std::size_t>(n - done, std::min<std::size_t>(kMaxColumns, W)));
+    if (mode_ != Mode::kRing)
+      for (int i = 0; i < part; ++i) recent_[((next_ + static_cast<std::uint64_t>(i)) % W) * kLanes] = token[done + i];
+    decode_run(token + done, part, next_, static_cast<int>(window_), part, scratch);
+    next_ += static_cast<std::uint64_t>(part);
+    if (mode_ != Mode::kRing) window_ += static_cast<std::uint64_t>(part);
+    done += static_cast<std::size_t>(part);
+  }
+}
+
+void Group::stage(std::int32_t token, Column& column, Scratch& scratch) {
+  const std::uint64_t position = next_++;
+  if (mode_ != Mode::kRing) {
+    const std::uint64_t W = static_cast<std::uint64_t>(model_.shape.context_length);
+    recent_[(position % W) * kLanes] = token;
+    const std::uint64_t keep = mode_ == Mode::kHop ? static_cast<std::uint64_t>(hop_keep_) : W;
+    if (window_ == W) refill(position - 1, keep - 1, false, scratch);
+  }
+  place(position, static_cast<int>(window_), 0, column);
+  column.token = token;
+  column.keys = keys_.data();
+  column.values = values_.data();
+  if (mode_ != Mode::kRing) ++window_;
+}
+
+void Group::copy(const Group& other) {
+  std::memcpy(keys_.data(), other.keys_.data(), keys_.size() * sizeof(float));
+  std::memcpy(values_.data(), other.values_.data(), values_.size() * sizeof(float));
+  recent_ = other.recent_;
+  first_ = other.first_;
+  next_ = other.next_;
+  window_ = other.window_;
+  run_ = 0;
 }
 
 // Keys and values of one slot, in all layers, to or from the saved ones.

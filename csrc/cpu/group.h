@@ -8,8 +8,10 @@ namespace nanomd {
 
 class Group {
  public:
-  // columns: the columns kernel, each trajectory with its own caches; else the lanes kernel.
-  Group(const Model& model, const Kernels& kernels, Mode mode, int hop_keep, int n_trajs, bool columns);
+  // columns: the columns kernel, each trajectory with its own caches; else the lanes kernel. Only with `retracts` are
+  // tokens ever taken back.
+  Group(const Model& model, const Kernels& kernels, Mode mode, int hop_keep, int n_trajs, bool columns,
+        bool retracts = true);
 
   // The position of the first token that will be fed; for hop and crop, tokens before it have left the window.
   void start(std::uint64_t position);
@@ -27,6 +29,15 @@ class Group {
   int room() const;
   // Takes back the last n tokens of the last run, but not its first: as if they had not been fed.
   void retract(int n);
+
+  // Groups of one trajectory, in columns, that stand at places of their own and share each step:
+  // Feeds n tokens, none of which finds the window full, and computes no logits.
+  void fill(const std::int32_t* token, std::size_t n, Scratch& scratch);
+  // Takes one token, as a column of a step that the caller makes of several groups. Logits are where `logits` says.
+  void stage(std::int32_t token, Column& column, Scratch& scratch);
+  // Takes over all that another group of the same model and mode has been fed.
+  void copy(const Group& other);
+  std::size_t bytes() const { return (keys_.size() + values_.size()) * sizeof(float); }
 
   int n_trajs() const { return n_trajs_; }
   bool columns() const { return columns_; }

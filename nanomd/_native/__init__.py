@@ -28,15 +28,18 @@ from nanomd._native.parts import (
     sample_counts,
 )
 from nanomd._native.training import NativeTrainingStep, sweep_output
+from nanomd._native.walkers import Histories, NativeWalkers, resample_walkers
 
 __all__ = [
     "Blocks",
     "Derived",
+    "Histories",
     "NativeCudaEngine",
     "NativeEngine",
     "NativeObservables",
     "NativeSession",
     "NativeTrainingStep",
+    "NativeWalkers",
     "ObservablesSpec",
     "available_isas",
     "core_file",
@@ -51,6 +54,7 @@ __all__ = [
     "observables_layout",
     "philox",
     "project_transitions",
+    "resample_walkers",
     "rollout_uniform",
     "sample_counts",
     "simulate_four_state",

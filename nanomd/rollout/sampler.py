@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -30,6 +30,10 @@ from nanomd.rollout.request import RolloutRequest, parse_drafts
 from nanomd.rollout.result import Rollout, ShardedTokens
 from nanomd.rollout.run import Run
 from nanomd.rollout.store import TokenStore
+
+if TYPE_CHECKING:
+    from nanomd.rare.result import RareEvents
+    from nanomd.rare.run import Method
 
 __all__ = ["Observables", "ObservablesResult", "Rollout", "Sampler", "ShardedTokens", "merge_parts"]
 
@@ -251,6 +255,69 @@ class Sampler:
         run = Run(self.engine, self.files, request, config, beginning(self.engine, self.files, request, config))
         with annotate("rollout"):
             return run.in_memory() if request.out is None else run_to_disk(run, request.out, request.resume)
+
+    def rare_event(
+        self,
+        source: Sequence[int],
+        target: Sequence[int],
+        progress: ArrayLike | None = None,
+        method: str | Method = "weighted_ensemble",
+        *,
+        start: ArrayLike | None = None,
+        n_repeats: int = 8,
+        confidence: float = 0.95,
+        mode: str = "auto",
+        hop_keep: int | None = None,
+        seed: int = 0,
+        sampling_temperature: float = 1.0,
+        n_threads: int | None = None,
+        out: str | Path | None = None,
+        resume: bool = False,
+        show_progress: Progress | bool | None = None,
+        cancel: Callable[[], bool] | None = None,
+        **options: Any,
+    ) -> RareEvents:
+        """Return the rate of an event that a rollout would hardly ever see: the same bits for any number of threads.
+
+        Parameters
+        ----------
+        source, target : sequences of int
+            Raw labels. Trajectories run from the source until they reach the target, and are put back.
+        progress : (V,) array, optional
+            A value a state, in the order of ``state_map.symbols``, that rises from source to target. It decides the
+            effort, not the result. By default ln of the committor of a Markov model of the model's own states.
+        method : str, WeightedEnsemble or Splitting
+            ``"weighted_ensemble"`` or ``"splitting"`` (adaptive multilevel splitting); see `nanomd.rare`.
+        start : (P,) or (n, P) raw labels, optional
+            Histories that end in the source, of which one is drawn for every trajectory that is put back. By default
+            histories that the model itself makes there.
+        n_repeats, confidence :
+            Independent repetitions, which give the interval, and its confidence.
+        out, resume :
+            A folder for a checkpoint now and then, and for the result; go on from there.
+        mode, hop_keep, seed, sampling_temperature, n_threads, cancel, show_progress :
+            As for `generate`, where the last is `progress`.
+        **options :
+            Those of the method, such as ``n_iterations=1000``.
+
+        Raises
+        ------
+        InputError, StoreError
+            For bad arguments; an `out` that is busy, damaged, or cannot be written.
+        BackendUnavailableError
+            On another backend than cpu.
+        """
+        from nanomd.rare.run import RareRequest, parse_method, sample_rare_events
+
+        mode = resolve_mode(self.config, mode)
+        keep = resolve_hop_keep(self.config, mode, None if hop_keep is None else check_whole("hop_keep", hop_keep))
+        request = RareRequest(
+            source=source, target=target, progress=progress, method=parse_method(method, options), start=start,
+            n_repeats=n_repeats, confidence=confidence, mode=mode, hop_keep=keep, seed=seed,
+            sampling_temperature=sampling_temperature, n_threads=check_threads(n_threads),
+            out=None if out is None else Path(out), resume=resume, report=show_progress, cancel=cancel,
+        )  # fmt: skip
+        return sample_rare_events(self.files, self.engine, request)
 
     def _in_parts(self, request: RolloutRequest, executor: Executor) -> Rollout:
         if request.out is None or request.part is not None or request.first_trajectory:

@@ -27,6 +27,7 @@ def check_run(run: str | Path) -> dict[str, list[str]]:
         "tokenize": _tokens,
         "train": _model,
         "generate": lambda folder: load_generated(folder, verify=True),
+        "rare": _rare,
         "interpret": load_interpretation,
         "validate": load_validation,
     }
@@ -54,6 +55,12 @@ def _problems(check: Callable[[T], object], what: T) -> list[str]:
     except OSError as error:
         return [explain_os_error(error)]
     return []
+
+
+def _rare(folder: RunFolder) -> None:
+    from nanomd.rare.result import RareEvents
+
+    RareEvents.load(folder.rare / "result.npz")
 
 
 def _tokens(folder: RunFolder) -> None:

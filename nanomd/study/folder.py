@@ -7,7 +7,7 @@
       provenance.json    versions, seeds, input hashes, commit, device, backend of every finished step
       simulation/        xy_0000.npy ... (model systems only)
       tokens/            md_0000.npy ... manifest.json, state_coordinates.npy, tokenizer/
-      model/  checkpoints/  generated/  interpret/  logs/  report/
+      model/  checkpoints/  generated/  rare/  interpret/  logs/  report/
       .train.new/ ...    the results of an unfinished step, while an older result is in their place
 
 One process writes at a time (an advisory lock that dies with its process), files appear whole or not at all, and a
@@ -33,17 +33,18 @@ from nanomd.study.staging import Staging, is_filled, make_link_targets
 T = TypeVar("T", int, str)
 
 # A step's results go stale with the results that they were made from.
-STAGES = ("simulate", "tokenize", "train", "generate", "interpret", "validate", "report")
+STAGES = ("simulate", "tokenize", "train", "generate", "rare", "interpret", "validate", "report")
 _FOLDERS = {
     "simulate": ("simulation",),
     "tokenize": ("tokens",),
     "train": ("model", "checkpoints", "logs"),
     "generate": ("generated",),
+    "rare": ("rare",),
     "interpret": ("interpret",),
     "validate": ("report/validation.json",),
     "report": ("report/index.html", "report/png", "report/pdf", "report/svg"),
 }
-_RESUMABLE = ("train", "generate")
+_RESUMABLE = ("train", "generate", "rare")
 _HOUSEKEEPING = {".lock", "config.toml", "provenance.json"}
 
 
@@ -104,6 +105,11 @@ class RunFolder:
     def generated(self) -> Path:
         """Generated trajectories."""
         return self.path / "generated"
+
+    @property
+    def rare(self) -> Path:
+        """The result of rare-event sampling."""
+        return self.path / "rare"
 
     @property
     def interpret(self) -> Path:

@@ -18,6 +18,8 @@
 namespace nanomd {
 
 class ObservablesWriter;
+class Walkers;
+struct WalkerOptions;
 
 // Where trajectories stand when a session opens. All of them have seen the same number of tokens.
 struct SessionOptions {
@@ -84,6 +86,9 @@ class RolloutEngine {
   // Memory of one trajectory's caches, bytes.
   virtual std::size_t bytes_per_trajectory() const = 0;
   virtual std::unique_ptr<Session> open(const SessionOptions& options) const = 0;
+  // Trajectories that are copied and stop one by one, for rare events: nanomd/walkers.h. UnsupportedError where the
+  // engine has none.
+  virtual std::unique_ptr<Walkers> walkers(const WalkerOptions& options) const;
   // ln p(next state | tokens up to here) after every position, through the decode path of rollouts:
   // out[n_sequences][n_tokens][n_states].
   virtual bool log_probs(const LogProbOptions& options, float* out, const ProgressCallback& progress) const = 0;
