@@ -13,8 +13,8 @@ import pytest
 from nanomd.cli.main import build_parser, main
 
 COMMANDS = [
-    "simulate", "tokenize", "train", "generate", "interpret", "validate", "report", "structures", "constrain", "bench",
-    "doctor", "demo", "experiment",
+    "simulate", "tokenize", "train", "generate", "rare", "interpret", "validate", "report", "structures", "constrain",
+    "bench", "doctor", "demo", "experiment",
 ]  # fmt: skip
 
 
