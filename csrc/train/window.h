@@ -83,7 +83,7 @@ class Window {
       forward(M.pass[0], hidden);
       if (!hidden) Output<Vec>(task).replace(M.pass[0].out);
     }
-    need(hidden ? 0 : task.scored.begin);
+    need(task.scored.begin);
     pass_ = hidden ? 1 : 0;
     PassMemory& last = M.pass[pass_];
     embed(last);
@@ -94,6 +94,7 @@ class Window {
     backward(last);
     if (hidden) {
       split();
+      need(0);
       pass_ = 0;
       float* d_embedded = M.dx;  // what reached the embeddings directly
       M.dx = M.d_first;
