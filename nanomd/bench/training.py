@@ -48,7 +48,10 @@ CONTENDERS = {
     "nanomd, compiled graph": (False, "compile-graph"),
     "PyTorch eager": (True, "none"),
     "PyTorch compiled": (True, "compile"),
+    "nanomd, dropout": (False, "auto"),  # verified without, since each draws its own units
+    "PyTorch eager, dropout": (True, "none"),
 }
+DROPOUT = 0.2
 N_STEPS, FIRST_STEP = 1_000_000, 500_000  # in the middle of a long training, where states are replaced
 VERIFIED_STEPS = 3
 TOKENS = {"cuda": 65536, "cpu": 2048}  # of a step, unless a batch size is given
@@ -253,6 +256,8 @@ def train_cases(
                     label = f"{objective} {contender}"
                     step = make_step(model, config, plain=plain, device=place)
                     errors[label], startup[label] = verify(step)
+                    if contender.endswith("dropout"):
+                        step = make_step(model.replace(dropout=DROPOUT), config, plain=plain, device=place)
                     functions[label] = runner(step)
             timed = interleaved(functions, seconds, repeats)
         length = step.windows.length
