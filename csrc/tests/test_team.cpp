@@ -1,4 +1,7 @@
 // Threads that share pieces of work: every piece once, workers that are never two at once, exceptions, many phases.
+#include <sys/wait.h>
+#include <unistd.h>
+
 #include <atomic>
 #include <stdexcept>
 #include <vector>
@@ -47,6 +50,25 @@ TEST(an_exception_ends_the_work_and_not_the_team) {
     team.run(8, 3, [&](int, std::size_t) { ++done; });
     EXPECT(done == 8);
   }
+}
+
+TEST(a_forked_process_does_all_itself_and_ends) {
+  Team* const team = new Team;
+  std::atomic<int> done{0};
+  team->run(8, 3, [&](int, std::size_t) { ++done; });
+  const pid_t child = fork();
+  if (child == 0) {
+    alarm(60);  // rather than to wait for ever
+    int own = 0;
+    team->run(8, 3, [&](int worker, std::size_t) { own += worker == 0; });
+    delete team;
+    _exit(own == 8 ? 0 : 1);
+  }
+  int status = -1;
+  EXPECT(waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0);
+  team->run(8, 3, [&](int, std::size_t) { ++done; });
+  EXPECT(done == 16);
+  delete team;
 }
 
 TEST_MAIN()

@@ -1,9 +1,17 @@
 #include "train/team.h"
 
+#include <unistd.h>
 #include <xmmintrin.h>
 
 #include <algorithm>
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <exception>
+#include <mutex>
 #include <system_error>
+#include <thread>
+#include <vector>
 
 namespace nanomd::train {
 
@@ -28,7 +36,43 @@ void spin_until(Condition condition) {
 
 }  // namespace
 
+class Team::Crew {
+ public:
+  void run(std::size_t n_pieces, int n_threads, const Work& work);
+  void end();
+  bool is_ours() const { return owner_ == getpid(); }
+
+ private:
+  void serve(int worker);
+  void take_pieces(int worker, const Work& work, std::size_t n_pieces);
+
+  const pid_t owner_ = getpid();
+  std::vector<std::thread> helpers_;
+  std::mutex mutex_;
+  std::condition_variable wake_, done_;
+  // Of the work under way: written under the mutex.
+  const Work* work_ = nullptr;
+  std::size_t n_pieces_ = 0;
+  std::atomic<std::size_t> next_{0};
+  int wanted_ = 0;  // helpers
+  std::atomic<int> busy_{0};
+  std::atomic<std::uint64_t> number_{0};  // of the work
+  std::exception_ptr failure_;
+  bool stop_ = false;
+};
+
+Team::Team() : crew_(std::make_unique<Crew>()) {}
+
 Team::~Team() {
+  if (crew_->is_ours())
+    crew_->end();
+  else
+    static_cast<void>(crew_.release());  // its threads and who waits for them are the parent's
+}
+
+void Team::run(std::size_t n_pieces, int n_threads, const Work& work) { crew_->run(n_pieces, n_threads, work); }
+
+void Team::Crew::end() {
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     stop_ = true;
@@ -38,7 +82,7 @@ Team::~Team() {
   for (std::thread& helper : helpers_) helper.join();
 }
 
-void Team::run(std::size_t n_pieces, int n_threads, const Work& work) {
+void Team::Crew::run(std::size_t n_pieces, int n_threads, const Work& work) {
   const std::size_t most = std::min(n_pieces, static_cast<std::size_t>(std::max(n_threads, 1)));
   {
     const std::lock_guard<std::mutex> lock(mutex_);
@@ -50,7 +94,7 @@ void Team::run(std::size_t n_pieces, int n_threads, const Work& work) {
     ++number_;
     try {
       while (helpers_.size() < static_cast<std::size_t>(wanted_))
-        helpers_.emplace_back(&Team::serve, this, static_cast<int>(helpers_.size()) + 1);
+        helpers_.emplace_back(&Crew::serve, this, static_cast<int>(helpers_.size()) + 1);
     } catch (const std::system_error&) {  // no more threads: those that there are do it
     }
   }
@@ -63,7 +107,7 @@ void Team::run(std::size_t n_pieces, int n_threads, const Work& work) {
   if (failure_) std::rethrow_exception(failure_);
 }
 
-void Team::serve(int worker) {
+void Team::Crew::serve(int worker) {
   std::uint64_t seen = 0;
   std::unique_lock<std::mutex> lock(mutex_);
   for (;;) {
@@ -83,7 +127,7 @@ void Team::serve(int worker) {
   }
 }
 
-void Team::take_pieces(int worker, const Work& work, std::size_t n_pieces) {
+void Team::Crew::take_pieces(int worker, const Work& work, std::size_t n_pieces) {
   const FlushDenormals flush;
   try {
     for (std::size_t piece; (piece = next_++) < n_pieces;) work(worker, piece);
