@@ -70,7 +70,11 @@ Team::~Team() {
     static_cast<void>(crew_.release());  // its threads and who waits for them are the parent's
 }
 
-void Team::run(std::size_t n_pieces, int n_threads, const Work& work) { crew_->run(n_pieces, n_threads, work); }
+void Team::run(std::size_t n_pieces, int n_threads, const Work& work) {
+  if (crew_->is_ours()) return crew_->run(n_pieces, n_threads, work);
+  const FlushDenormals flush;  // of a forked process: a thread that is no more may have left the mutex locked
+  for (std::size_t piece = 0; piece < n_pieces; ++piece) work(0, piece);
+}
 
 void Team::Crew::end() {
   {
