@@ -168,8 +168,9 @@ class _Work:
         functionals = [wish.functional for wish in self.wishes]
         before, values, doubts = self._measure(self.dtrajs)
         lacking = values - np.array([functional.at(self.base)[0] for functional in functionals])
-        theta = np.where(abs(lacking) > _SURE * doubts, -lacking, 0.0)
-        theta = np.where(np.isfinite(lacking), theta, 0.0)
+        # What sampling explains is no lack of the chain, and what it explains in part is so in part.
+        known = np.where(np.isfinite(lacking), lacking, 0.0)
+        theta = -known * np.maximum(0.0, 1.0 - (_SURE * doubts / np.maximum(abs(known), 1e-300)) ** 2)
         steps = weight * 2.0 * self.slow.timescale
         search: Search[_Made] = Search(np.eye(len(wanted)))
         for _ in range(ROUNDS):
