@@ -18,7 +18,8 @@ import torch
 
 from nanomd.base.config import TrainConfig
 from nanomd.bench import stamp, write_record
-from nanomd.bench.training import CONTENDERS, FIRST_STEP, N_STEPS, OBJECTIVES, make_step, train_cases, training_config
+from nanomd.bench.models import bench_config
+from nanomd.bench.training import CONTENDERS, FIRST_STEP, N_STEPS, OBJECTIVES, make_step, train_cases
 
 
 def profile(path: Path, model: str, batch: int, device: torch.device) -> None:
@@ -29,7 +30,7 @@ def profile(path: Path, model: str, batch: int, device: torch.device) -> None:
     steps = []
     for objective in OBJECTIVES:
         config = TrainConfig(objective=objective, n_steps=N_STEPS, batch_size=batch, mix_anneal=False)
-        steps.append(make_step(training_config(model), config, plain=False, device=device))
+        steps.append(make_step(bench_config(model), config, plain=False, device=device))
         for k in range(3):
             steps[-1](FIRST_STEP + k)
     with torch.profiler.profile(activities=activities) as trace:

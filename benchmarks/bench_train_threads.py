@@ -17,7 +17,8 @@ import numpy as np
 import torch
 
 from nanomd.base.config import TrainConfig
-from nanomd.bench.training import FIRST_STEP, N_STEPS, TOKENS, make_step, training_config, window_length
+from nanomd.bench.models import bench_config
+from nanomd.bench.training import FIRST_STEP, N_STEPS, TOKENS, make_step, window_length
 from nanomd.training.setup import torch_settings
 
 QUANTILES = (0.0, 0.05, 0.25, 0.5)
@@ -25,7 +26,7 @@ QUANTILES = (0.0, 0.05, 0.25, 0.5)
 
 def step_seconds(model: str, threads: list[int], seconds: float) -> dict[int, list[float]]:
     """Return the times of steps, by their number of threads."""
-    device, shape = torch.device("cpu"), training_config(model)
+    device, shape = torch.device("cpu"), bench_config(model)
     batch = max(1, TOKENS["cpu"] // window_length(shape))
     config = TrainConfig(compile="native", n_steps=N_STEPS, batch_size=batch, learning_rate=1e-4, device="cpu")
     step, number = make_step(shape, config, plain=False, device=device), FIRST_STEP

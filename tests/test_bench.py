@@ -200,6 +200,14 @@ def test_part_train_shows_our_step_beside_eager_pytorch_and_the_floor(
     assert case["errors"]["one_pass nanomd"] < 1e-4 and case["floor"]["one_pass"]["frames_per_second"] > 0
 
 
+def test_models_have_as_many_states_as_their_names_say() -> None:
+    assert bench_config("small:543") == bench_config("small").replace(n_states=543)
+    assert (bench_config("demo").n_states, bench_config("demo").context_length) == (20, 32)
+    for name in ("small:", "small:x", "small:-3"):
+        with pytest.raises(InputError, match="whole number"):
+            bench_config(name)
+
+
 def test_compare_shows_ratios_and_what_differs(tmp_path: Path) -> None:
     def record(name: str, median: float, cpu: str, load: float) -> Path:
         speed = {"median": median, "low": 0.9 * median, "high": 1.1 * median}

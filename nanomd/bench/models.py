@@ -24,6 +24,7 @@ MODELS: MappingProxyType[str, tuple[str, int, dict[str, Any]]] = MappingProxyTyp
     {
         "S": ("base", 100, {}),
         "XS": ("xs", 20, {}),
+        "demo": ("tiny", 20, {"markov_head": True, "context_length": 32}),  # of `nanomd demo`
         "S-learned": ("base", 100, {"position": "learned"}),
         "XS-learned": ("xs", 20, {"position": "learned"}),
         "tiny-learned": ("tiny", 100, {"position": "learned"}),
@@ -42,11 +43,18 @@ class VerificationError(NanomdError):
 def bench_config(name: str, **changes: Any) -> ModelConfig:
     """Return the shape of a benchmark model: a name of `MODELS`, or a preset (with 100 states; xs with 20).
 
+    ``small:543`` is that of small with 543 states.
+
     Raises
     ------
     InputError
         For an unknown name.
     """
+    if ":" in name:
+        base, _, states = name.partition(":")
+        if not states.isdecimal():
+            raise InputError(f"a model is NAME or NAME:STATES with a whole number, got {name!r}")
+        return bench_config(base, **changes).replace(n_states=int(states))
     if name in MODELS:
         preset, n_states, fields = MODELS[name]
         return model_preset(preset, n_states, **{**fields, **changes})

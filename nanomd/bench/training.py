@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nanomd.base.config import ModelConfig, TrainConfig, model_preset
+from nanomd.base.config import ModelConfig, TrainConfig
 from nanomd.bench.floor import measure_bandwidth, measure_peak
 from nanomd.bench.models import VerificationError, bench_config
 from nanomd.bench.timing import interleaved
@@ -82,16 +82,6 @@ class PlainAttention(Attention):
             lag = torch.arange(length, device=device)[:, None] - torch.arange(length, device=device)
             self._kept = kept = (lag >= 0) & (lag < self.config.context_length)
         return kept
-
-
-def training_config(name: str) -> ModelConfig:
-    """Return a shape of `nanomd.bench.bench_config`, or ``demo``, that of ``nanomd demo``.
-
-    ``small:543`` is that of small with 543 states.
-    """
-    name, _, n_states = name.partition(":")
-    shape = model_preset("tiny", 20, markov_head=True, context_length=32) if name == "demo" else bench_config(name)
-    return shape.replace(n_states=int(n_states)) if n_states else shape
 
 
 def window_length(model: ModelConfig) -> int:
@@ -234,7 +224,7 @@ def train_cases(
     rates = measure_rates(place, precision, n_threads)
     cases = []
     for name in models:
-        model = training_config(name)
+        model = bench_config(name)
         batch = batch_size or max(1, TOKENS[place.type] // window_length(model))
         errors: dict[str, float] = {}
         startup: dict[str, float] = {}

@@ -39,7 +39,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="PRESET",
         nargs="+",
         default=None,
-        help="models: S, S-learned, XS, S-V1000-markov, ... or presets of `train`",
+        help="models: S, XS, demo, S-learned, S-V1000-markov, ..., presets of `train`; small:200 has 200 states",
     )
     parser.add_argument(
         "--mode", dest="modes", nargs="+", default=None, choices=["ring", "hop", "crop"], help="default: all three"
