@@ -25,6 +25,7 @@ void register_observables(pybind11::module_& module);
 void register_training(pybind11::module_& module);
 void register_sweep(pybind11::module_& module);
 void register_walkers(pybind11::module_& module);
+void register_clustering(pybind11::module_& module);
 void register_emulation(pybind11::module_& module);  // with NANOMD_EMULATE_CUDA: csrc/tests/emulation
 
 // A C-contiguous array of exactly this type: no silent conversion, so that writes reach the caller's memory.

@@ -15,6 +15,7 @@ PYBIND11_MODULE(_core, module) {
   nanomd::bindings::register_training(module);
   nanomd::bindings::register_sweep(module);
   nanomd::bindings::register_walkers(module);
+  nanomd::bindings::register_clustering(module);
 #if defined(NANOMD_EMULATE_CUDA)
   nanomd::bindings::register_emulation(module);
 #endif

@@ -6,6 +6,7 @@
 #include "decode_columns.h"
 #include "decode_lanes.h"
 #include "kernels.h"
+#include "nearest.h"
 #include "simd/math.h"
 
 namespace nanomd {
@@ -33,6 +34,7 @@ constexpr Kernels kernels_of(const char* name, int column_limit, bool (*supporte
   kernels.sample_lanes = Wide::sample;
   kernels.sample_column = ColumnPass<Vec, float, float>::sample;
   kernels.exp = exp_array<Vec>;
+  kernels.nearest = nearest_centers<Vec>;
   return kernels;
 }
 

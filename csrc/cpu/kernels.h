@@ -26,6 +26,7 @@
 #include <string>
 #include <vector>
 
+#include "nanomd/clustering.h"
 #include "nanomd/kv_cache.h"
 #include "nanomd/model.h"
 
@@ -98,6 +99,7 @@ struct Kernels {
   // logits -> unnormalised probabilities, in place; and the drawn states, from one uniform per lane, or one.
   void (*sample_lanes)(float* logits, int n_states, float inverse_temperature, const double* u, std::int32_t* state);
   void (*sample_column)(float* logits, int n_states, float inverse_temperature, double u, std::int32_t* state);
+  void (*nearest)(const LloydInput& input, float* work, std::int32_t* labels);  // nearest.h
   void (*exp)(const float* x, float* y, std::size_t n);  // n a multiple of 16, aligned: for tests
 };
 

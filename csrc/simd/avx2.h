@@ -102,6 +102,14 @@ inline __m256 keep_part(__m256 x, unsigned bits) {
 }
 inline Vec keep_lanes(Vec x, unsigned bits) { return {keep_part(x.a, bits), keep_part(x.b, bits >> 8)}; }
 
+// a in the lanes where x < limit, b elsewhere.
+inline __m256 select_part(__m256 x, __m256 limit, __m256 a, __m256 b) {
+  return _mm256_blendv_ps(b, a, _mm256_cmp_ps(x, limit, _CMP_LT_OQ));
+}
+inline Vec select_below(Vec x, Vec limit, Vec a, Vec b) {
+  return {select_part(x.a, limit.a, a.a, b.a), select_part(x.b, limit.b, a.b, b.b)};
+}
+
 // (first eight, last eight) -> (last eight, first eight)
 inline Vec swap_halves(Vec x) { return {x.b, x.a}; }
 

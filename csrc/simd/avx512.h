@@ -84,6 +84,11 @@ inline Vec zero_below(Vec x, Vec limit, Vec value) {
 // The value in the lanes whose bit is set, zero elsewhere.
 inline Vec keep_lanes(Vec x, unsigned bits) { return {_mm512_maskz_mov_ps(static_cast<__mmask16>(bits), x.a)}; }
 
+// a in the lanes where x < limit, b elsewhere.
+inline Vec select_below(Vec x, Vec limit, Vec a, Vec b) {
+  return {_mm512_mask_mov_ps(b.a, _mm512_cmp_ps_mask(x.a, limit.a, _CMP_LT_OQ), a.a)};
+}
+
 // (first eight, last eight) -> (last eight, first eight)
 inline Vec swap_halves(Vec x) { return {_mm512_maskz_shuffle_f32x4(0xffff, x.a, x.a, _MM_SHUFFLE(1, 0, 3, 2))}; }
 

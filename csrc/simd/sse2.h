@@ -126,6 +126,16 @@ inline Vec keep_lanes(Vec x, unsigned bits) {
   return {keep_part(x.a, bits), keep_part(x.b, bits >> 4), keep_part(x.c, bits >> 8), keep_part(x.d, bits >> 12)};
 }
 
+// a in the lanes where x < limit, b elsewhere.
+inline __m128 select_part(__m128 x, __m128 limit, __m128 a, __m128 b) {
+  const __m128 below = _mm_cmplt_ps(x, limit);
+  return _mm_or_ps(_mm_and_ps(below, a), _mm_andnot_ps(below, b));
+}
+inline Vec select_below(Vec x, Vec limit, Vec a, Vec b) {
+  return {select_part(x.a, limit.a, a.a, b.a), select_part(x.b, limit.b, a.b, b.b), select_part(x.c, limit.c, a.c, b.c),
+          select_part(x.d, limit.d, a.d, b.d)};
+}
+
 // (first eight, last eight) -> (last eight, first eight)
 inline Vec swap_halves(Vec x) { return {x.c, x.d, x.a, x.b}; }
 

@@ -5,6 +5,7 @@ Arrays are checked here once, with friendly errors; the core checks again defens
 
 from __future__ import annotations
 
+from nanomd._native.clustering import lloyd
 from nanomd._native.core import core_file
 from nanomd._native.counting import (
     Blocks,
@@ -51,6 +52,7 @@ __all__ = [
     "exp_array",
     "four_state_potential",
     "instruction_set",
+    "lloyd",
     "observables_layout",
     "philox",
     "project_transitions",

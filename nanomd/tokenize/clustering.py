@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nanomd import _native
 from nanomd.base.config import MAX_STATES
 from nanomd.base.errors import InputError
 from nanomd.base.extras import needs
@@ -16,6 +17,7 @@ from nanomd.base.extras import needs
 MINIBATCH_ABOVE = 500_000
 _MINIBATCH_FRAMES = 10_240
 _ASSIGN_FRAMES = 65_536
+_MAX_ITERATIONS, _TOLERANCE = 300, 1e-4  # of the mean variance, by which all centres together move
 
 
 def kmeans_centers(coordinates: Sequence[NDArray[Any]], n_states: int, seed: int) -> NDArray[np.float64]:
@@ -40,7 +42,7 @@ def kmeans_centers(coordinates: Sequence[NDArray[Any]], n_states: int, seed: int
         If there are fewer distinct frames than states.
     """
     needs("a clustering", "sklearn")
-    from sklearn.cluster import KMeans, MiniBatchKMeans
+    from sklearn.cluster import MiniBatchKMeans
     from sklearn.exceptions import ConvergenceWarning
     from threadpoolctl import threadpool_limits
 
@@ -50,15 +52,15 @@ def kmeans_centers(coordinates: Sequence[NDArray[Any]], n_states: int, seed: int
         raise InputError(f"n_states must be at most the number of frames, {n_frames}, got {n_states}")
     joined = coordinates[0] if len(coordinates) == 1 else np.concatenate(coordinates)
     seed %= 2**32  # scikit-learn's seeds have 32 bits
-    if n_frames > MINIBATCH_ABOVE:
-        estimator = MiniBatchKMeans(n_states, batch_size=_MINIBATCH_FRAMES, n_init=3, random_state=seed)
-    else:
-        estimator = KMeans(n_states, n_init=1, random_state=seed)
     with warnings.catch_warnings(), threadpool_limits(limits=1):
         # Too few distinct points is the one thing that scikit-learn warns of here; it is an error below.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        estimator.fit(joined)
-    centers = np.asarray(estimator.cluster_centers_, dtype=np.float64)
+        if n_frames > MINIBATCH_ABOVE:
+            estimator = MiniBatchKMeans(n_states, batch_size=_MINIBATCH_FRAMES, n_init=3, random_state=seed)
+            found = estimator.fit(joined).cluster_centers_
+        else:
+            found = _all_frames(joined, n_states, seed)
+    centers = np.asarray(found, dtype=np.float64)
     n_distinct = len(np.unique(centers, axis=0))
     if n_distinct < n_states:
         raise InputError(
@@ -66,6 +68,34 @@ def kmeans_centers(coordinates: Sequence[NDArray[Any]], n_states: int, seed: int
             f"{n_states} states; use fewer states or other features"
         )
     return centers[np.lexsort(centers.T[::-1])]
+
+
+def _all_frames(frames: NDArray[Any], n_states: int, seed: int) -> NDArray[Any]:
+    """Return the centres of scikit-learn's ``KMeans(n_states, n_init=1, random_state=seed)``, at less cost.
+
+    Its own iterations write all distances to memory and look through them one by one. Ours never store them, and their
+    rounding depends on no library of linear algebra. What they cannot do is left to scikit-learn: numbers in double
+    precision, and centres that lose all their frames.
+    """
+    from sklearn.cluster import KMeans, kmeans_plusplus
+
+    if frames.dtype == np.float32 and np.isfinite(frames).all():
+        mean = frames.mean(axis=0)
+        x = np.ascontiguousarray(frames - mean)
+        centers = np.ascontiguousarray(kmeans_plusplus(x, n_states, random_state=seed)[0])
+        smallest = _TOLERANCE * np.mean(np.var(frames, axis=0))
+        labels, before = np.full(len(x), -1, np.int32), np.full(len(x), -1, np.int32)
+        for _ in range(_MAX_ITERATIONS):
+            norms = np.einsum("ij,ij->i", centers, centers)
+            centers, counts, shifts = _native.lloyd(x, centers, norms, labels)
+            if not counts.all():
+                break
+            if np.array_equal(labels, before) or (shifts**2).sum() <= smallest:
+                return centers + mean
+            before[:] = labels
+        else:
+            return centers + mean
+    return np.asarray(KMeans(n_states, n_init=1, random_state=seed).fit(frames).cluster_centers_)
 
 
 def check_n_states(n_states: int) -> None:
