@@ -91,10 +91,10 @@ def _all_frames(frames: NDArray[Any], n_states: int, seed: int) -> NDArray[Any]:
             if not counts.all():
                 break
             if np.array_equal(labels, before) or (shifts**2).sum() <= smallest:
-                return centers + mean
+                return np.asarray(centers + mean)
             before[:] = labels
         else:
-            return centers + mean
+            return np.asarray(centers + mean)
     return np.asarray(KMeans(n_states, n_init=1, random_state=seed).fit(frames).cluster_centers_)
 
 
