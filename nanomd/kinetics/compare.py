@@ -20,6 +20,7 @@ from nanomd.kinetics.estimates import Sample
 from nanomd.kinetics.inputs import Trajs
 from nanomd.kinetics.judgement import judge
 from nanomd.kinetics.lags import choose_lags
+from nanomd.kinetics.markov import kept_models
 from nanomd.kinetics.markov_source import markov_source
 from nanomd.kinetics.memory_source import memory_source
 from nanomd.kinetics.prepare import REFERENCE, ROLLOUT, prepare
@@ -28,6 +29,7 @@ from nanomd.kinetics.sources import Measured, trajectory_source
 from nanomd.kinetics.yardstick import Yardstick, make_yardstick
 
 
+@kept_models()
 def validate(
     dtrajs: Any,
     rollout: Any = None,

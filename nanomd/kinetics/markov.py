@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +19,7 @@ FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
 _DENSE_EIGEN_STATES = 600
+_KEPT_BYTES = 1 << 28  # of transition matrices
 
 
 @dataclass(frozen=True)
@@ -97,6 +102,34 @@ def estimate_markov_model(counts: NDArray[np.integer] | FloatArray, lagtime: int
     counts = np.asarray(counts)
     if counts.sum() == 0:
         raise InputError(f"there are no transitions at lagtime {lagtime}; use a shorter lagtime or longer trajectories")
+    kept = _kept.get()
+    if kept is None:
+        return _estimate(counts, lagtime)
+    key = (hashlib.sha256(np.asarray(counts, np.float64).tobytes()).digest(), lagtime)
+    if key not in kept:
+        model = _estimate(counts, lagtime)
+        for array in (model.transition, model.stationary, model.active):
+            array.flags.writeable = False  # it is handed out again
+        while kept and 8 * counts.size * (len(kept) + 1) > _KEPT_BYTES:
+            del kept[next(iter(kept))]
+        kept[key] = model
+    return kept[key]
+
+
+_kept: ContextVar[dict[tuple[bytes, int], MarkovModel] | None] = ContextVar("kept", default=None)
+
+
+@contextmanager
+def kept_models() -> Iterator[None]:
+    """Estimate each Markov model once: lags, yardstick and every source ask for the same ones. A decorator, too."""
+    token = _kept.set({})
+    try:
+        yield
+    finally:
+        _kept.reset(token)
+
+
+def _estimate(counts: NDArray[np.integer] | FloatArray, lagtime: int) -> MarkovModel:
     active = largest_connected_set(counts)
     transition, stationary = np.eye(len(counts)), np.zeros(len(counts))
     inner, pi = deeptime_adapter.reversible_transition_matrix(counts[np.ix_(active, active)])

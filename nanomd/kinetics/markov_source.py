@@ -111,9 +111,14 @@ def _replicates(
     if n > 150:
         boot = Bootstrap(boot.weights[: max(20, int(4e8 / n**3))], boot.confidence)
     per_block = _native.count_transitions(sample.dtrajs, n, model.lagtime, blocks=sample.blocks)
+    # Whole numbers, so one product over the transitions that occur has the sums of one product a replicate.
+    seen = np.flatnonzero(per_block.any(axis=0))
+    drawn_counts = boot.weights @ per_block.reshape(len(per_block), -1)[:, seen].astype(np.float64)
     replicates = []
-    for weights in boot.weights:
-        drawn = _row_normalised(np.tensordot(weights, per_block, axes=1), model)
+    for row in drawn_counts:
+        counts = np.zeros(n * n)
+        counts[seen] = row
+        drawn = _row_normalised(counts.reshape(n, n), model)
         replicates.append(point_quantities(*drawn, model.lagtime, yardstick))
     return boot, replicates
 
