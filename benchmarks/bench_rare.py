@@ -25,18 +25,13 @@ from nanomd import Sampler
 from nanomd.base.environment import cpu_model, environment
 
 RESULTS = Path(__file__).parent / "results"
-METHODS = {
-    "weighted_ensemble": {},
-    "splitting": {},
-    "splitting, progress 0, 1, 2, ...": {"method": "splitting", "progress": np.arange(12)},
-}
+METHODS = ("weighted_ensemble", "splitting")
 
 
 def study(sampler: Sampler, name: str, n_seeds: int, rate: float) -> dict[str, object]:
-    options = {"method": name, **METHODS[name]}
     found, inside, steps, errors, seconds = [], 0, 0, [], time.process_time()
     for seed in range(n_seeds):
-        result = sampler.rare_event([10], [21], start=[[10, 10]], seed=seed, n_threads=1, **options)
+        result = sampler.rare_event([10], [21], start=[[10, 10]], seed=seed, method=name, n_threads=1)
         found.append(float(result.rate.value))
         inside += bool(result.rate.low <= rate <= result.rate.high)
         steps += result.steps / n_seeds
@@ -66,10 +61,11 @@ def main() -> None:
     sampler = Sampler(files, "cpu")
     record = {
         "benchmark": "rare", "environment": {**environment(), "cpu": cpu_model(), "load_average": os.getloadavg()},
-        "engine": sampler.engine_name, "n_seeds": options.seeds, "exact_rate": rate, "methods": {},
+        "engine": sampler.engine_name, "n_seeds": options.seeds, "exact_rate": rate,
+        "results": {"rare": {}},
     }  # fmt: skip
     for name in METHODS:
-        record["methods"][name] = one = study(sampler, name, options.seeds, rate)
+        record["results"]["rare"][name] = one = study(sampler, name, options.seeds, rate)
         shown = {key: round(value, 4) for key, value in one.items() if key != "rates"}
         print(f"{name}: {json.dumps(shown)}", flush=True)
     Path(options.out).write_text(json.dumps(record, indent=1) + "\n")

@@ -131,7 +131,7 @@ class CpuWalkers final : public Walkers {
       steps.taken[i] = 0;
       if (steps.n_steps[i] == 0) continue;
       ++moving;
-      most += std::min(steps.n_steps[i], kTokensAtOnce);
+      most += std::min(steps.n_steps[i], kTokensAtOnce + 1);
       check(walkers_[i]->placed, "walker ", i, " has no history; place it first");
       check(steps.tokens == nullptr || steps.n_steps[i] <= steps.row_stride, "rows of ", steps.row_stride,
             " tokens cannot take ", steps.n_steps[i], " steps");

@@ -174,6 +174,16 @@ class RareEvents:
         error = float(change.std(ddof=1)) / self.n_repeats**0.5
         return float(change.mean()) / error if error > 0 else np.nan
 
+    @property
+    def largest_share(self) -> float:
+        """The part of the rate that a single repetition contributes; 1 / n_repeats where all agree.
+
+        A large one says that the rate comes by few large contributions, such as jumps over all levels of progress, of
+        which the interval cannot know how many it has missed.
+        """
+        total = self.rates.sum()
+        return float(self.rates.max() / total) if total > 0 else np.nan
+
     # --- in words ----------------------------------------------------------------------------------------------------
     def __repr__(self) -> str:
         return f"RareEvents({self.summary})"

@@ -32,6 +32,7 @@ from nanomd.rare.weighted_ensemble import run as run_ensemble
 
 Method = WeightedEnsemble | Splitting
 METHODS: dict[str, type[Method]] = {"weighted_ensemble": WeightedEnsemble, "splitting": Splitting}
+_SHARE = 0.5  # of the rate, from one repetition of four or more
 _DRIFT = 0.9995  # confidence that the flux is not steady
 
 
@@ -174,6 +175,13 @@ def _sample(
         warnings.warn(
             f"the flux still changes ({result.drift:.1f} standard errors between the halves of what counts); "
             "give more iterations, or a longer burn_in",
+            NanomdWarning,
+            stacklevel=4,
+        )
+    if task.n_repeats >= 4 and result.largest_share > _SHARE:
+        warnings.warn(
+            f"{100 * result.largest_share:.0f} % of the rate come from one of {task.n_repeats} repetitions: few events "
+            "carry it, and its interval is too narrow; give more walkers, or a better progress",
             NanomdWarning,
             stacklevel=4,
         )
