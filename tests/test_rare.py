@@ -13,6 +13,9 @@ from nanomd.rare import RareEvents, Splitting, WeightedEnsemble
 from nanomd.rare.committor import bins_of_states, committor
 from nanomd.rare.statistics import mean_of_repeats, student_quantile
 
+# Most samplings here are small; that this is said has a test of its own.
+pytestmark = pytest.mark.filterwarnings("ignore:.*of the rate come from one")
+
 SOURCE, TARGET = [10], [21]  # labels of the first and the last of twelve states
 QUICK = {
     "weighted_ensemble": {"n_iterations": 120, "walkers_per_bin": 6},
@@ -174,6 +177,12 @@ def test_a_flux_that_is_not_steady_is_said(files):
         Sampler(files, "cpu").rare_event(
             SOURCE, [15], n_threads=1, n_repeats=64, n_iterations=20, tau=1, burn_in=0, walkers_per_bin=16
         )
+
+
+def test_a_rate_that_one_repetition_carries_is_said(files):
+    with pytest.warns(NanomdWarning, match="few events carry it"):
+        result = sample(files, "weighted_ensemble")
+    assert result.largest_share == result.rates.max() / result.rates.sum() > 0.5
 
 
 def test_an_event_that_was_not_reached_is_no_rate(files):
