@@ -12,6 +12,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 
+from nanomd import GPTModel
 from nanomd.caliber import Average, Population, constrain, karplus, state_averages
 from nanomd.model.files import load_model_files
 from nanomd.report.style import look
@@ -35,6 +36,8 @@ print(f"MD: 3J = {np.concatenate(coupling).mean():.3f} Hz; states with phi > 0: 
 files = load_model_files(Path(run, "model"))
 one = constrain(files, averages=[Average(values, 7.0, 0.1, name="3J(HN-HA) (Hz)")])
 print(one)
+static = constrain(files, averages=[Average(values, 7.0, 0.1, name="3J(HN-HA) (Hz)")], static=True)
+print("static:", static)
 both = constrain(
     files,
     averages=[Average(values, 7.0, 0.1, name="3J(HN-HA) (Hz)")],
@@ -49,8 +52,8 @@ def populations(files):
     return visits / visits.sum()
 
 
-before, alone, after = (populations(x) for x in (files, one.to_files(), both.to_files()))
-print("phi > 0:", *(f"{x[left_handed].sum():.4f}" for x in (before, alone, after)))
+before, alone, after, entropy = (populations(x.to_files()) for x in (GPTModel(files), one, both, static))
+print("phi > 0:", *(f"{x[left_handed].sum():.4f}" for x in (before, alone, after, entropy)))
 with look():
     figure, axes = plt.subplots(1, 3, figsize=(13.5, 4.0), layout="constrained")
     degrees = np.rad2deg(mean_phi), np.rad2deg(mean_psi)

@@ -58,6 +58,14 @@ def test_a_population_and_a_rate_in_steps_or_time() -> None:
     assert "ns" in str(both) and "yes" in str(both)
 
 
+def test_static_populations_are_those_of_reweighted_frames() -> None:
+    found = run(averages=[Average(F, 2.9)], static=True)
+    pi = stationary(chain_of(found.files))
+    slope = np.polyfit(F, np.log(pi / PI), 1)
+    np.testing.assert_allclose(np.log(pi / PI), np.polyval(slope, F), atol=1e-3)
+    assert pi @ F == pytest.approx(2.9, abs=1e-3) and found.rows[0].met
+
+
 def test_a_relaxation_time() -> None:
     found = run(relaxation=Relaxation(280.0))
     assert slowest(chain_of(found.files)) == pytest.approx(280.0, rel=0.08)
@@ -144,6 +152,7 @@ def test_a_model_without_a_markov_head_gets_one() -> None:
         ({"rates": [Rate([0], [1], rate="3 ns")]}, "'0.7 /ns'"),
         ({"rates": [Rate([0], [1], mfpt="3 parsec")]}, "unknown unit"),
         ({"relaxation": Relaxation("long")}, "number of frames or a time"),
+        ({"relaxation": Relaxation(3.0), "static": True}, "averages and populations alone"),
         ({"populations": [Population([0], 0.5)], "weight": 0.0}, "weight must be at least"),
     ],
 )

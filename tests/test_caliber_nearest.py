@@ -9,6 +9,7 @@ from caliber_chains import CHAIN, JOINT, PI, by_minimisation, entropy_rate, pass
 from nanomd.base.errors import InputError
 from nanomd.caliber.chain import Chain, Functional, PassageTime, SetShare, SlowestTimescale, StateAverage
 from nanomd.caliber.nearest import nearest_chain
+from nanomd.caliber.static import nearest_populations
 
 F = np.array([1.0, 2.0, 4.0, 3.0])
 LEFT, RIGHT = np.array([1, 1, 0, 0], bool), np.array([0, 0, 1, 1], bool)
@@ -123,7 +124,8 @@ def test_sets_that_never_meet_are_refused() -> None:
 
 
 def test_deeptimes_augmented_model_agrees_where_the_observable_is_one_value_a_well() -> None:
-    """Both meet the average. Of the populations, deeptime has pi exp(lambda f), maximum entropy without dynamics.
+    """Both meet the average. Of the populations, deeptime has pi exp(lambda f), maximum entropy without dynamics, and
+    so has `nearest_populations`, everywhere.
 
     Maximum caliber counts what is shifted by what it costs a step: a shift between wells is cheap, one within a well,
     which relaxes at once, is not. So both agree where f has one value a well (to the share of steps over the barrier),
@@ -137,6 +139,8 @@ def test_deeptimes_augmented_model_agrees_where_the_observable_is_one_value_a_we
         amm = estimator.fit(TransitionCountModel(np.round(JOINT * 1e6))).fetch_model().stationary_distribution
         found = nearest(StateAverage(f), float(amm @ f))
         assert found.chain.pi @ f == pytest.approx(amm @ f, abs=1e-7)
+        static = nearest_populations(CHAIN, [StateAverage(f)], np.array([amm @ f]), np.zeros(1))
+        np.testing.assert_allclose(static.chain.pi, amm, atol=2e-4)
         weights = PI * (amm[3] / PI[3] / (amm[0] / PI[0])) ** ((f - f[0]) / (f[3] - f[0]))
         np.testing.assert_allclose(amm, weights / weights.sum(), atol=2e-4)  # what deeptime's model is
         return np.asarray(amm), found.chain.pi
@@ -146,3 +150,30 @@ def test_deeptimes_augmented_model_agrees_where_the_observable_is_one_value_a_we
     assert abs(amm - caliber).max() < 0.004
     amm, caliber = both(np.array([0.0, 0.1, 1.0, 1.2]))
     assert 0.01 < abs(amm - caliber).max() < 0.03
+
+
+def test_of_the_chains_with_static_populations_it_is_the_nearest() -> None:
+    """Held to the general solver with three averages, which fix all four populations."""
+    found = nearest_populations(CHAIN, [StateAverage(F)], np.array([2.9]), np.zeros(1))
+    assert found.converged and found.chain.pi @ F == pytest.approx(2.9, abs=1e-9)
+    weights = PI * np.exp(found.multipliers[0] * F)
+    np.testing.assert_allclose(found.chain.pi, weights / weights.sum(), atol=1e-10)
+    np.testing.assert_allclose(found.offsets, np.log(found.chain.p / CHAIN), atol=1e-9)
+    assert found.relative_entropy == pytest.approx(entropy_rate(found.chain.p, CHAIN), rel=1e-6)
+    fixed = [StateAverage(np.eye(4)[k]) for k in range(3)]
+    exact = nearest_chain(CHAIN, fixed, found.chain.pi[:3], np.zeros(3))
+    assert exact.converged
+    np.testing.assert_allclose(found.chain.p, exact.chain.p, atol=1e-7)
+    flow = found.chain.pi[:, None] * found.chain.p
+    np.testing.assert_allclose(flow, flow.T, atol=1e-10)
+
+
+def test_static_errors_and_several_wishes() -> None:
+    wanted, error = 2.9, 0.6
+    found = nearest_populations(CHAIN, [StateAverage(F)], np.array([wanted]), np.array([error]), 2.0)
+    assert found.values[0] == pytest.approx(wanted - 2.0 * error**2 * found.multipliers[0])
+    assert PI @ F + 0.02 < found.values[0] < wanted - 0.02
+    both = nearest_populations(CHAIN, [StateAverage(F), SetShare(LEFT)], np.array([2.6, 0.0]), np.zeros(2))
+    assert both.converged and both.chain.pi[:2].sum() == pytest.approx(0.5) and both.chain.pi @ F == pytest.approx(2.6)
+    with pytest.raises(InputError, match="averages and populations alone"):
+        nearest_populations(CHAIN, [SlowestTimescale()], np.array([5.0]), np.zeros(1))

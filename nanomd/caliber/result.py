@@ -87,7 +87,7 @@ class Constrained:
     offsets : ndarray (n_states, n_states)
         What was added to the table of the markov head.
     multipliers : ndarray (n_wishes,)
-        Nats a step for a unit of each wish on its scale.
+        For a unit of each wish on its scale: nats a step, or, of populations by maximum entropy, nats.
     relative_entropy, relative_entropy_error : float
         Of the new model to the old one, nats a step, and its standard error.
     timescale : float

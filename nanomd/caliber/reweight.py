@@ -38,6 +38,7 @@ from nanomd.caliber.nearest import Nearest, nearest_chain
 from nanomd.caliber.reach import within_reach
 from nanomd.caliber.result import Constrained, Row, judge
 from nanomd.caliber.rolled import Slow, mean_probabilities, relative_entropy, sample_of
+from nanomd.caliber.static import nearest_populations
 from nanomd.caliber.wishes import Average, Population, Rate, Relaxation, Wish, check_wishes
 from nanomd.kinetics.bootstrap import to_scale
 from nanomd.kinetics.interval import Interval
@@ -71,6 +72,7 @@ def constrain(
     relaxation: Relaxation | None = None,
     weight: float = 1.0,
     reversible: bool = True,
+    static: bool = False,
     out: str | Path | None = None,
     seed: int = 0,
     n_threads: int | None = None,
@@ -91,6 +93,8 @@ def constrain(
         errors it means nothing.
     reversible : bool
         Keep detailed balance, where the model has it; False for driven systems.
+    static : bool
+        Populations by maximum entropy without dynamics (`nanomd.caliber.static`), for averages and populations alone.
     out : path, optional
         Save the new model in this folder.
     seed : int
@@ -126,9 +130,11 @@ def constrain(
     wishes = check_wishes(
         files.state_map, files.frame_interval, averages, populations, rates, relaxation, reversible=reversible
     )
+    if static and (rates or relaxation is not None):
+        raise InputError("static needs averages and populations alone: rates and relaxation times are dynamics")
     with reporting(progress, ROUNDS + 4, "constrain", "rollout") as bar:
         work = _Work(files, wishes, check_whole("seed", seed, 0), n_threads, bar)
-        result = work.run(weight)
+        result = work.run(weight, static)
         expect(bar, work.rollouts)
     for text in result.warnings:
         warnings.warn(text, NanomdWarning, stacklevel=2)
@@ -162,7 +168,7 @@ class _Work:
         self.wishes, self.notes = within_reach(wishes, self.visits, files.state_map)
         self._time = SlowestTimescale().at(self.base)[0]
 
-    def run(self, weight: float) -> Constrained:
+    def run(self, weight: float, static: bool) -> Constrained:
         """Find the offsets, and judge them by rollouts of their own."""
         wanted, errors = (np.array([getattr(w, name) for w in self.wishes]) for name in ("wanted", "error"))
         functionals = [wish.functional for wish in self.wishes]
@@ -171,10 +177,11 @@ class _Work:
         # What sampling explains is no lack of the chain, and what it explains in part is so in part.
         known = np.where(np.isfinite(lacking), lacking, 0.0)
         theta = -known * np.maximum(0.0, 1.0 - (_SURE * doubts / np.maximum(abs(known), 1e-300)) ** 2)
-        steps = weight * 2.0 * self.slow.timescale
+        nearest_of = nearest_populations if static else nearest_chain
+        evidence = weight if static else weight * 2.0 * self.slow.timescale
         search: Search[_Made] = Search(np.eye(len(wanted)))
         for _ in range(ROUNDS):
-            nearest = nearest_chain(self.base.p, functionals, wanted + theta, errors, steps)
+            nearest = nearest_of(self.base.p, functionals, wanted + theta, errors, evidence)
             made = _Made(nearest, with_offsets(self.files, nearest.offsets))
             _, values, doubts = self._measure(self._roll_out(made.files, self._slower(nearest.chain), self.seed))
             value = theta + values - nearest.values

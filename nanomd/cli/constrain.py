@@ -24,6 +24,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="independent configurations that the simulation counts for against the errors (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument("--driven", action="store_true", help="give up detailed balance: the system is not at rest")
+    parser.add_argument(
+        "--static", action="store_true", help="populations by maximum entropy without dynamics, as of reweighted frames"
+    )
     parser.add_argument("--n-threads", type=whole, default=None, metavar="N", help="CPU threads (default: all)")
 
 

@@ -25,6 +25,7 @@ def constrain(
     out: str | Path,
     weight: float = 1.0,
     driven: bool = False,
+    static: bool = False,
     seed: int = 0,
     n_threads: int | None = None,
     force: bool = False,
@@ -38,7 +39,7 @@ def constrain(
     ----------
     wishes : path
         `nanomd.study.wishes_file`.
-    weight, driven, seed, n_threads :
+    weight, driven, static, seed, n_threads :
         See `nanomd.constrain`; `driven` gives up detailed balance.
     """
     from nanomd.caliber.reweight import ROUNDS
@@ -57,7 +58,13 @@ def constrain(
     new = RunFolder(out)
     inputs = {"model": sha256_of(folder.model), "wishes": sha256_of(Path(wishes))}
     inputs |= {file.name: sha256_of(file) for file in asked.files}
-    settings = {"constrained": str(folder.path.resolve()), "weight": weight, "driven": driven, "seed": seed}
+    settings = {
+        "constrained": str(folder.path.resolve()),
+        "weight": weight,
+        "driven": driven,
+        "static": static,
+        "seed": seed,
+    }
     _copy_tokens(folder, new, force)
     with begin_step(new, "train", settings, lambda: inputs, force=force) as step:
         if step.done:
@@ -72,6 +79,7 @@ def constrain(
                 relaxation=asked.relaxation,
                 weight=weight,
                 reversible=not driven,
+                static=static,
                 seed=seed,
                 n_threads=n_threads,
                 progress=bar,
