@@ -94,6 +94,14 @@ def curves(ax: Any, cases: Sequence[dict[str, Any]], x_of: Any, floor: bool = Tr
     ax.minorticks_off()
 
 
+def letter(axes: Sequence[Any]) -> None:
+    """Name the panels of a picture a, b, ... where there are several."""
+    for name, ax in zip("abcdefghijkl", axes if len(axes) > 1 else (), strict=False):
+        ax.annotate(
+            name, (0, 1), (-30, 6), xycoords="axes fraction", textcoords="offset points", fontsize=11, fontweight="bold"
+        )
+
+
 def pick_sweep(records: Sequence[dict[str, Any]], x_of: Any, same: Any) -> list[dict[str, Any]]:
     """Return the largest set of cases of one record that differ in x alone."""
     best: list[dict[str, Any]] = []
@@ -160,6 +168,7 @@ def window_picture(records: Sequence[dict[str, Any]]) -> Figure | None:
         n = n_trajs(cases[0])
         ax.set_title(f"{n} trajector{'y' if n == 1 else 'ies together'}", loc="left", fontsize=10)
     axes[0].set_ylabel("tokens / s")
+    letter(axes)
     first = sweeps[0][0]
     figure.suptitle(f"{first['model']} with other windows, {first['mode']}", x=0.01, ha="left", fontsize=10)
     ordered_legend(figure, axes[-1])
@@ -213,6 +222,7 @@ def peers_picture(records: Sequence[dict[str, Any]]) -> Figure | None:
         ax.minorticks_off()
         n = case["n_trajs"]
         ax.set_title(f"{title(case)}, {n} trajector{'y' if n == 1 else 'ies'}", loc="left", fontsize=9)
+    letter(axes[: len(cases)])
     for ax in axes[len(cases) :]:
         ax.set_axis_off()
     for ax in axes[max(0, len(cases) - columns) : len(cases)]:

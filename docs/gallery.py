@@ -18,7 +18,7 @@ xy = four_state.simulate(20_000, n_trajs=8, preset="demo", seed=7)
 edges = np.linspace(-1.6, 1.6, 21)[1:-1]
 dtrajs = [np.digitize(x, edges) for x in xy[..., 0]]
 model = nanomd.GPTEstimator(seed=1, n_threads=1, frame_interval="0.2 ns", progress=False).fit_fetch(dtrajs[:4])
-rollout = model.generate("20 us", n_trajs=8, seed=1)
+rollout = model.generate("20 us", n_trajs=8, seed=1, n_threads=1)
 result = nanomd.validate(dtrajs[4:], rollout, training=dtrajs[:4], n_macrostates=4)
 shown = {"xy": np.concatenate(xy[4:]), "states": np.concatenate(dtrajs[4:]), "labels": ("x", "y")}
 with tempfile.TemporaryDirectory() as folder:

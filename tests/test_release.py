@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 from packaging.requirements import Requirement
@@ -63,14 +64,43 @@ def test_what_a_wheel_is_tried_with_runs() -> None:
     assert "rolls out" in result.stdout
 
 
+def rendered(text: str) -> dict[str, Any]:
+    """A file of YAML and Jinja as values; functions of the recipe give their name and arguments."""
+    yaml, jinja2 = pytest.importorskip("yaml"), pytest.importorskip("jinja2")
+    names = ("compiler", "stdlib", "pin_subpackage")
+    functions = {name: lambda *a, name=name, **k: " ".join([name, *a, *k]) for name in names}
+    environment = jinja2.Environment(autoescape=False, undefined=jinja2.StrictUndefined)
+    plain = environment.from_string((ROOT / text).read_text()).render(PYTHON="python", **functions)
+    return yaml.safe_load(re.sub(r"#.*", "", plain))
+
+
+def test_the_recipe_keeps_the_rules_of_the_channel() -> None:
+    """What conda-forge's linter asks of a recipe, as far as it concerns this one."""
+    recipe = rendered("recipe/meta.yaml")
+    assert list(recipe) == ["package", "source", "build", "outputs", "about", "extra"]
+    assert set(recipe["about"]) >= {"home", "license", "summary", "license_file"}
+    assert recipe["about"]["home"].startswith("https://") and len(recipe["about"]["summary"]) <= 80
+    assert (ROOT / recipe["about"]["license_file"]).is_file()
+    assert recipe["package"]["name"] == PYPROJECT["project"]["name"].lower()
+    assert recipe["extra"]["recipe-maintainers"] and isinstance(recipe["build"]["number"], int)
+    assert re.search(r"sha256: [0-9a-f]{64}$", RECIPE, re.MULTILINE) and recipe["source"]["url"].endswith(".tar.gz")
+    versions = re.findall(r"py<3(\d+)", RECIPE)
+    assert versions == [PYPROJECT["project"]["requires-python"].removeprefix(">=3.")]
+    for output in recipe["outputs"]:
+        needs = output["requirements"]
+        assert output["test"]["imports"], "every output is tried"
+        assert "python" in needs["host"] and "python" in needs["run"]
+        assert ("compiler cxx" in needs.get("build", ())) == ("stdlib c" in needs.get("build", ()))
+        for line in [line for section in needs.values() for line in section if " " in line]:
+            assert re.fullmatch(r"(compiler|stdlib|pin_subpackage) .*|[a-z0-9-]+ [<>=!]=?[0-9a-z.]+", line), line
+    for file in recipe["outputs"][0]["test"]["source_files"]:
+        assert (ROOT / file).is_file()
+    assert RECIPE.endswith("\n") and not RECIPE.endswith("\n\n") and "\t" not in RECIPE
+
+
 @pytest.mark.parametrize("text", ["recipe/meta.yaml", "CITATION.cff"])
 def test_yaml_that_can_be_read(text: str) -> None:
-    yaml, jinja2 = pytest.importorskip("yaml"), pytest.importorskip("jinja2")
-    functions = {name: lambda *a, **k: "x" for name in ("compiler", "stdlib", "pin_subpackage")}
-    rendered = (
-        jinja2.Environment(autoescape=False).from_string((ROOT / text).read_text()).render(PYTHON="python", **functions)
-    )
-    found = yaml.safe_load(re.sub(r"#.*", "", rendered))
+    found = rendered(text)
     if text == "CITATION.cff":
         assert found["references"][0]["doi"] == "10.1021/acs.jctc.5c00180"
     else:
