@@ -2,8 +2,10 @@
 
 Populations and implied timescales are those of the counts. Passages, stays and transition paths are those of the Markov
 model of the counts at the lag of the validation, at which the reference's are looked at too. Counts of all trajectories
-together do not tell how they scatter from one to the next. Intervals are given of passage times only, as wide as those
-of so many passages that come at random: a stationary process makes one from a to b every MFPT(a, b) + MFPT(b, a).
+together do not tell how they scatter from one to the next, but the chain that they make does (`counted_errors`): so
+populations and timescales have intervals. Those of passage times are as wide as those of so many passages that come at
+random: a stationary process makes one from a to b every MFPT(a, b) + MFPT(b, a). Stays, transition paths and unseen
+steps have none.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from numpy.typing import NDArray
 
 from nanomd.base.errors import InputError
 from nanomd.base.units import FrameInterval
-from nanomd.kinetics import estimates, markov, processes
+from nanomd.kinetics import counted_errors, estimates, markov, processes
 from nanomd.kinetics.bootstrap import ratio
 from nanomd.kinetics.interval import Interval
 from nanomd.kinetics.markov import estimate_markov_model
@@ -28,6 +30,7 @@ FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
 _REPLICATES = 200
+_MANY_STATES = 2048  # the errors of more populations, one by one, take longer than all the rest
 
 
 @dataclass(frozen=True)
@@ -110,10 +113,14 @@ def counted_source(name: str, counted: Counted, yardstick: Yardstick, confidence
         "macro_populations": yardstick.shares(populations),
         "outside": yardstick.shares_outside(populations),
     }
-    timescales = np.full((len(yardstick.lagtimes), yardstick.n_timescales), np.nan)
-    for row, lag in enumerate(yardstick.lagtimes.tolist()):
-        if lag in counted.counts and counted.counts[lag].any():
-            timescales[row] = _timescales(counted.counts[lag], lag, yardstick)
+    none = np.full(yardstick.n_timescales, np.nan)
+    found = [
+        _timescales(counted.counts[lag], lag, yardstick)
+        if lag in counted.counts and counted.counts[lag].any()
+        else (none, none)
+        for lag in yardstick.lagtimes.tolist()
+    ]
+    timescales = counted_errors.of_times(np.stack([t for t, _ in found]), np.stack([e for _, e in found]), confidence)
     unseen: dict[str, Any] = {}
     if 1 in counted.counts and len(yardstick.training_counts):
         steps = counted.counts[1]
@@ -124,33 +131,55 @@ def counted_source(name: str, counted: Counted, yardstick: Yardstick, confidence
     kinetics = computed_source(
         name,
         yardstick,
-        **{key: Interval.undefined(value) for key, value in point.items() if key != "mfpt"},
-        timescales=Interval.undefined(timescales),
+        **{key: Interval.undefined(value) for key, value in point.items() if key not in {"mfpt", *_SHARES}},
+        **_shares(point, model, yardstick, int(counted.visits.sum()), confidence),
+        timescales=timescales,
         residence_survival=survival(np.asarray(model.transition), model.stationary, yardstick),
         ck_predicted=point["ck_estimated"],
         unseen_states=np.flatnonzero(counted.visits == 0).astype(np.int64),
         timescale_overlap=process_overlap(model, yardstick),
         path_longer=path_times(model.transition, model.stationary, lagtime, yardstick, yardstick.path_times)[1],
         path_resolution=lagtime,
-        **unseen | {"mfpt": _with_error(point["mfpt"], error, confidence)},
+        **unseen | {"mfpt": counted_errors.of_times(point["mfpt"], error, confidence)},
     )
     # One draw for all passages: they may be wrong together.
     draws = np.random.default_rng(0).standard_normal((_REPLICATES, 1, 1))
     return Measured(kinetics, point["mfpt"] * np.exp(draws * error))
 
 
-def _with_error(value: FloatArray, error: FloatArray, confidence: float) -> Interval:
-    from scipy.stats import norm
-
-    reach = np.exp(float(norm.ppf(0.5 + 0.5 * confidence)) * error)
-    return Interval(value, value / reach, value * reach, error)
+_SHARES = ("populations", "macro_populations", "outside")
 
 
-def _timescales(counts: IntArray, lag: int, yardstick: Yardstick) -> FloatArray:
-    """Return the implied timescales (k,) of counts at a lag, in the order of the yardstick's processes."""
-    values, right, _ = estimate_markov_model(counts, lag).eigen(yardstick.n_timescales + estimates.SPARE_PROCESSES)
+def _shares(
+    point: dict[str, FloatArray], model: markov.MarkovModel, yardstick: Yardstick, n_frames: int, confidence: float
+) -> dict[str, Interval]:
+    """Return the populations with their intervals; those outside of the chain have none."""
+    n = model.n_states
+    sets: dict[str, NDArray[np.number]] = {
+        "macro_populations": yardstick.macrostate[None, :] == np.arange(yardstick.n_macrostates)[:, None]
+    }
+    if n <= _MANY_STATES:
+        sets["populations"] = np.eye(n)
+    out = {key: Interval.undefined(point[key]) for key in _SHARES}
+    for key, members in sets.items():
+        error = counted_errors.share_errors(model, members, n_frames)
+        known = members[:, model.active].any(axis=1)
+        out[key] = counted_errors.of_shares(point[key], np.where(known, error, np.nan), confidence)
+    return out
+
+
+def _timescales(counts: IntArray, lag: int, yardstick: Yardstick) -> tuple[FloatArray, FloatArray]:
+    """Return the implied timescales (k,) of counts at a lag, in the order of the yardstick's processes, and errors.
+
+    Errors are of the logarithms.
+    """
+    model = estimate_markov_model(counts, lag)
+    values, right, left = model.eigen(yardstick.n_timescales + estimates.SPARE_PROCESSES)
     order = processes.match_processes(right, yardstick.right, yardstick.stationary)
-    out = np.full(yardstick.n_timescales, np.nan)
+    out, error = np.full((2, yardstick.n_timescales), np.nan)
     found = np.flatnonzero(order >= 0)
     out[found] = markov.eigenvalue_timescales(values[order[found]], lag)
-    return out
+    spread = counted_errors.eigenvalue_errors(model, counts, right, left)[order[found]]
+    with np.errstate(all="ignore"):
+        error[found] = np.where(np.isfinite(out[found]), spread * out[found] / (lag * values[order[found]]), np.nan)
+    return out, error
