@@ -68,6 +68,21 @@ def test_a_chain_that_remembers_too_little_gets_the_timescale_of_the_data() -> N
     assert f"{target:.4g}" in found.in_words()
 
 
+def test_pieces_that_start_out_of_equilibrium_do_not_lean_a_right_model() -> None:
+    """Pieces of a third of the slowest timescale that begin in the last state: their frames are there far too often."""
+    rng = np.random.default_rng(3)
+    pieces = np.full((4000, 10), len(MATRIX) - 1)
+    for t in range(1, 10):
+        pieces[:, t] = (rng.random(4000)[:, None] > np.cumsum(MATRIX[pieces[:, t - 1]], axis=1)).sum(axis=1)
+    begun = np.bincount(pieces.ravel(), minlength=3) / pieces.size
+    assert begun[-1] > 1.5 * STATIONARY[-1]
+    found = calibrate(markov_model(MATRIX, STATIONARY), list(pieces), equilibrium=False, n_threads=1)
+    # Power: aimed at the shares of frames, the last state has half as much again.
+    np.testing.assert_allclose(populations_of(found.files), STATIONARY, rtol=0.15)
+    aimed = 1 / (1 + np.exp(-found.target.value[: -found.n_processes]))
+    assert aimed.sum() == pytest.approx(1.0, abs=1e-6)
+
+
 def test_a_right_model_stays_as_it_is() -> None:
     model = markov_model(MATRIX, STATIONARY)
     found = calibrate(model, walks(200_000, 16, seed=2), n_threads=1)

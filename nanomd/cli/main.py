@@ -52,12 +52,12 @@ _COMMANDS = (
 _EPILOG = """\
 a study, step by step, in one run folder:
   nanomd tokenize --run my_run --top protein.pdb --states 100 --frame-interval "0.2 ns" traj_*.xtc
-  nanomd train    --run my_run --preset small
+  nanomd train    --run my_run
   nanomd generate --run my_run --n-steps 1000000 --n-trajs 16
   nanomd interpret --run my_run
   nanomd validate --run my_run
   nanomd report   --run my_run
-or all of it on a model system, in two minutes:
+or all of it on a model system, in a minute:
   nanomd demo
 """
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from nanomd import _native
 from nanomd.base.errors import InputError
-from nanomd.data.counts import transition_counts
+from nanomd.data.counts import largest_connected_set, stationary_vector, transition_counts
 from nanomd.kinetics.bootstrap import ratio
 from nanomd.kinetics.estimates import Sample, populations, timescales
 from nanomd.kinetics.interval import Interval
@@ -121,6 +121,24 @@ class SlowKinetics:
     def of_md(self, dtrajs: Sequence[NDArray[Any]], seed: int = 0) -> Measured:
         """Measure MD, with standard errors by bootstrap over blocks."""
         return self._measure(list(dtrajs), 200, seed, least=0.0)
+
+    def settled_populations(self, dtrajs: Sequence[NDArray[Any]]) -> FloatArray:
+        """Return logits (m,) of the populations that trajectories come to when they have forgotten where they began.
+
+        They are those of the chain of all transitions at the lag, whose matrix need not be reversible: of frames of
+        short trajectories that were started out of equilibrium the shares tell the starts.
+        """
+        if self.macrostate is None:
+            return np.zeros(0)
+        counts = transition_counts(list(dtrajs), self.n_states, self.lagtime)
+        active = largest_connected_set(counts)
+        inner = counts[np.ix_(active, active)].astype(np.float64)
+        total = inner.sum(axis=1, keepdims=True)
+        pi = stationary_vector(inner / np.maximum(total, 1.0)) if len(active) > 1 else np.ones(1)
+        inside = self.macrostate[active] >= 0
+        m = int(self.macrostate.max()) + 1
+        share = np.bincount(self.macrostate[active][inside], pi[inside], m)
+        return _logit(np.clip(share, 0.0, 1.0))
 
     def of_model(self, dtrajs: Sequence[NDArray[Any]]) -> Measured:
         """Measure rollouts, in which no population is zero or one."""

@@ -107,6 +107,7 @@ def calibrate(
     files: ModelFiles,
     tokens: Sequence[NDArray[Any]],
     *,
+    equilibrium: bool = True,
     seed: int = 0,
     n_threads: int | None = None,
     note: Callable[[str], None] | None = None,
@@ -119,6 +120,9 @@ def calibrate(
         Its `frame_stride` says how many frames of the tokens a step is.
     tokens : sequence of 1-D integer arrays
         Every frame of the data.
+    equilibrium : bool
+        Whether frames of the data are drawn from equilibrium, so that their shares are its populations; otherwise those
+        of the chain of their transitions are aimed at.
     seed : int
         Of the rollouts.
     n_threads : int, optional
@@ -139,7 +143,8 @@ def calibrate(
     md = slow.of_md(tokens)
     m = len(md.value) - k
     # Timescales of reversible models, as they are judged: with few events the rows of the counts say something else.
-    md = Measured(np.append(md.value[:m], np.log(eigenvalue_timescales(slow.values, slow.lagtime))), md.error)
+    shares = md.value[:m] if equilibrium else slow.settled_populations(tokens)
+    md = Measured(np.append(shares, np.log(eigenvalue_timescales(slow.values, slow.lagtime))), md.error)
     near = np.clip(NEAR * np.where(np.isfinite(md.error), md.error, UNDEFINED), NEAREST, FARTHEST)
     unit = np.concatenate([np.zeros(m), np.full(k, math.log(stride))])  # of timescales, steps to frames
     theta = np.zeros(2 * k)

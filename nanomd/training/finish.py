@@ -50,7 +50,14 @@ def finish(
     if "markov.weight" not in files.tensors:
         return _with_word(files, "not calibrated: the model has no markov head")
     try:
-        found = calibrate(files, tokens, seed=config.seed, n_threads=config.n_threads, note=note)
+        found = calibrate(
+            files,
+            tokens,
+            equilibrium=config.time_reversal,
+            seed=config.seed,
+            n_threads=config.n_threads,
+            note=note,
+        )
     except NothingSlowError as error:
         return _with_word(files, f"not calibrated: {error}")
     told = dataclasses.replace(found.files, provenance={**found.files.provenance, "calibration": found.describe()})
