@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import re
 import subprocess
@@ -57,6 +58,19 @@ def test_the_site_builds_without_a_warning(tmp_path):
     assert re.search(r"<img[^>]+image/png;base64", (tmp_path / "site/tutorials/own_dtrajs/index.html").read_text())
 
 
+def verdicts(outputs):
+    """What the summaries among the outputs of a notebook say of the model."""
+    return re.findall(r"^GPT: (\w+)", "\n".join(output.get("text", "") for output in outputs), re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", TUTORIALS)
+def test_the_tutorials_show_models_that_hold(name):
+    notebook = json.loads((ROOT / "docs/tutorials" / f"{name}.ipynb").read_text())
+    outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", [])]
+    joined = [{"text": "".join(output.get("text", []))} for output in outputs]
+    assert verdicts(joined) in (["PASS"], ["UNDECIDED"])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TUTORIALS)
 def test_tutorials_run(name, monkeypatch):
@@ -70,3 +84,4 @@ def test_tutorials_run(name, monkeypatch):
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     assert not [output for output in outputs if output.output_type == "error"]
     assert sum("image/png" in output.get("data", {}) for output in outputs) >= 1
+    assert verdicts(outputs) in (["PASS"], ["UNDECIDED"])

@@ -152,6 +152,7 @@ def _read(folder: Path) -> str:
 def test_repeating_a_finished_step(tmp_path: Path) -> None:
     run = _finished(tmp_path)
     assert not run.begin("train", {"seed": 1, "preset": "small"}, {"tokens": "aa"})
+    assert not run.begin("train", {"seed": 1, "preset": "small", "n_threads": 2}, {"tokens": "aa"})  # the same result
     with pytest.raises(StoreError, match=r"seed \(1 -> 2\) differs; use --force"):
         run.begin("train", {"seed": 2, "preset": "small"}, {"tokens": "aa"})
     with pytest.raises(StoreError, match="input tokens differs"):

@@ -149,11 +149,15 @@ def plain(values: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
+_NO_MATTER = {"n_threads"}  # a setting for speed: nobody's result depends on it
+
+
 def differences(old: Mapping[str, Any] | None, new: Mapping[str, Any]) -> str:
     """Say in words which settings and inputs differ; empty if none does. What is None was not given."""
     old, texts = old or {}, []
     a, b = old.get("settings", {}), new["settings"]
-    texts += [f"{k} ({a.get(k)} -> {b.get(k)})" for k in sorted({*a, *b}) if a.get(k) != b.get(k)]
+    named = sorted({*a, *b} - _NO_MATTER)
+    texts += [f"{k} ({a.get(k)} -> {b.get(k)})" for k in named if a.get(k) != b.get(k)]
     a, b = old.get("inputs"), new["inputs"]
     if a is not None:
         texts += [f"input {k}" for k in sorted({*a, *b}) if a.get(k) != b.get(k)]
