@@ -27,25 +27,28 @@ class LanePass {
     Vec top = Vec::load(logits);
     const std::size_t n = static_cast<std::size_t>(n_states) * kLanes;
     for (std::size_t k = 0; k < n; k += kLanes) top = max(top, Vec::load(logits + k));
-    alignas(64) double total[kLanes] = {}, target[kLanes], cumulative[kLanes] = {};
+    // Sums of eight lanes each; as arrays they would go through memory at every state.
+    Doubles total[2] = {}, cumulative[2] = {};
     for (std::size_t k = 0; k < n; k += kLanes) {
       exp_vec((Vec::load(logits + k) - top) * inverse).store(logits + k);
-      for (int lane = 0; lane < kLanes; ++lane) total[lane] += static_cast<double>(logits[k + lane]);
+      for (int i = 0; i < 2; ++i) total[i] += eight(logits + k + 8 * i);
     }
     // The smallest k whose cumulative weight exceeds the target is the number of k whose does not: it never falls.
-    alignas(64) std::int64_t below[kLanes] = {};
-    for (int lane = 0; lane < kLanes; ++lane) target[lane] = u[lane] * total[lane];
+    Wholes below[2] = {};
+    Doubles target[2];
+    for (int lane = 0; lane < kLanes; ++lane) target[lane / 8][lane % 8] = u[lane] * total[lane / 8][lane % 8];
     for (std::size_t k = 0; k < n; k += kLanes)
-      for (int lane = 0; lane < kLanes; ++lane) {
-        cumulative[lane] += static_cast<double>(logits[k + lane]);
-        below[lane] += cumulative[lane] <= target[lane] ? 1 : 0;
+      for (int i = 0; i < 2; ++i) {
+        cumulative[i] += eight(logits + k + 8 * i);
+        below[i] -= cumulative[i] <= target[i];  // true is -1
       }
     for (int lane = 0; lane < kLanes; ++lane) {
-      std::int32_t k = static_cast<std::int32_t>(below[lane]);
+      std::int32_t k = static_cast<std::int32_t>(below[lane / 8][lane % 8]);
       if (k == n_states) do
           --k;
         while (k > 0 && !(logits[static_cast<std::size_t>(k) * kLanes + lane] > 0.0f));
-      state[lane] = total[lane] > 0.0 && total[lane] < 1e300 ? k : -1;
+      const double sum = total[lane / 8][lane % 8];
+      state[lane] = sum > 0.0 && sum < 1e300 ? k : -1;
     }
   }
 
@@ -125,6 +128,12 @@ class LanePass {
   }
 
  private:
+  typedef float Floats __attribute__((vector_size(32), may_alias));
+  typedef double Doubles __attribute__((vector_size(64)));
+  typedef std::int64_t Wholes __attribute__((vector_size(64)));
+
+  static Doubles eight(const float* p) { return __builtin_convertvector(*reinterpret_cast<const Floats*>(p), Doubles); }
+
   explicit LanePass(const LaneStep& of)
       : model(*of.model),
         step(of),

@@ -58,6 +58,10 @@ Scratch::Scratch(const ModelShape& shape) {
   attention = rows(shape.d_model);
   mlp = rows(shape.d_mlp);
   logits = rows(shape.n_states);
+  if (!shape.learned_position) {
+    angles = AlignedBuffer(static_cast<std::size_t>(2 * round_up(shape.d_head() / 2)) * kAngleRows);
+    angle_phase.assign(kAngleRows, ~std::uint64_t{0});
+  }
   narrow = AlignedBuffer(static_cast<std::size_t>(round_up(2 * shape.d_kv())));
   // Lanes: [slot][16] of one head. Columns: [head][slot], a factor per head, and [head][feature padded].
   scores = AlignedBuffer(std::max(

@@ -25,12 +25,8 @@ Group::Group(const Model& model, const Kernels& kernels, Mode mode, int hop_keep
   const ModelShape& shape = model.shape;
   if (columns && n_trajs == 1 && mode == Mode::kRing && retracts)
     saved_ = buffer(static_cast<std::size_t>(round_up(2 * shape.n_layer * shape.d_kv())) * kMaxColumns);
+  if (!shape.learned_position) own_angles_ = AlignedBuffer(2 * static_cast<std::size_t>(round_up(shape.d_head() / 2)));
   if (mode != Mode::kRing) recent_.assign(static_cast<std::size_t>(shape.context_length) * kLanes, 0);
-  if (!shape.learned_position) {
-    const std::size_t rows = columns ? kMaxColumns : 1;
-    cos_ = AlignedBuffer(static_cast<std::size_t>(round_up(shape.d_head() / 2)) * rows);
-    sin_ = AlignedBuffer(cos_.size());
-  }
 }
 
 void Group::start(std::uint64_t position) {
@@ -146,7 +142,9 @@ void Group::stage(std::int32_t token, Column& column, Scratch& scratch) {
     const std::uint64_t keep = mode_ == Mode::kHop ? static_cast<std::uint64_t>(hop_keep_) : W;
     if (window_ == W) refill(position - 1, keep - 1, false, scratch);
   }
-  place(position, static_cast<int>(window_), 0, column);
+  // Columns of several groups, at positions of their own, stand in one step: each has its row.
+  if (!model_.shape.learned_position) compute_angles(mode_ == Mode::kRing ? position : window_, own_angles_.data());
+  place(position, static_cast<int>(window_), own_angles_.data(), column);
   column.token = token;
   column.keys = keys_.data();
   column.values = values_.data();
@@ -189,12 +187,10 @@ void Group::copy_slot(int slot, int saved, bool restore) {
          reinterpret_cast<Half*>(saved_.data()));
 }
 
-// Slot, visible slots and rotary phases of a position; row: of the tables of cos and sin.
-void Group::place(std::uint64_t position, int window_position, int row, Column& column) {
+// Slot, visible slots and rotary phases of a position, those in the row of angles given.
+void Group::place(std::uint64_t position, int window_position, float* angles, Column& column) const {
   const ModelShape& shape = model_.shape;
-  std::uint64_t phase = static_cast<std::uint64_t>(window_position);
   if (mode_ == Mode::kRing) {
-    phase = position;
     column.slot = static_cast<int>(position % static_cast<std::uint64_t>(shape.context_length));
     column.slots = ring_slots(first_, position, shape.context_length);
   } else {
@@ -202,11 +198,28 @@ void Group::place(std::uint64_t position, int window_position, int row, Column& 
     column.slots = {window_position + 1, 0, 0};
   }
   if (shape.learned_position) return;
-  const int half = shape.d_head() / 2;
-  const std::size_t at = static_cast<std::size_t>(row) * static_cast<std::size_t>(half);
-  rope_angles(model_.rope_multipliers.data(), half, phase, cos_.data() + at, sin_.data() + at);
-  column.cos = cos_.data() + at;
-  column.sin = sin_.data() + at;
+  column.cos = angles;
+  column.sin = angles + round_up(shape.d_head() / 2);
+}
+
+// The row of angles of a position, computed where the thread does not have it yet. Positions of one step differ by less
+// than kAngleRows, so that no column loses its row to another.
+float* Group::angles(std::uint64_t position, int window_position, Scratch& scratch) const {
+  static_assert(kAngleRows >= kMaxColumns);
+  if (model_.shape.learned_position) return nullptr;
+  const std::uint64_t phase = mode_ == Mode::kRing ? position : static_cast<std::uint64_t>(window_position);
+  const std::size_t row = phase % kAngleRows, width = static_cast<std::size_t>(round_up(model_.shape.d_head() / 2));
+  float* at = scratch.angles.data() + 2 * width * row;
+  if (scratch.angle_phase[row] != phase) {
+    compute_angles(phase, at);
+    scratch.angle_phase[row] = phase;
+  }
+  return at;
+}
+
+void Group::compute_angles(std::uint64_t phase, float* at) const {
+  const int half = model_.shape.d_head() / 2;
+  rope_angles(model_.rope_multipliers.data(), half, phase, at, at + round_up(half));
 }
 
 void Group::decode_run(const std::int32_t* token, int n, std::uint64_t position, int window_position, int first_logits,
@@ -218,7 +231,8 @@ void Group::decode_run(const std::int32_t* token, int n, std::uint64_t position,
   step.first_logits = first_logits;
   for (int i = 0; i < n; ++i) {
     Column& column = step.column[i];
-    place(position + static_cast<std::uint64_t>(i), window_position + i, i, column);
+    const std::uint64_t at = position + static_cast<std::uint64_t>(i);
+    place(at, window_position + i, angles(at, window_position + i, scratch), column);
     column.token = token[i];
     column.keys = keys_.data();
     column.values = values_.data();
@@ -229,7 +243,7 @@ void Group::decode_run(const std::int32_t* token, int n, std::uint64_t position,
 // One token of each trajectory, at the position next_ - 1 (ring) or window_position.
 void Group::decode(const std::int32_t* token, int window_position, bool want_logits, Scratch& scratch) {
   Column shared;
-  place(next_ - 1, window_position, 0, shared);
+  place(next_ - 1, window_position, angles(next_ - 1, window_position, scratch), shared);
   if (columns_) {
     ColumnStep step;
     step.model = &model_;

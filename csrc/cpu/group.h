@@ -50,7 +50,9 @@ class Group {
   void decode(const std::int32_t* token, int window_position, bool want_logits, Scratch& scratch);
   void decode_run(const std::int32_t* token, int n, std::uint64_t position, int window_position, int first_logits,
                   Scratch& scratch);
-  void place(std::uint64_t position, int window_position, int row, Column& column);
+  void place(std::uint64_t position, int window_position, float* angles, Column& column) const;
+  float* angles(std::uint64_t position, int window_position, Scratch& scratch) const;
+  void compute_angles(std::uint64_t phase, float* at) const;
   const std::int32_t* past(std::uint64_t position) const;
   void copy_slot(int slot, int saved, bool restore);
 
@@ -65,7 +67,7 @@ class Group {
   AlignedBuffer keys_, values_;       // columns: of one trajectory after the other
   AlignedBuffer saved_;               // [kMaxColumns] slots that a run overwrote
   std::vector<std::int32_t> recent_;  // [W][16], token of position p in row p mod W; hop and crop only
-  AlignedBuffer cos_, sin_;           // [column][d_head / 2]
+  AlignedBuffer own_angles_;          // cosines, sines of a staged token
   std::uint64_t first_ = 0;           // position of the first token in the caches (ring), or of the start
   std::uint64_t next_ = 0;            // position of the next token
   std::uint64_t window_ = 0;          // tokens in the caches (hop and crop)

@@ -38,7 +38,13 @@ inline constexpr int kMaxColumns = 32;  // positions in one step of the columns 
 struct Scratch {
   explicit Scratch(const ModelShape& shape);
   AlignedBuffer x, h, qkv, attention, mlp, scores, narrow, logits;
+
+  // Rotary phases, computed once for all groups of trajectories that a thread takes through the same positions:
+  // [phase mod kAngleRows][cosines, sines], and which phase each row holds.
+  AlignedBuffer angles;
+  std::vector<std::uint64_t> angle_phase;
 };
+inline constexpr int kAngleRows = 64;  // at least kMaxColumns
 
 // One token of sixteen trajectories.
 struct LaneStep {
