@@ -52,6 +52,7 @@ Dtrajs = list[NDArray[np.integer]]
 MAX_STATES = 4096  # of dense tables
 ROUNDS = 6  # after the first
 _SURE = 2.0  # standard errors of a rollout: what is nearer is not told apart
+_SHARP = 0.25  # of that, for candidates that follow a rollout: with the same random numbers they can be that near
 _DOUBT = 0.1  # stands in for an unknown error of a logarithm
 _SLOWER = 8.0  # rollouts are at most so many times longer for a model that gets slower
 
@@ -188,7 +189,7 @@ class _Work:
             tolerance = _SURE * doubts
             off = np.where(np.isfinite(value), -value, UNDEFINED) / tolerance
             search.learn(Tried(made, theta, value, off))
-            if abs(off).max() <= 1.0:
+            if abs(off).max() <= (1.0 if len(search.tried) == 1 else _SHARP):
                 break
             theta = search.propose(tolerance)
         best = search.best
