@@ -31,7 +31,7 @@ class LanePass {
     Doubles total[2] = {}, cumulative[2] = {};
     for (std::size_t k = 0; k < n; k += kLanes) {
       exp_vec((Vec::load(logits + k) - top) * inverse).store(logits + k);
-      for (int i = 0; i < 2; ++i) total[i] += eight(logits + k + 8 * i);
+      for (int i = 0; i < 2; ++i) add_eight(logits + k + 8 * i, total[i]);
     }
     // The smallest k whose cumulative weight exceeds the target is the number of k whose does not: it never falls.
     Wholes below[2] = {};
@@ -39,7 +39,7 @@ class LanePass {
     for (int lane = 0; lane < kLanes; ++lane) target[lane / 8][lane % 8] = u[lane] * total[lane / 8][lane % 8];
     for (std::size_t k = 0; k < n; k += kLanes)
       for (int i = 0; i < 2; ++i) {
-        cumulative[i] += eight(logits + k + 8 * i);
+        add_eight(logits + k + 8 * i, cumulative[i]);
         below[i] -= cumulative[i] <= target[i];  // true is -1
       }
     for (int lane = 0; lane < kLanes; ++lane) {
@@ -132,7 +132,9 @@ class LanePass {
   typedef double Doubles __attribute__((vector_size(64)));
   typedef std::int64_t Wholes __attribute__((vector_size(64)));
 
-  static Doubles eight(const float* p) { return __builtin_convertvector(*reinterpret_cast<const Floats*>(p), Doubles); }
+  static void add_eight(const float* p, Doubles& sum) {
+    sum += __builtin_convertvector(*reinterpret_cast<const Floats*>(p), Doubles);
+  }
 
   explicit LanePass(const LaneStep& of)
       : model(*of.model),
