@@ -114,3 +114,27 @@ def test_h5md_is_read_through_mdanalysis(tmp_path):
     (tmp_path / "cut.h5md").write_bytes(path.read_bytes()[:3000])
     with pytest.raises(InputError, match="damaged or truncated"):
         Tokenizer("distances", n_states=5).fit(top, tmp_path / "cut.h5md")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_universe_of_a_zarr_trajectory(tmp_path):
+    """The states of the frames as they were in memory; the reader knows no time step, so that none is made up."""
+    mda = pytest.importorskip("MDAnalysis")
+    pytest.importorskip("zarrtraj")
+    side = np.cumsum(np.random.default_rng(0).random(200) < 0.05) % 2
+    line = np.cumsum(np.full((12, 3), 2.2), axis=0)
+    universe = mda.Universe.empty(12, 12, atom_resindex=range(12), trajectory=True)
+    for name, value in {"name": "CA", "resname": "ALA", "type": "C", "element": "C"}.items():
+        universe.add_TopologyAttr(name, [value] * 12)
+    universe.add_TopologyAttr("resid", list(range(1, 13)))
+    universe.load_new((line * (1 + 0.5 * side[:, None, None])).astype(np.float32), dt=10.0)
+    universe.trajectory.units = {"time": "ps", "length": "Angstrom"}
+    universe.atoms.write(tmp_path / "top.pdb")
+    with mda.Writer(str(tmp_path / "t.zarrmd"), n_atoms=12, format="ZARRMD", n_frames=200) as writer:
+        for _ in universe.trajectory:
+            writer.write(universe.atoms)
+    stored = mda.Universe(tmp_path / "top.pdb", str(tmp_path / "t.zarrmd"))
+    tokenizer = Tokenizer("distances", n_states=2)
+    found = tokenizer.fit_transform(stored)[0]
+    assert abs(np.corrcoef(found, side)[0, 1]) == pytest.approx(1.0)
+    assert str(tokenizer.frame_interval) == "1 frame"
