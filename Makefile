@@ -67,19 +67,22 @@ format: $(VENV)/.tools
 	$(BIN)/clang-format -i $(CPP_SOURCES)
 
 CPP_TEST = cmake -S . -B $(1) -G Ninja -DNANOMD_BUILD_PYTHON=OFF -DNANOMD_BUILD_TESTS=ON -DNANOMD_CUDA=OFF $(2) >/dev/null \
-	&& cmake --build $(1) -j $(JOBS) && ctest --test-dir $(1) --output-on-failure -j $(JOBS)
+	&& cmake --build $(1) -j $(JOBS) && ctest --test-dir $(1) --output-on-failure -j $(JOBS) $(3)
 
+# Each of the two long tests of emulated kernels in one of the builds: they take minutes. `make sweep` has the other half.
 test-cpp: $(VENV)/.tools
-	$(call CPP_TEST,build/tests,)
-	$(call CPP_TEST,build/tests-sanitized,-DNANOMD_SANITIZE=ON)
+	$(call CPP_TEST,build/tests,,-E test_cuda_session)
+	$(call CPP_TEST,build/tests-sanitized,-DNANOMD_SANITIZE=ON,-E test_cuda_variants)
 
 # One thread: spinning teams of threads slow small work down on busy cores. Plain pytest: `python -m pytest` would put the source tree, which has no compiled core, in front.
 test-python: $(VENV)/.tools
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q --durations=15 --numprocesses 2 --dist loadfile
 
-# Every head size and layout of the training kernels, interpreted and compiled for three architectures: ten minutes.
+# Every head size and layout of the training kernels, interpreted and compiled for three architectures, and every variant of the
+# emulated kernels under the sanitizers: a quarter of an hour.
 sweep: $(VENV)/.tools
 	$(BIN)/pytest -q -m sweep
+	$(call CPP_TEST,build/tests-sanitized,-DNANOMD_SANITIZE=ON,-R test_cuda_variants)
 
 bench: $(VENV)/.installed
 	$(BIN)/nanomd bench
