@@ -156,7 +156,9 @@ def test_killed_dozens_of_times(run, whole):
 
 def test_control_c_says_how_to_resume(run, whole):
     command = [sys.executable, "-c", PROGRAM, *FLAGS, "--run", str(run)]
+    kept = signal.signal(signal.SIGINT, signal.default_int_handler)  # what is ignored here is ignored there
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    signal.signal(signal.SIGINT, kept)
     assert process.stdout.read(2) == b"@@"
     begun = time.perf_counter()
     process.send_signal(signal.SIGINT)
