@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from command_line import TRAIN, ok, refused, run
+from executor_tools import LIBRARY, engine, ray_may_be_late, their_warnings
 from rollout_models import make_files
 
 from nanomd import InputError, Observables, Rollout, Sampler
@@ -15,22 +16,7 @@ from nanomd.rollout.executors import Executor, array_script
 from nanomd.rollout.parts import Part
 from nanomd.study.folder import RunFolder
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::ResourceWarning",
-    "ignore::DeprecationWarning",
-    "ignore::UserWarning",
-    "ignore::FutureWarning",
-    "ignore::pytest.PytestUnraisableExceptionWarning",
-)
-
-LIBRARY = {"local": None, "ray": "ray", "dask": "distributed", "slurm": "submitit"}
-ADDRESS = {"slurm": "local"}  # submitit's stand-in for SLURM: processes of this machine
-
-
-def engine(name: str, **options: object) -> Executor:
-    if LIBRARY[name] is not None:
-        pytest.importorskip(LIBRARY[name])
-    return Executor(name=name, address=ADDRESS.get(name), **options)
+pytestmark = their_warnings
 
 
 @pytest.mark.slow
@@ -39,12 +25,8 @@ def test_the_rollout_of_one_process(name, tmp_path):
     sampler = Sampler(make_files())
     options = {"seed": 3, "observables": Observables(lagtimes=[1])}
     whole = sampler.generate(300, 7, **options)
-    try:
+    with ray_may_be_late():
         made = sampler.generate(300, 7, **options, out=tmp_path / "r", executor=engine(name, n_parts=3, n_workers=2))
-    except Exception as error:
-        if "timed out during startup" in str(error):  # of Ray, which allows itself 30 s
-            pytest.skip("Ray did not start on this busy machine")
-        raise
     assert made == whole
     assert made.observables == whole.observables
     assert Rollout.load(tmp_path / "r") == whole

@@ -10,24 +10,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from executor_tools import LIBRARY, engine, ray_may_be_late, their_warnings
+from two_wells import two_wells
 
 from nanomd import InputError, experiments
 from nanomd.base.errors import StoreError
-from nanomd.base.units import FrameInterval
 from nanomd.cli.main import main
 from nanomd.experiments import cases, runner, tasks, zoo
-from nanomd.experiments.case import Case, Data
+from nanomd.experiments.case import Data
 from nanomd.rollout.executors import Executor
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::ResourceWarning",
-    "ignore::DeprecationWarning",
-    "ignore::UserWarning",
-    "ignore::FutureWarning",
-    "ignore::pytest.PytestUnraisableExceptionWarning",
-)
+pytestmark = their_warnings
 
-LIBRARY = {"local": None, "ray": "ray", "dask": "distributed", "slurm": "submitit"}
 METHODS = ["one_pass", "one_pass, no refit"]
 
 
@@ -41,22 +35,7 @@ def small_case(monkeypatch):
         walks = list(2 * side + (rng.random(side.shape) > 0.5))
         return Data(walks[:1], walks[1:], np.array([0, 0, 1, 1]), ("left", "right"))
 
-    case = Case(
-        "two-wells",
-        "Two wells",
-        load,
-        n_datasets=2,
-        n_macrostates=2,
-        lagtime=2,
-        lagtimes=(1, 2),
-        frame_interval=FrameInterval(1.0, "frame"),
-        gpt={"preset": "tiny", "context_length": 8, "train_length": 32, "batch_size": 8, "n_steps": 5},
-        lstm={},
-        paper="paper-four-state",
-        rollout=(2, 500),
-        lstm_steps=50,
-        burn_in=20,
-    )
+    case = two_wells(load, n_steps=5, lagtimes=(1, 2), rollout=(2, 500), burn_in=20)
     monkeypatch.setitem(cases.CASES, case.name, case)
     return case
 
@@ -68,16 +47,9 @@ def kinetics_of(folder: Path) -> dict[str, object]:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", list(LIBRARY))
 def test_the_records_are_those_of_one_process(name, small_case, tmp_path):
-    if LIBRARY[name] is not None:
-        pytest.importorskip(LIBRARY[name])
     options = {"methods": METHODS[:1], "n_seeds": 1}
-    executor = Executor(name=name, address="local" if name == "slurm" else None)
-    try:
-        text = experiments.run(small_case.name, tmp_path / "many", executor=executor, **options)
-    except Exception as error:
-        if "timed out during startup" in str(error):  # of Ray, which allows itself 30 s
-            pytest.skip("Ray did not start on this busy machine")
-        raise
+    with ray_may_be_late():
+        text = experiments.run(small_case.name, tmp_path / "many", executor=engine(name), **options)
     assert "| one_pass |" in text
     here = tmp_path / "one" / small_case.name
     material = runner.prepare(small_case, 0, None, here)

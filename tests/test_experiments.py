@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from two_wells import two_wells
 
 from nanomd import experiments
 from nanomd.base.errors import InputError
-from nanomd.base.units import FrameInterval
 from nanomd.cli.main import main
 from nanomd.experiments import cases, methods, report, runner, tables, tasks
-from nanomd.experiments.case import Case, Data, cut_into_pieces
+from nanomd.experiments.case import Data, cut_into_pieces
 from nanomd.experiments.scoring import errors
 from nanomd.kinetics.processes import processes_between
 from nanomd.kinetics.results import ValidationResult
@@ -129,23 +129,10 @@ def small_case(monkeypatch):
             walks.append(walk)
         return Data(walks[:1], walks[1:], np.array([0, 0, 1, 1]), ("left", "right"))
 
-    case = Case(
-        "two-wells",
-        "Two wells",
-        load,
-        n_datasets=2,
-        n_macrostates=2,
-        lagtime=2,
-        lagtimes=(1, 2, 4, 5000),
-        frame_interval=FrameInterval(1.0, "frame"),
-        gpt={"preset": "tiny", "context_length": 8, "train_length": 32, "batch_size": 8, "n_steps": 30},
+    case = two_wells(
+        load, n_steps=30, lagtimes=(1, 2, 4, 5000), rollout=(4, 2000), burn_in=100, pieces=(20,),
         lstm={"embedding_dim": 4, "hidden_dim": 8, "n_steps": 10},
-        paper="paper-four-state",
-        rollout=(4, 2000),
-        lstm_steps=50,
-        burn_in=100,
-        pieces=(20,),
-    )
+    )  # fmt: skip
     monkeypatch.setitem(cases.CASES, case.name, case)
     return case
 

@@ -115,23 +115,23 @@ def pack(rows: Sequence[NDArray[np.uint16]]) -> tuple[NDArray[np.uint16], NDArra
 
 
 def unpack(
-    flat: NDArray[Any] | None, length: NDArray[Any] | None, n_rows: int, n_states: int
+    flat: NDArray[Any] | None, length: NDArray[Any] | None, n_rows: int, n_states: int, *, least: int = 1
 ) -> list[NDArray[np.uint16]]:
-    """Return the rows of `pack`, none empty, after checking them.
+    """Return the rows of `pack`, none shorter than `least`, after checking them.
 
     Raises
     ------
     StoreError
         If they are damaged.
     """
-    whole = flat is not None and length is not None and flat.dtype == np.uint16 and length.dtype == np.int64
     if not (
-        whole
-        and flat is not None
+        flat is not None
         and length is not None
+        and flat.dtype == np.uint16
+        and length.dtype == np.int64
         and flat.ndim == 1
         and length.shape == (n_rows,)
-        and ((length >= 1) & (length <= flat.size)).all()
+        and ((length >= least) & (length <= flat.size)).all()
         and int(length.sum()) == flat.size
         and (flat.max(initial=0) < n_states)
     ):

@@ -273,23 +273,11 @@ def _restore(propagator: Propagator, options: Splitting, found: dict[str, NDArra
     shares = np.concatenate((found["weight"], found["levels"][:, 1]))
     if not ((shares >= 0) & (shares <= 1)).all() or (found["visits"] < 0).any() or (found["n_before"] < 0).any():
         raise StoreError("the checkpoint of the splitting is damaged: its weights are impossible")
-    # The past may be empty, so it is unpacked with the path behind it.
     path = unpack(found.get("path"), found.get("path_length"), n, task.n_states)
-    past_length = found.get("past_length")
-    past = found.get("past")
-    if past is None or past_length is None or past_length.shape != (n,) or past_length.dtype != np.int64:
-        raise StoreError("the checkpoint of the splitting is damaged: its trajectories do not fit together")
-    if (
-        past.dtype != np.uint16
-        or (past_length < 0).any()
-        or int(past_length.sum()) != past.size
-        or past.max(initial=0) >= task.n_states
-    ):
-        raise StoreError("the checkpoint of the splitting is damaged: its trajectories do not fit together")
-    ends = np.cumsum(past_length)
+    past = unpack(found.get("past"), found.get("past_length"), n, task.n_states, least=0)
     particles = iter(
-        Particle(past[end - length : end], int(before), own, float(value[own].max()))
-        for end, length, before, own in zip(ends, past_length, found["n_before"], path, strict=True)
+        Particle(before, int(n_before), own, float(value[own].max()))
+        for before, n_before, own in zip(past, found["n_before"], path, strict=True)
     )
     groups = [[next(particles) for _ in range(count)] for count in number.tolist()]
     pairs = iter(found["levels"].tolist())
