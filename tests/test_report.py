@@ -4,70 +4,26 @@ from __future__ import annotations
 
 import base64
 import dataclasses
-import io
 import json
 import math
 import re
 import subprocess
 import sys
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 from PIL import Image
+from report_page import Page, png_bytes
 from synthetic_result import make_landscape, make_metrics, make_result
 
-from nanomd.base.errors import InputError, StoreError
-from nanomd.base.units import FrameInterval
+from nanomd.base.errors import StoreError
 from nanomd.kinetics.interval import Interval
-from nanomd.kinetics.numbers import format_interval, format_number
+from nanomd.kinetics.numbers import format_interval
 from nanomd.kinetics.results import Cell, SourceKinetics, VerdictRow
 from nanomd.kinetics.table import format_row
 from nanomd.report import ReportFigure, verdict_text, write_report
-from nanomd.report.landscape import free_energy_surfaces
-from nanomd.report.plots_kinetics import mfpt_error
 from nanomd.report.plots_paths import passage_notes, plot_transition_paths
-from nanomd.report.style import BLUE, DARK, source_styles
-
-VOID = {"meta", "img", "br", "link", "hr", "input"}
-
-
-class Page(HTMLParser):
-    """Checks that tags are balanced, and collects what the tests ask for."""
-
-    def __init__(self, text):
-        super().__init__(convert_charrefs=True)
-        self.open, self.images, self.links, self.ids, self.cells = [], [], [], [], []
-        self.tags, self.text, self.attributes = set(), [], []
-        self.feed(text)
-        self.close()
-        assert not self.open, f"never closed: {self.open}"
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.add(tag)
-        attributes = dict(attrs)
-        self.attributes += attrs
-        if tag == "img":
-            self.images.append(attributes)
-        if tag == "a":
-            self.links.append(attributes["href"])
-        if "id" in attributes:
-            self.ids.append(attributes["id"])
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open, f"</{tag}> closes nothing"
-        assert self.open[-1] == tag, f"</{tag}> closes <{self.open[-1]}>"
-        self.open.pop()
-
-    def handle_data(self, data):
-        if not self.open or self.open[-1] not in ("style",):
-            self.text.append(data)
-
-    @property
-    def words(self):
-        return re.sub(r"[ \n]+", " ", " ".join(self.text))  # not the narrow no-break spaces inside numbers
+from nanomd.report.style import source_styles
 
 
 @pytest.fixture(scope="module")
@@ -89,12 +45,6 @@ def report(result, tmp_path_factory):
         landscape=make_landscape(result, n=4000),
         extra_figures=[ReportFigure("Memory & length", "Likelihood <against> context.", png_bytes())],
     )
-
-
-def png_bytes():
-    buffer = io.BytesIO()
-    Image.new("RGB", (30, 20), (200, 10, 10)).save(buffer, format="PNG")
-    return buffer.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -219,79 +169,6 @@ def test_transition_paths_and_what_is_said_beside(report, result):
     assert not group.panels and "validate again" in group.notes[0]
 
 
-def test_verdict_text_says_what_the_result_says(result):
-    text = verdict_text(result)
-    lines = text.splitlines()
-    assert max(map(len, lines)) <= 110
-    number = r"(-?[0-9.]+(?:e-?[0-9]+)?)"
-    cell = rf"{number} \[{number},{number}\]\s+(n=\d+|pass|FAIL|-)?"
-    seconds = {"": 1.0, "ns": 1 / 0.2, "us": 1000 / 0.2}
-    checked = 0
-    for row in result.rows:
-        first, *more = [line for line in lines if line.startswith(row.quantity)]  # a block of lines per source, or two
-        unit = re.search(r"\((\w+)\)", first)
-        scale = seconds[unit.group(1) if unit else ""]
-        found = re.findall(cell, first)
-        for line in more:
-            found += re.findall(cell, line)[-1:]
-        expected = [c for c in row.cells.values() if math.isfinite(c.value)]
-        assert len(found) == len(expected)
-        for (value, low, high, mark), want in zip(found, expected, strict=True):
-            assert float(value) * scale == pytest.approx(want.value, rel=0.05)
-            assert float(low) * scale == pytest.approx(want.low, rel=0.05)
-            assert float(high) * scale == pytest.approx(want.high, rel=0.05)
-            if want.passed is not None:
-                assert mark == ("pass" if want.passed else "FAIL")
-            elif want is row.cells["MD"] and want.n_events is not None:
-                assert mark == f"n={want.n_events}"
-            checked += 1
-    assert checked == 29
-    assert "9 of 9" in text and "4 of 9" in text
-    assert "Chain length / slowest timescale: MD 8.33, GPT 41.7, MSM 41.7" in text
-    assert all(f"Warning: {warning}" in text for warning in result.warnings)
-
-
-def test_verdict_text_folds_many_sources_and_long_words():
-    result = make_result(names=("a rather long-winded macrostate name", "b"), n_states=20)
-    result = dataclasses.replace(result, warnings=["word " * 60])
-    text = verdict_text(result)
-    assert max(map(len, text.splitlines())) <= 110
-    assert text.count("quantity") in (2, 4)
-    assert all(name in text for name in result.sources)
-
-
-@pytest.mark.parametrize(
-    ("value", "low", "high", "expected"),
-    [
-        (1.2345, 1.1, 1.36, ("1.23", "[1.10, 1.36]")),
-        (1234.5, 1100, 1360, ("1234", "[1100, 1360]")),
-        (0.5, 0.1, 0.9, ("0.50", "[0.10, 0.90]")),
-        (0.0, 0.0, 0.0, ("0", "[0, 0]")),
-        (3.0, math.nan, math.nan, ("3.00", "")),
-        (math.nan, math.nan, math.nan, ("n/a", "")),
-        (5.0, 2.0, math.inf, ("5.00", "[2.00, inf]")),
-        (7.35e-4, 7.0e-4, 7.7e-4, ("7.3e-4", "[7.0e-4, 7.7e-4]")),
-        (-0.716, -0.72, -0.71, ("-0.716", "[-0.720, -0.710]")),
-    ],
-)
-def test_digits_follow_the_interval(value, low, high, expected):
-    assert format_interval(value, low, high) == expected
-
-
-def test_rows_share_one_readable_unit():
-    cells = {"MD": Cell(5000.0, 4000.0, 6000.0), "GPT": Cell(250.0, 200.0, 300.0)}
-    unit, text = format_row(VerdictRow("t", "frames", cells), FrameInterval(0.2, "ns"))
-    assert unit == "us" and text["MD"].value == "1.00" and text["GPT"].value == "0.050"
-    unit, text = format_row(VerdictRow("t", "ns", cells), FrameInterval(0.2, "ns"))
-    assert unit == "us" and text["MD"].value == "5.0"
-    assert format_row(VerdictRow("t", "nats/frame", cells), FrameInterval())[0] == "nats/frame"
-    assert format_number(1234567.0) == "1.23e6" and format_number(math.nan) == "n/a"
-    for frames in (0.3, 1.0, 4999.9, 5000.0, 1e9):
-        interval = FrameInterval(0.2, "ns")
-        factor, unit = interval.scale(frames)
-        assert interval.describe(frames) == f"{frames * factor:.4g} {unit}"
-
-
 def test_json_has_no_nan_and_keeps_the_numbers(report, result):
     def refuse(word):
         raise AssertionError(word)
@@ -383,73 +260,6 @@ def test_unwritable_folder_is_one_clear_error(small, tmp_path):
         write_report(tmp_path / "file" / "report", small, title="x")
 
 
-def test_free_energies_are_minus_log_populations(result):
-    rng = np.random.default_rng(0)
-    xy = rng.normal(size=(5000, 2))
-    surfaces = free_energy_surfaces({"samples": {"GPT": xy, "MD": xy}, "bins": 10}, result)
-    assert list(surfaces) == ["MD", "GPT"]
-    np.testing.assert_array_equal(surfaces["MD"].values, surfaces["GPT"].values)
-    assert np.nanmin(surfaces["MD"].values) == 0
-    counts, _, _ = np.histogram2d(*xy.T, bins=[surfaces["MD"].x_edges, surfaces["MD"].y_edges])
-    np.testing.assert_allclose(np.exp(-surfaces["MD"].values[counts > 0]), (counts / counts.max())[counts > 0])
-
-    # Two states on the left and right: the model has three times less on the left, hence ln 3 more free energy there.
-    states = (xy[:, 0] > 0).astype(int)
-    populations = {"MD": np.array([0.75, 0.25]), "GPT": np.array([0.25, 0.75])}
-    options = {"xy": xy, "states": states, "populations": populations, "range": ((-1, 1), (-1, 1)), "bins": 2}
-    surfaces = free_energy_surfaces(options, result)
-    difference = surfaces["GPT"].values - surfaces["MD"].values
-    np.testing.assert_allclose(difference, np.log([[3, 3], [1 / 3, 1 / 3]]))
-
-    centres = {"centres": np.array([[0.0, 0.0], [1.0, 0.0]]), "populations": populations}
-    surfaces = free_energy_surfaces(centres, result)
-    difference = surfaces["GPT"].values - surfaces["MD"].values
-    assert sorted(set(np.round(difference[np.isfinite(difference)], 6))) == pytest.approx(
-        [-np.log(3), np.log(3)], abs=1e-6
-    )
-
-
-@pytest.mark.parametrize(
-    ("landscape", "words"),
-    [
-        ({"sample": {}}, "no entry sample"),
-        ({"bins": 3}, "needs one of"),
-        ({"samples": {"GPT": np.zeros((3, 2))}}, "must hold the reference 'MD'"),
-        ({"samples": {"MD": np.zeros((3, 3))}}, r"shape \(n, 2\)"),
-        ({"samples": {"MD": np.full((3, 2), np.nan)}}, "must be finite"),
-        ({"xy": np.zeros((3, 2)), "states": np.zeros(2, int)}, "states must be 3 integers"),
-        ({"xy": np.zeros((3, 2)), "states": np.full(3, 100)}, "below the 100 microstates, got 100"),
-        ({"centres": np.zeros((3, 2))}, "must be 100 points"),
-        ({"samples": {"MD": np.zeros((3, 2))}, "range": ((1, 0), (0, 1))}, "range must be"),
-    ],
-)
-def test_bad_landscapes_are_refused_before_anything_is_written(landscape, words, result, tmp_path):
-    with pytest.raises(InputError, match=words):
-        write_report(tmp_path / "report", result, title="x", landscape=landscape)
-    assert not (tmp_path / "report").exists()
-
-
-def test_extra_figures(tmp_path):
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(3, 2))
-    figure.subplots().plot([0, 1], [1, 0])
-    assert ReportFigure("t", "c", figure).png().startswith(b"\x89PNG")
-    path = tmp_path / "a.png"
-    path.write_bytes(png_bytes())
-    assert ReportFigure("t", "c", path).png() == png_bytes()
-    for picture in (b"GIF89a", tmp_path / "absent.png", 3):
-        with pytest.raises(InputError, match=r"extra figure"):
-            ReportFigure("t", "c", picture).png()  # type: ignore[arg-type]
-
-
-def test_error_of_passage_times_is_a_factor():
-    reference, model = np.array([1.0, 10.0, np.nan, 4.0]), np.array([2.0, 10.0, 3.0, 0.5])
-    mean, worst, n_pairs, factor = mfpt_error(reference, model)
-    assert mean == pytest.approx(2 ** (4 / 3)) and (worst, n_pairs) == (3, 3) and factor == pytest.approx(8)
-    assert mfpt_error(reference * np.nan, model) is None
-
-
 def test_computed_sources_have_no_trajectories(small, tmp_path):
     """A Markov model that generates nothing has numbers, but neither chains nor visits."""
     model = dataclasses.replace(
@@ -467,17 +277,3 @@ def test_computed_sources_have_no_trajectories(small, tmp_path):
 def test_import_is_light():
     code = "import sys, nanomd.report; sys.exit(bool({'matplotlib', 'PIL', 'scipy', 'torch'} & set(sys.modules)))"
     subprocess.run([sys.executable, "-c", code], check=True)
-
-
-def test_sources_keep_their_colours():
-    names = ["MD", "GPT two-pass", "MSM", "LSTM", "MD held out", "other", "another"]
-    styles = source_styles(names, "MD")
-    assert styles["MD"].color == DARK
-    looks = {(style.color, style.marker, str(style.dashes)) for style in styles.values()}
-    assert len(looks) == len(names)
-    assert source_styles(["MD", "MSM (lag 1)", "GPT"], "MD")["GPT"].color == BLUE
-    assert source_styles(["MD", "LSTM", "MSM"], "MD")["MSM"] == styles["MSM"]
-    assert (
-        len({(s.color, s.marker, str(s.dashes)) for s in source_styles([f"s{i}" for i in range(20)], "s0").values()})
-        == 20
-    )
