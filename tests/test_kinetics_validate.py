@@ -222,6 +222,10 @@ def test_a_strided_rollout_is_compared_at_its_stride():
     assert result.frame_interval == FrameInterval(5.0, "ps")
     assert result.sources["MD"].n_frames == result.sources["GPT"].n_frames == 16_000
     assert any("states of the rollout are 5 frames of the MD apart" in note for note in result.warnings)
+    assert any(note.endswith("at this stride, and their frames are 5 ps long") for note in result.warnings)
+    rollout.frame_interval = FrameInterval()
+    plain = validate(md, rollout, lagtimes=[1, 4], lagtime=4)
+    assert any(note.endswith("at this stride, and their frames are that long") for note in plain.warnings)
     row = next(row for row in result.rows if row.quantity == "timescale 1")
     assert row.cells["GPT"].value == pytest.approx(CHAIN.implied_timescales(20)[0], rel=0.25)  # ps, as frames were 1 ps
 

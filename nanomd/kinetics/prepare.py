@@ -109,9 +109,10 @@ def prepare(
     notes = []
     if stride > 1:
         interval = FrameInterval(interval.value * stride, interval.unit)
+        length = "that" if interval.unit == "frame" else str(interval)
         notes.append(
             f"the states of {_widest(handed)} are {stride} frames of the MD apart: all sources are compared at this "
-            f"stride, a frame is {interval}"
+            f"stride, and their frames are {length} long"
         )
     sources, n_views = {}, {}
     for name, source in raw.items():
