@@ -92,11 +92,15 @@ def rare(
 
 def _draw(result: RareEvents, file: Path) -> None:
     try:
+        from matplotlib.figure import Figure
+
         from nanomd.report.plots_rare import draw_rare_event
-        from nanomd.report.style import look, new_figure
+        from nanomd.report.style import look
 
         with look():
-            figure, axes = new_figure(520, 360)
+            # Ticks of small rates are wide: the margins have to follow them.
+            figure = Figure(figsize=(5.6, 3.8), layout="constrained")
+            axes = figure.subplots()
             draw_rare_event(axes, result)
             axes.legend(fontsize="small")
             figure.savefig(file, dpi=150)
