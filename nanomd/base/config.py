@@ -8,13 +8,18 @@ from typing import Any, ClassVar, Literal, Self
 
 from nanomd.base.checks import check_lags, check_range
 from nanomd.base.errors import InputError
+from nanomd.base.model_config import MAX_CONTEXT as MAX_CONTEXT
+from nanomd.base.model_config import MAX_D_MODEL as MAX_D_MODEL
+from nanomd.base.model_config import MAX_LAYERS as MAX_LAYERS
+from nanomd.base.model_config import MAX_STATES as MAX_STATES
+from nanomd.base.model_config import Activation as Activation
+from nanomd.base.model_config import ModelConfig
+from nanomd.base.model_config import Norm as Norm
+from nanomd.base.model_config import Position as Position
 from nanomd.base.options import Options, Ranges
 from nanomd.base.presets import PAPER_TRAINING
 from nanomd.base.presets import PRESETS as PRESETS
 
-Norm = Literal["pre", "post"]
-Activation = Literal["gelu", "relu"]
-Position = Literal["rope", "learned"]
 Objective = Literal["one_pass", "two_pass_token", "two_pass_hidden"]
 HiddenSchedule = Literal["epoch", "training"]
 Initial = Literal["scaled", "glorot"]
@@ -24,121 +29,6 @@ Switch = Literal["auto", "on", "off"]
 Compile = Literal["auto", "none", "compile", "graph", "compile-graph", "native"]
 Precision = Literal["fp32", "bf16", "fp16"]
 Mode = Literal["auto", "ring", "hop", "crop"]
-
-MAX_STATES = 65536
-MAX_D_MODEL = 512
-MAX_LAYERS = 12
-MAX_CONTEXT = 1024
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelConfig(Options):
-    """The shape of a nano-GPT.
-
-    Parameters
-    ----------
-    n_states : int
-        V, the number of microstates.
-    d_model, n_layer, n_head : int
-        Width d, depth L and number of attention heads; d_head = d_model / n_head is a multiple of 8.
-    n_kv_head : int, optional
-        Key/value heads (grouped queries); divides n_head; n_head when None.
-    context_length : int
-        W: a position attends to itself and the W - 1 before it.
-    mlp_ratio : int
-        Width of the hidden layer over d_model.
-    norm, activation, position : str
-        ``"pre"|"post"``, ``"gelu"|"relu"`` and ``"rope"|"learned"``.
-    markov_head : bool
-        Add a V x V table to the logits, by current state.
-    dropout, final_dropout : float
-        In training only: on each residual branch and on the embeddings, and before the head.
-    rope_base : float
-        Longest rotary wavelength over 2 pi, in frames.
-    """
-
-    n_states: int
-    d_model: int = 64
-    n_layer: int = 2
-    n_head: int = 4
-    n_kv_head: int | None = None
-    context_length: int = 64
-    mlp_ratio: int = 4
-    norm: Norm = "pre"
-    activation: Activation = "gelu"
-    position: Position = "rope"
-    markov_head: bool = False
-    dropout: float = 0.0
-    final_dropout: float = 0.0
-    rope_base: float = 1000.0
-
-    RANGES: ClassVar[Ranges] = {
-        "d_model": (8, MAX_D_MODEL), "n_layer": (1, MAX_LAYERS), "context_length": (2, MAX_CONTEXT),
-        "mlp_ratio": (1, 8), "dropout": (0, 0.9), "final_dropout": (0, 0.9), "rope_base": (1.0, 1e7),
-    }  # fmt: skip
-
-    def __post_init__(self) -> None:
-        """Check every field against what all backends support."""
-        self.check()
-        if self.n_states < 2:
-            raise InputError(f"n_states must be at least 2, got {self.n_states}: one state has no kinetics to learn")
-        check_range("n_states", self.n_states, 2, MAX_STATES, "tokens are stored in 16 bits")
-        check_range("n_head", self.n_head, 1, self.d_model)
-        if self.n_kv_head is None:
-            object.__setattr__(self, "n_kv_head", self.n_head)
-        check_range("n_kv_head", self.kv_heads, 1, self.n_head)
-        if self.d_model % self.n_head or self.d_head % 8:
-            raise InputError(f"d_model / n_head must be a multiple of 8, got {self.d_model} / {self.n_head}")
-        if self.n_head % self.kv_heads:
-            raise InputError(f"n_kv_head must divide n_head = {self.n_head}, got {self.n_kv_head}")
-
-    @property
-    def d_head(self) -> int:
-        """Width of one head."""
-        return self.d_model // self.n_head
-
-    @property
-    def kv_heads(self) -> int:
-        """Number of key/value heads, resolved."""
-        return self.n_head if self.n_kv_head is None else self.n_kv_head
-
-    @property
-    def d_mlp(self) -> int:
-        """Width of the hidden layer."""
-        return self.mlp_ratio * self.d_model
-
-    @property
-    def receptive_field(self) -> int:
-        """Frames of the past that a ring rollout can see, L (W - 1) + 1, the present one included."""
-        return self.n_layer * (self.context_length - 1) + 1
-
-    def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Name and shape of every float32 tensor in a model file (linear weights are (out, in), as in PyTorch)."""
-        d, V, kv = self.d_model, self.n_states, self.kv_heads * self.d_head
-        shapes: dict[str, tuple[int, ...]] = {"embedding.weight": (V, d)}
-        if self.position == "learned":
-            shapes["position.weight"] = (self.context_length, d)
-        for layer in range(self.n_layer):
-            block = f"blocks.{layer}."
-            for name, (rows, cols) in {
-                "attention.qkv": (d + 2 * kv, d),
-                "attention.proj": (d, d),
-                "mlp.up": (self.d_mlp, d),
-                "mlp.down": (d, self.d_mlp),
-            }.items():
-                shapes[f"{block}{name}.weight"] = (rows, cols)
-                shapes[f"{block}{name}.bias"] = (rows,)
-            for name in ("norm1", "norm2"):
-                shapes[f"{block}{name}.weight"] = (d,)
-                shapes[f"{block}{name}.bias"] = (d,)
-        if self.norm == "pre":
-            shapes["norm.weight"] = (d,)
-            shapes["norm.bias"] = (d,)
-        shapes["head.weight"] = (V, d)
-        shapes["head.bias"] = (V,)
-        if self.markov_head:
-            shapes["markov.weight"] = (V, V)
-        return shapes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,6 +81,10 @@ class TrainConfig(Options):
     frame_stride : int, optional
         Frames a step of the model: every n-th frame is read, with all n offsets as data. None: chosen by the data
         with the preset "auto", and 1 with the others.
+    n_groups : int, optional
+        Groups into which the states are put, so that the next group is drawn first and then a state of it
+        (`ModelConfig.group_sizes`); 0: none. About sqrt(V), for more than 4096 states, when None. See
+        `nanomd.data.groups`.
     time_reversal : bool
         Train on windows forwards and backwards; for equilibrium MD, which is reversible.
     markov_pseudocount : float
@@ -257,6 +151,7 @@ class TrainConfig(Options):
     lookahead_lags: tuple[int, ...] = ()
     lookahead_weight: float = 0.2
     frame_stride: int | None = None
+    n_groups: int | None = None
     time_reversal: bool = False
     markov_pseudocount: float = 1e-3
     validation_fraction: float = 0.1
@@ -275,7 +170,8 @@ class TrainConfig(Options):
     n_threads: int | None = None
 
     RANGES: ClassVar[Ranges] = {
-        "frame_stride": (1, None), "train_length": (2, None), "burn_in": (0, None), "window_shift": (1, None),
+        "frame_stride": (1, None), "n_groups": (0, MAX_STATES),
+        "train_length": (2, None), "burn_in": (0, None), "window_shift": (1, None),
         "batch_size": (1, None),
         "n_steps": (1, None), "n_epochs": (1, None), "steps_per_epoch": (1, None),
         "learning_rate": (0, None), "beta1": (0, 0.99999), "beta2": (0, 0.99999),

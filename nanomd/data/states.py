@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,8 @@ class StateMap:
     Parameters
     ----------
     symbols : int64 array, shape (n_states,)
-        The raw labels that occur, non-negative and strictly increasing.
+        The raw labels that occur, non-negative and distinct; in increasing order but in models whose states stand in
+        groups, where tokens are numbered group by group.
 
     Examples
     --------
@@ -42,15 +43,19 @@ class StateMap:
     """
 
     symbols: Dtraj
+    _order: NDArray[np.int64] = field(init=False, repr=False)  # tokens by increasing label
 
     def __post_init__(self) -> None:
-        """Check that the labels are distinct, sorted and few enough."""
+        """Check that the labels are distinct and few enough."""
         symbols = check_dtraj(self.symbols, "symbols")
         token_dtype(symbols.size)
-        if symbols[0] < 0 or np.any(np.diff(symbols) <= 0):
-            raise InputError("symbols must be non-negative and strictly increasing")
+        order = np.argsort(symbols, kind="stable")
+        ordered = symbols[order]
+        if ordered[0] < 0 or np.any(np.diff(ordered) <= 0):
+            raise InputError("symbols must be non-negative and distinct")
         symbols.setflags(write=False)
         object.__setattr__(self, "symbols", symbols)
+        object.__setattr__(self, "_order", order)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, StateMap) and np.array_equal(self.symbols, other.symbols)
@@ -89,12 +94,13 @@ class StateMap:
         """
         values = np.asarray(labels)
         flat = check_dtraj(values.reshape(-1), "labels") if values.size else np.empty(0, np.int64)
-        tokens = np.minimum(np.searchsorted(self.symbols, flat), self.n_states - 1)
+        place = np.searchsorted(self.symbols, flat, sorter=self._order)
+        tokens = self._order[np.minimum(place, self.n_states - 1)]
         unknown = np.unique(flat[self.symbols[tokens] != flat])
         if unknown.size:
             raise InputError(
                 f"unknown state {', '.join(map(str, unknown[:5]))}{', ...' if unknown.size > 5 else ''}: the model "
-                f"knows {self.n_states} states, {self.symbols[0]} to {self.symbols[-1]}; "
+                f"knows {self.n_states} states, {self.symbols.min()} to {self.symbols.max()}; "
                 "use the tokenizer and the states it was trained with"
             )
         return tokens.astype(self.dtype).reshape(values.shape)
@@ -114,6 +120,10 @@ class StateMap:
                 if stop - start >= 2:
                     pieces.append(self.encode_labels(array[start:stop]))
         return pieces
+
+    def reordered(self, order: NDArray[np.integer]) -> StateMap:
+        """Return the map of the same labels whose token k is token ``order[k]`` of this one."""
+        return StateMap(self.symbols[order])
 
     def decode(self, tokens: ArrayLike) -> Dtraj:
         """Turn tokens of any shape back into raw labels (int64)."""

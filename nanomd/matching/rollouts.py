@@ -24,10 +24,14 @@ UNDEFINED = math.log(10.0)  # difference in ln t that is taken where the model h
 def with_offsets(files: ModelFiles, offsets: NDArray[np.floating]) -> ModelFiles:
     """Return a model with offsets (n_states, n_states), rows the current state, added to the table of its markov head.
 
-    A model without one gets one, which is nothing but the offsets.
+    A model without one gets one, which is nothing but the offsets. Where states stand in groups, offsets are (n_groups,
+    n_groups), and all states of a group get its row.
     """
-    n = files.config.n_states
-    table = files.tensors.get("markov.weight", np.zeros((n, n), np.float32)).astype(np.float64)
+    config = files.config
+    if config.group_sizes:
+        offsets = np.repeat(offsets, config.group_sizes, axis=0)
+    shape = (config.n_states, config.n_groups or config.n_states)
+    table = files.tensors.get("markov.weight", np.zeros(shape, np.float32)).astype(np.float64)
     tensors = {**files.tensors, "markov.weight": (table + offsets).astype(np.float32)}
     return dataclasses.replace(files, config=files.config.replace(markov_head=True), tensors=tensors)
 

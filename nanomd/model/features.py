@@ -49,7 +49,9 @@ def _compiled(model: NanoGPT, length: int) -> NativeTrainingStep:
         rope = None
         if model.config.position == "rope":
             rope = rope_tables(model.config, np.arange(length, dtype=np.uint64))
-        kept = _PASSES[model] = (length, NativeTrainingStep(model.config, length, rope=rope))
+        # What lies behind the features is not read, and a table of all states by all states may not be had.
+        config = model.config.replace(group_sizes=(), markov_head=False)
+        kept = _PASSES[model] = (length, NativeTrainingStep(config, length, rope=rope))
     named = dict(model.named_parameters())  # bound anew each time: a model may have been moved
     kept[1].bind([named[name].detach().contiguous().numpy().reshape(-1) for name in kept[1].names])
     return kept[1]

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nanomd.base.errors import InputError
 from nanomd.data.counts import transition_counts
 from nanomd.model.files import ModelFiles
 
@@ -25,6 +26,8 @@ def mask_unseen(files: ModelFiles, tokens: Sequence[NDArray[Any]], both_ways: bo
     both_ways : bool
         A transition counts as seen if its reverse is.
     """
+    if files.config.group_sizes:
+        raise InputError("mask_unseen needs a table of all states by all states, and those of this model stand in groups")
     n = files.config.n_states
     seen = transition_counts(tokens, n) > 0
     if both_ways:

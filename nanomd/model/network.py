@@ -18,6 +18,7 @@ from torch.nn import functional as F  # noqa: N812  # the usual name
 from nanomd.base.config import ModelConfig
 from nanomd.base.errors import InputError
 from nanomd.kernels import attention
+from nanomd.model.grouped_head import log_probs
 from nanomd.model.rope import rope_tables
 
 LAYER_NORM_EPS = 1e-5
@@ -121,10 +122,17 @@ class NanoGPT(nn.Module):
             if config.norm == "pre":
                 self.norm = nn.LayerNorm(config.d_model, eps=LAYER_NORM_EPS)
             self.head = nn.Linear(config.d_model, config.n_states)
+            if config.group_sizes:
+                self.group = nn.Linear(config.d_model, config.n_groups)
             if config.markov_head:
-                self.markov = nn.Embedding(config.n_states, config.n_states)
+                self.markov = nn.Embedding(config.n_states, config.n_groups or config.n_states)
         self._tables: dict[tuple[int, torch.device], tuple[Tensor, Tensor]] = {}
         self.initialise(seed)
+
+    @property
+    def _first_head(self) -> str:
+        """The weights of the decision that a markov head adds to."""
+        return "group.weight" if self.config.group_sizes else "head.weight"
 
     @torch.no_grad()
     def initialise(self, seed: int) -> None:
@@ -139,11 +147,11 @@ class NanoGPT(nn.Module):
                 parameter.zero_()
             elif "norm" in name:
                 parameter.fill_(1.0)
-            elif name == "markov.weight" or (name == "head.weight" and self.config.markov_head):
+            elif name == "markov.weight" or (name == self._first_head and self.config.markov_head):
                 parameter.zero_()
             else:
                 std = 0.3 if name in ("embedding.weight", "position.weight") else 0.6 / math.sqrt(parameter.shape[1])
-                if name == "head.weight":
+                if name in ("head.weight", "group.weight"):
                     std *= 0.1
                 elif name.endswith(("proj.weight", "down.weight")):
                     std /= math.sqrt(2 * self.config.n_layer)
@@ -174,8 +182,8 @@ class NanoGPT(nn.Module):
 
         Parameters
         ----------
-        counts : ndarray, shape (V, V)
-            Transition counts at lag 1.
+        counts : ndarray, shape (V, V), or with groups (V, G)
+            Transition counts at lag 1, to groups where there are any.
         pseudocount : float
             Added to every count, so that no logarithm diverges.
         """
@@ -184,8 +192,9 @@ class NanoGPT(nn.Module):
         smooth = np.asarray(counts, dtype=np.float64) + pseudocount
         smooth /= smooth.sum(axis=1, keepdims=True)
         self.markov.weight.copy_(torch.from_numpy(np.log(smooth)))
-        self.head.weight.zero_()
-        self.head.bias.zero_()
+        head = self.group if self.config.group_sizes else self.head
+        head.weight.zero_()
+        head.bias.zero_()
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Return the input embeddings (B, T, d): token, and learned position where there is one."""
@@ -234,22 +243,26 @@ class NanoGPT(nn.Module):
         return self.forward(tokens, positions, inputs_embeds, only_hidden=True)
 
     def logits(self, hidden: Tensor, tokens: Tensor) -> Tensor:
-        """Map hidden states (..., d) and the current states (...) to logits (..., V)."""
-        scores = self.scores(hidden)
-        return scores + self.markov(tokens) if self.config.markov_head else scores
+        """Map hidden states (..., d) and the current states (...) to logits (..., V); of grouped states ln p."""
+        return self.read_out(self.features(hidden), tokens)
 
     def scores(self, hidden: Tensor) -> Tensor:
         """Map hidden states (..., d) to logits (..., V) without the markov head's table.
 
-        In float32 also where the blocks run in 16 bits: rounding of the logits would be an error of every rate.
+        In float32 also where the blocks run in 16 bits: rounding of the logits would be an error of every rate. With
+        groups they are those of the states within theirs (`nanomd.model.grouped_head`).
         """
+        return self._project(self.features(hidden))
+
+    def features(self, hidden: Tensor) -> Tensor:
+        """Map hidden states (..., d) to what the head reads (..., d), in training with the dropout before it."""
         x = self.normalise(hidden)
-        if self.training and self.config.final_dropout:
-            x = F.dropout(x, self.config.final_dropout)
-        return self._project(x)
+        return F.dropout(x, self.config.final_dropout) if self.training and self.config.final_dropout else x
 
     def read_out(self, features: Tensor, tokens: Tensor) -> Tensor:
         """Map what the head reads (..., d), see `normalise`, and the current states (...) to logits (..., V)."""
+        if self.config.group_sizes:
+            return log_probs(self, features, tokens)
         scores = self._project(features)
         return scores + self.markov(tokens) if self.config.markov_head else scores
 
@@ -265,7 +278,7 @@ class NanoGPT(nn.Module):
 
     @property
     def table(self) -> Tensor | None:
-        """The markov head's table (V, V), if there is one."""
+        """The markov head's table (V, V), with groups (V, G), if there is one."""
         return self.markov.weight if self.config.markov_head else None
 
     def _rope(self, length: int, positions: Tensor | None, device: torch.device) -> tuple[Tensor, Tensor]:

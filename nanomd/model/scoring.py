@@ -18,6 +18,7 @@ from torch import Tensor
 
 from nanomd.base.config import ModelConfig
 from nanomd.kernels import cross_entropy
+from nanomd.model import grouped_head
 from nanomd.model.features import read_features
 from nanomd.model.network import NanoGPT
 
@@ -57,6 +58,26 @@ def weighted_nll(
     )
     flat = weights.flatten()
     loss: Tensor = (nll * flat).sum() / (flat.sum() if total is None else total)
+    return loss
+
+
+def loss_of(
+    model: NanoGPT,
+    hidden: Tensor,
+    tokens: Tensor,
+    targets: Tensor,
+    weights: Tensor,
+    total: Tensor | None = None,
+) -> Tensor:
+    """Return the mean negative log-likelihood of a model's hidden states (B, T, d); see `weighted_nll`."""
+    if not model.config.group_sizes:
+        scores = model.scores(hidden)
+        return weighted_nll(
+            scores, targets, weights, current=tokens, markov=model.table, total=total, backend=model.backend
+        )
+    scored = weights > 0
+    nll = grouped_head.nll(model, model.features(hidden)[scored], tokens[scored], targets[scored])
+    loss: Tensor = (nll * weights[scored]).sum() / (weights.sum() if total is None else total)
     return loss
 
 
@@ -125,6 +146,9 @@ def _scored_batches(
         for group, frames in token_batches(trajectories, pieces, batch_size):
             tokens = frames.to(device)
             read = tokens[:, :-1]
+            if forward is None and model.config.group_sizes:
+                yield group, -grouped_head.nll(model, read_features(model, read), read, tokens[:, 1:])
+                continue
             logits = model.read_out(read_features(model, read), read) if forward is None else forward(read)
             log_probs = logits.log_softmax(dim=-1)
             yield group, log_probs.gather(-1, tokens[:, 1:, None])[..., 0]

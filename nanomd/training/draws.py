@@ -16,6 +16,7 @@ from torch import Tensor
 
 from nanomd.base.config import TrainConfig
 from nanomd.kernels import sample_mix
+from nanomd.model import grouped_head
 from nanomd.model.network import NanoGPT
 
 
@@ -103,10 +104,14 @@ class GeneratorDraws:
         before = 0 if self.share is None else int(coins[: self.share.first].sum())
         chosen = coins[rows]
         hidden = model.hidden(tokens)[:, :-1][chosen]
-        logits = model.logits(hidden, tokens[:, :-1][chosen])
-        after = 0 if self.share is None else int(coins.sum()) - before - len(logits)
+        current = tokens[:, :-1][chosen]
+        after = 0 if self.share is None else int(coins.sum()) - before - len(hidden)
+        uniform = draw_uniforms(len(hidden), self.generator, before, after).to(tokens.device)
         mixed = tokens.clone()
-        mixed[:, 1:][chosen] = sample_states(logits, self.generator, before, after)
+        if model.config.group_sizes:
+            mixed[:, 1:][chosen] = grouped_head.draw(model, model.features(hidden), current, uniform)
+        else:
+            mixed[:, 1:][chosen] = sample_states(model.logits(hidden, current), uniform)
         return mixed
 
     def positions(self, model: NanoGPT, tokens: Tensor) -> Tensor:
@@ -162,15 +167,16 @@ class CounterDraws:
         return own < hidden_probability(self.rate, tokens.shape[1], model, self.config)
 
 
-def sample_states(logits: Tensor, generator: torch.Generator, before: int = 0, after: int = 0) -> Tensor:
-    """Draw one state from the softmax of each row of logits (n, V), by inversion of the cumulative sum in float64.
+def draw_uniforms(n: int, generator: torch.Generator, before: int = 0, after: int = 0) -> Tensor:
+    """Return float64 numbers (n,) in [0, 1), where other processes draw `before` and `after` ours."""
+    size = (before + n + after, 1)
+    uniform = torch.rand(size, dtype=torch.float64, generator=generator, device=generator.device)
+    return uniform[before : before + n, 0]
 
-    `before` and `after` count the draws of other processes, on either side of ours.
-    """
+
+def sample_states(logits: Tensor, uniform: Tensor) -> Tensor:
+    """Draw one state from the softmax of each row of logits (n, V), by inversion of the cumulative sum in float64."""
     cumulative = torch.softmax(logits.double(), dim=-1).cumsum(dim=-1)
-    n_draws = before + len(logits) + after
-    uniform = torch.rand(n_draws, 1, dtype=torch.float64, generator=generator, device=generator.device)
-    uniform = uniform[before : before + len(logits)]
     # Scaling by the last entry keeps u below the total, whatever the rounding of the sum.
-    threshold = uniform.to(logits.device) * cumulative[:, -1:]
+    threshold = uniform[:, None] * cumulative[:, -1:]
     return torch.searchsorted(cumulative, threshold, right=True)[:, 0].clamp_(max=logits.shape[1] - 1)

@@ -31,9 +31,12 @@ AHEAD_FRAMES = 1 << 14  # gathered at once: fewer would be all calls, and more l
 _EMPTY: NDArray[Any] = np.empty(0)
 
 
-def native_obstacle(config: TrainConfig, device: torch.device, n_processes: int = 1) -> str | None:
-    """Return why the compiled step cannot run a training, or None where it can; it runs every shape of model."""
+def native_obstacle(
+    config: TrainConfig, device: torch.device, n_processes: int = 1, grouped: bool = False
+) -> str | None:
+    """Return why the compiled step cannot run a training, or None where it can; `grouped` says that states are."""
     reasons = (
+        (grouped, "it has one softmax over all states, and these stand in groups"),
         (device.type != "cpu", f"it runs on a CPU, not on {device.type}"),
         (n_processes > 1, f"it is one process, and {n_processes} share this training"),
         (config.precision != "fp32", f"it has no precision but fp32, not {config.precision}"),

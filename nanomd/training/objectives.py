@@ -42,7 +42,7 @@ from torch import Tensor
 from nanomd.base.config import TrainConfig
 from nanomd.base.nvtx import annotate
 from nanomd.model.network import NanoGPT
-from nanomd.model.scoring import weighted_nll
+from nanomd.model.scoring import loss_of
 from nanomd.training.draws import Draws
 
 # A further term of the loss: hidden states (B, T, d) of the scored pass, targets and weights (B, T).
@@ -86,15 +86,7 @@ def training_loss(
         embedded = _mixed(model, tokens, draws)
     with _marked("pass 2"):
         hidden = model.hidden(tokens, inputs_embeds=embedded)
-        loss = weighted_nll(
-            model.scores(hidden),
-            targets,
-            weights,
-            current=tokens,
-            markov=model.table,
-            total=total,
-            backend=model.backend,
-        )
+        loss = loss_of(model, hidden, tokens, targets, weights, total)
         return loss if extra is None else loss + extra(hidden, targets, weights)
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from nanomd.base.config import ModelConfig, TrainConfig
 from nanomd.base.errors import BackendUnavailableError, InputError
 from nanomd.data.counts import sparse_transition_counts
+from nanomd.data.groups import members
 from nanomd.model.network import NanoGPT
 from nanomd.training.distributed import World
 from nanomd.training.step import resolve_compile
@@ -67,10 +68,12 @@ def untrained_model(model: ModelConfig, config: TrainConfig, trajectories: Seque
     if config.initial == "glorot":
         network.initialise_glorot(config.seed)
     if model.markov_head:
-        counts = sparse_transition_counts(trajectories, model.n_states).toarray()
+        counts = sparse_transition_counts(trajectories, model.n_states)
         if config.time_reversal:
             counts = 0.5 * (counts + counts.T)
-        network.start_at_markov(counts, config.markov_pseudocount)
+        if model.group_sizes:
+            counts = counts @ members(model.group_sizes)
+        network.start_at_markov(counts.toarray(), config.markov_pseudocount)
     return network
 
 
@@ -94,7 +97,7 @@ def make_optimiser(model: NanoGPT, config: TrainConfig, heads: torch.nn.Module |
     decayed: list[torch.nn.Parameter] = []
     free: list[torch.nn.Parameter] = []
     for name, parameter in model.named_parameters():
-        linear = name.endswith("weight") and (name.startswith("head") or ".attention." in name or ".mlp." in name)
+        linear = name.endswith("weight") and (name.startswith(("head", "group")) or ".attention." in name or ".mlp." in name)
         (decayed if linear else free).append(parameter)
     for parameter in () if heads is None else heads.parameters():
         (decayed if parameter.ndim == 2 else free).append(parameter)
@@ -106,7 +109,7 @@ def make_optimiser(model: NanoGPT, config: TrainConfig, heads: torch.nn.Module |
         lr=rate,
         betas=(config.beta1, config.beta2),
         fused=True,
-        capturable="graph" in resolve_compile(config, device),
+        capturable="graph" in resolve_compile(config, device, grouped=bool(model.config.group_sizes)),
     )
 
 

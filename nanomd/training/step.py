@@ -50,10 +50,11 @@ _WARM_UP = 3  # steps before a capture: libraries make their handles, kernels ar
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def resolve_compile(config: TrainConfig, device: torch.device, n_processes: int = 1) -> str:
+def resolve_compile(config: TrainConfig, device: torch.device, n_processes: int = 1, grouped: bool = False) -> str:
     """Return how steps run: ``"auto"`` takes a graph on a CUDA device, and on a CPU the compiled step where it can.
 
-    Several processes are not captured unless asked for: NCCL inside of a graph depends on its version.
+    Several processes are not captured unless asked for: NCCL inside of a graph depends on its version. Of states in
+    groups (`grouped`), what a batch holds decides the shapes, and steps run operation by operation.
 
     Raises
     ------
@@ -62,8 +63,12 @@ def resolve_compile(config: TrainConfig, device: torch.device, n_processes: int 
     InputError
         For ``"native"`` where the compiled step cannot run the training.
     """
-    obstacle = native_obstacle(config, device, n_processes)
+    obstacle = native_obstacle(config, device, n_processes, grouped)
+    if grouped and config.compile not in ("auto", "none"):
+        raise InputError(f"compile must be auto or none for states in groups, got {config.compile}")
     if config.compile == "auto":
+        if grouped:
+            return "none"
         if device.type == "cuda":
             return "graph" if n_processes == 1 else "none"
         return "native" if obstacle is None else "none"
@@ -115,7 +120,11 @@ class TrainingStep:
         self.extra: ExtraTerm | None = None if heads is None else partial(heads.gradient, model)
         self.learning_rate = learning_rate
         self.device = windows.device
-        self.mode = resolve_compile(config, self.device, self.world.size)
+        grouped = bool(model.config.group_sizes)
+        if grouped and heads is not None:
+            raise InputError("lookahead_lags must be empty for states in groups: their heads score all states at once")
+        self.mode = resolve_compile(config, self.device, self.world.size, grouped)
+        fixed = False if grouped else fixed
         if fixed is not None and config.compile == "auto" and self.mode == "native":
             self.mode = "none"
         self.parameters = list(model.parameters())
