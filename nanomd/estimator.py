@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["GPTEstimator", "GPTModel", "load_model"]
 
-_MODEL_FIELDS = frozenset(field.name for field in dataclasses.fields(ModelConfig)) - {"n_states"}
+_MODEL_FIELDS = frozenset(field.name for field in dataclasses.fields(ModelConfig)) - {"n_states", "group_sizes"}
 _TRAIN_FIELDS = frozenset(field.name for field in dataclasses.fields(TrainConfig))
 Tokens = NDArray[Any]
 
@@ -60,6 +60,9 @@ class GPTEstimator:
         The window, in steps: how far back a layer looks.
     frame_stride : int, optional
         Frames a step: every n-th is read, with all n offsets as data. Chosen with ``"auto"``, else 1.
+    n_groups : int, optional
+        Groups of states, of which the next is drawn before the state: for many states. 0: none; about sqrt(V) for more
+        than 4096 states when None. See `nanomd.data.groups`.
     markov_head : bool, optional
         Start from the Markov model of the data, of which the transformer learns the rest; False.
     dropout : float, optional
@@ -125,6 +128,7 @@ class GPTEstimator:
         n_head: int | None = None,
         context_length: int | None = None,
         frame_stride: int | None = None,
+        n_groups: int | None = None,
         markov_head: bool | None = None,
         dropout: float | None = None,
         objective: Objective | None = None,
@@ -157,7 +161,10 @@ class GPTEstimator:
         """Take arguments by name; refuse what no training could be made of."""
         unknown = sorted(set(parameters) - self._spelt_out - _MODEL_FIELDS - _TRAIN_FIELDS)
         if unknown:
-            reason = ": the number of states comes from the data" if unknown == ["n_states"] else ""
+            reason = {
+                "n_states": ": the number of states comes from the data",
+                "group_sizes": ": give n_groups, and the data say which states go together",
+            }.get(unknown[0], "")
             raise InputError(
                 f"GPTEstimator has no option {', '.join(unknown)}{reason}; "
                 f"it knows {', '.join(sorted(_MODEL_FIELDS | _TRAIN_FIELDS))}"
@@ -212,6 +219,7 @@ class GPTEstimator:
     def _fit(self, dtrajs: DtrajsLike, progress: Progress) -> Self:
         from nanomd.training.epochs import resolve_epochs
         from nanomd.training.floor import TOLERANCE, markov_loss, without_context
+        from nanomd.training.grouping import group_states, resolve_n_groups
         from nanomd.training.loop import train
 
         labels = load_dtrajs(dtrajs)
@@ -227,7 +235,10 @@ class GPTEstimator:
                 "dtrajs hold no two successive assigned frames, so no transition; "
                 "give trajectories of at least 2 frames"
             )
-        chosen = self._choose(tokens, state_map.n_states)
+        state_map, tokens, sizes = group_states(
+            state_map, tokens, resolve_n_groups(state_map.n_states, self.train_config.n_groups), self.train_config.seed
+        )
+        chosen = self._choose(tokens, state_map.n_states, sizes)
         config, train_config, stride = chosen.model, chosen.train, chosen.stride
         fraction, every_frame = train_config.validation_fraction, tokens
         training, validation = split_dtrajs(tokens, fraction) if fraction > 0 else (tokens, [])
@@ -299,13 +310,16 @@ class GPTEstimator:
             self._last, self._finish_last = None, partial(earlier, result.last, train_config.n_steps)
         return self
 
-    def _choose(self, tokens: list[Tokens], n_states: int) -> _Chosen:
+    def _choose(self, tokens: list[Tokens], n_states: int, sizes: tuple[int, ...]) -> _Chosen:
         """Let the data decide what neither the preset nor the options say."""
         model, train, reasons = dict(self.model_overrides), self.train_config, []
         if self.preset == "auto":
+            from nanomd.training.grouping import to_groups
             from nanomd.training.plan import AUTO_MODEL, AUTO_TRAINING, make_plan
 
-            plan = make_plan(tokens, n_states, train.frame_stride)
+            # Of many states the groups: they are cut along the slow processes that a plan goes by.
+            seen = to_groups(tokens, sizes) if sizes else tokens
+            plan = make_plan(seen, len(sizes) or n_states, train.frame_stride)
             model = {**AUTO_MODEL, "context_length": plan.context_length} | model
             decided = {
                 **AUTO_TRAINING,
@@ -316,7 +330,9 @@ class GPTEstimator:
             }
             train = train.replace(**{k: v for k, v in decided.items() if k not in self._train_given})
             reasons = plan.describe()
-        config = model_preset(self.preset, n_states, **model)
+        if sizes:
+            reasons.append(f"draws one of {len(sizes)} groups of states first, then a state of it: {n_states} states")
+        config = model_preset(self.preset, n_states, **model, group_sizes=sizes)
         return _Chosen(config, train, train.frame_stride or 1, reasons)
 
     def _finish(

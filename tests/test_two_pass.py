@@ -10,7 +10,7 @@ import torch
 from nanomd.base.config import ModelConfig, TrainConfig
 from nanomd.model.network import NanoGPT
 from nanomd.model.scoring import weighted_nll
-from nanomd.training.draws import GeneratorDraws, hidden_probability, mix_rate, sample_states
+from nanomd.training.draws import GeneratorDraws, draw_uniforms, hidden_probability, mix_rate, sample_states
 from nanomd.training.objectives import training_loss
 
 HIDDEN = TrainConfig(objective="two_pass_hidden", hidden_schedule="training")
@@ -101,7 +101,7 @@ def test_tokens_are_replaced_at_the_stated_rate_and_drawn_from_the_prediction() 
 
 def test_sampling_follows_the_softmax_including_rare_states() -> None:
     p = torch.tensor([0.6, 0.0, 0.3, 0.0997, 0.0003, 0.0])
-    draws = sample_states(p.log().expand(400_000, 6), generator(1))
+    draws = sample_states(p.log().expand(400_000, 6), draw_uniforms(400_000, generator(1)))
     counts = torch.bincount(draws, minlength=6)
     assert counts[1] == 0 and counts[5] == 0
     keep = p > 0

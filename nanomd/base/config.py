@@ -13,7 +13,7 @@ from nanomd.base.model_config import MAX_D_MODEL as MAX_D_MODEL
 from nanomd.base.model_config import MAX_LAYERS as MAX_LAYERS
 from nanomd.base.model_config import MAX_STATES as MAX_STATES
 from nanomd.base.model_config import Activation as Activation
-from nanomd.base.model_config import ModelConfig
+from nanomd.base.model_config import ModelConfig as ModelConfig
 from nanomd.base.model_config import Norm as Norm
 from nanomd.base.model_config import Position as Position
 from nanomd.base.options import Options, Ranges

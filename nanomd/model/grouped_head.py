@@ -3,8 +3,8 @@ r"""The head of a model whose states stand in groups: the next group first, then
 .. math:: p(j | x, i) = \operatorname{softmax}_g (v_g \cdot x + b_g + T_{ig})_{g(j)} \;
           \operatorname{softmax}_{k \in g(j)} (w_k \cdot x + c_k)_j
 
-with x what the head reads and i the current state. Tokens are numbered group by group, so that a group is a slice of the
-head's rows. Only the group that came, or is drawn, has its members' logits computed: of V states in sqrt(V) groups a
+with x what the head reads and i the current state. Tokens are numbered group by group: a group is a slice of the head's
+rows. Only the group that came, or is drawn, has its members' logits computed: of V states in sqrt(V) groups a
 prediction costs some 2 sqrt(V) rows instead of V.
 
 Functions of a `NanoGPT` with `group_sizes`; features are (..., d), states (...).
@@ -42,7 +42,7 @@ def log_probs(model: NanoGPT, features: Tensor, tokens: Tensor) -> Tensor:
     groups = group_logits(model, features, tokens).log_softmax(dim=-1)
     with torch.autocast(features.device.type, enabled=False):
         scores = model.head(features.to(model.head.weight.dtype))
-    parts = [one.log_softmax(dim=-1) for one in scores.split(model.config.group_sizes, dim=-1)]
+    parts = [one.log_softmax(dim=-1) for one in torch.split(scores, list(model.config.group_sizes), dim=-1)]
     return torch.cat([one + groups[..., g, None] for g, one in enumerate(parts)], dim=-1)
 
 
@@ -78,14 +78,14 @@ def draw(model: NanoGPT, features: Tensor, tokens: Tensor, uniform: Tensor) -> T
 
 def _of_groups(model: NanoGPT, features: Tensor, group: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
     """Yield each group that occurs, the rows that are of it, and the logits (rows, size) of its members."""
-    sizes = model.config.group_sizes
+    sizes = list(model.config.group_sizes)
     rows = group.argsort(stable=True)
     numbers = torch.bincount(group, minlength=len(sizes)).tolist()
     # Split, not sliced: the gradient is then one concatenation, and not as many tables of the head's size as groups.
-    weights, biases = model.head.weight.split(sizes), model.head.bias.split(sizes)
+    weights, biases = torch.split(model.head.weight, sizes), torch.split(model.head.bias, sizes)
     with torch.autocast(features.device.type, enabled=False):
-        ordered = features[rows].to(model.head.weight.dtype).split(numbers)
-        for g, (own, of_group) in enumerate(zip(rows.split(numbers), ordered, strict=True)):
+        ordered = torch.split(features[rows].to(model.head.weight.dtype), numbers)
+        for g, (own, of_group) in enumerate(zip(torch.split(rows, numbers), ordered, strict=True)):
             if len(own):
                 yield g, own, F.linear(of_group, weights[g], biases[g])
 

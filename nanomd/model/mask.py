@@ -27,7 +27,9 @@ def mask_unseen(files: ModelFiles, tokens: Sequence[NDArray[Any]], both_ways: bo
         A transition counts as seen if its reverse is.
     """
     if files.config.group_sizes:
-        raise InputError("mask_unseen needs a table of all states by all states, and those of this model stand in groups")
+        raise InputError(
+            "mask_unseen needs a table of all states by all states, and those of this model stand in groups"
+        )
     n = files.config.n_states
     seen = transition_counts(tokens, n) > 0
     if both_ways:

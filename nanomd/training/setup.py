@@ -7,13 +7,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from nanomd.base.config import ModelConfig, TrainConfig
 from nanomd.base.errors import BackendUnavailableError, InputError
 from nanomd.data.counts import sparse_transition_counts
-from nanomd.data.groups import members
 from nanomd.model.network import NanoGPT
 from nanomd.training.distributed import World
 from nanomd.training.step import resolve_compile
@@ -68,11 +68,15 @@ def untrained_model(model: ModelConfig, config: TrainConfig, trajectories: Seque
     if config.initial == "glorot":
         network.initialise_glorot(config.seed)
     if model.markov_head:
+        from scipy.sparse import csr_array
+
         counts = sparse_transition_counts(trajectories, model.n_states)
         if config.time_reversal:
             counts = 0.5 * (counts + counts.T)
         if model.group_sizes:
-            counts = counts @ members(model.group_sizes)
+            group = np.repeat(np.arange(model.n_groups), model.group_sizes)
+            shape = (model.n_states, model.n_groups)
+            counts = counts @ csr_array((np.ones(len(group)), (np.arange(len(group)), group)), shape=shape)
         network.start_at_markov(counts.toarray(), config.markov_pseudocount)
     return network
 
@@ -97,7 +101,9 @@ def make_optimiser(model: NanoGPT, config: TrainConfig, heads: torch.nn.Module |
     decayed: list[torch.nn.Parameter] = []
     free: list[torch.nn.Parameter] = []
     for name, parameter in model.named_parameters():
-        linear = name.endswith("weight") and (name.startswith(("head", "group")) or ".attention." in name or ".mlp." in name)
+        linear = name.endswith("weight") and (
+            name.startswith(("head", "group")) or ".attention." in name or ".mlp." in name
+        )
         (decayed if linear else free).append(parameter)
     for parameter in () if heads is None else heads.parameters():
         (decayed if parameter.ndim == 2 else free).append(parameter)
