@@ -175,7 +175,8 @@ def test_tokens_are_as_small_as_they_can_be():
 
 @pytest.mark.parametrize(
     "values", [{}, {"symbols": []}, {"symbols": "12"}, {"symbols": [1, 1]}, {"symbols": [2, 1, 2]},
-               {"symbols": [-1, 2]}, {"symbols": [0, 1.0]}, {"symbols": [0, True]}, {"symbols": [0, 2**80]}, {"symbols": list(range(70000))}]
+               {"symbols": [-1, 2]}, {"symbols": [0, 1.0]}, {"symbols": [0, True]}, {"symbols": [0, 2**80]},
+               {"symbols": list(range(70000))}]
 )  # fmt: skip
 def test_hostile_state_maps_are_refused(values):
     with pytest.raises(InputError):
