@@ -73,6 +73,28 @@ class Exact:
         populations = np.bincount(self.present[free], visits, minlength=round(n**0.5))
         return 1 / visits.sum(), populations / visits.sum()
 
+    def reactive(self, source: list[int], target: list[int], start: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+        """Return what transition path theory says of the process that is put back to the pair `start`.
+
+        The reactive density (V,) of every state: the probability to be there and on the way from source to target. And
+        the reactive current (V, V): steps a step between two states on that way. (Every visit came from the source.)
+        """
+        n, v = len(self.matrix), round(len(self.matrix) ** 0.5)
+        free = ~np.isin(self.present, target)
+        begin = np.zeros(n)
+        begin[start[0] * v + start[1]] = 1
+        visits = np.zeros(n)
+        visits[free] = np.linalg.solve((np.eye(n) - self.matrix)[np.ix_(free, free)].T, begin[free])
+        visits /= visits.sum()
+        pairs = np.stack(np.divmod(np.arange(n), v), axis=1)
+        forward = np.array([self.splitting(source, target, pair) for pair in pairs.tolist()])
+        way = ~np.isin(self.present, [*source, *target])
+        density = np.bincount(self.present[way], (visits * forward)[way], minlength=v)
+        current = np.zeros((v, v))
+        steps = visits[:, None] * self.matrix * forward
+        np.add.at(current, (self.present[:, None].repeat(n, 1), self.present[None, :].repeat(n, 0)), steps)
+        return density, current
+
     def splitting(self, source: list[int], target: list[int], pair: tuple[int, int]) -> float:
         """Return the probability to reach the target before the source from a pair."""
         n = len(self.matrix)

@@ -14,6 +14,7 @@ from command_line import ok, refused
 from rare_chain import make_model
 
 from nanomd import Sampler
+from nanomd.data.dtrajs import load_dtrajs
 from nanomd.model.files import save_model
 from nanomd.rare import RareEvents
 from nanomd.study.check import check_run
@@ -59,6 +60,32 @@ def test_progress_comes_from_a_file(run_folder: Path, tmp_path: Path, capsys: py
     np.save(tmp_path / "short.npy", np.arange(11))
     message = refused(capsys, "rare", "--run", run_folder, *QUICK, "--progress", tmp_path / "short.npy", "--force")
     assert "12 finite numbers" in message
+
+
+def test_paths_and_segments_are_written(run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    h5py = pytest.importorskip("h5py")
+    shown = [o for o in QUICK if o != "--quiet"]
+    ok("rare", "--run", run_folder, *shown, "--paths", "25", "--west", tmp_path / "west.h5")
+    text = capsys.readouterr().out
+    assert "a passage takes" in text and "west.h5" in text
+    paths = load_dtrajs(f"{run_folder}/rare/paths/path_*.npy")
+    assert len(paths) == 25 and all(path[0] == 10 and path[-1] == 16 for path in paths)
+    result = RareEvents.load(run_folder / "rare" / "result.npz")
+    with np.load(run_folder / "rare" / "paths.npz") as stored:
+        assert stored["weight"].sum() / 3 == pytest.approx(result.rate.value)
+    with h5py.File(tmp_path / "west.h5") as file:
+        assert file.attrs["west_current_iteration"] == 61
+    # Once more, of the result that is there.
+    ok("rare", "--run", run_folder, *shown, "--paths", "7", "--west", tmp_path / "again.h5")
+    assert "nothing to do" in capsys.readouterr().out
+    assert len(load_dtrajs(f"{run_folder}/rare/paths/path_*.npy")) == 7 and (tmp_path / "again.h5").exists()
+    message = refused(capsys, "rare", "--run", run_folder, *QUICK, "--west", tmp_path / "west.h5")
+    assert "is there already" in message
+    message = refused(capsys, "rare", "--run", run_folder, *OPTIONS, "--method", "splitting", "--west", "some.h5")
+    assert "west is an option of weighted_ensemble" in message
+    ok("rare", "--run", run_folder, *OPTIONS, "--method", "splitting", "--particles", "60", "--paths", "5", "--force")
+    paths = load_dtrajs(f"{run_folder}/rare/paths/path_*.npy")
+    assert len(paths) == 5 and all(path[0] == 10 and path[-1] == 16 for path in paths)
 
 
 def test_wrong_options_are_refused(run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -240,7 +240,7 @@ def test_resampling_keeps_weights_and_numbers():
     rng = np.random.default_rng(1)
     weights = rng.exponential(size=40) ** 4
     bins = rng.integers(0, 5, 40)
-    parents, shared = resample_walkers(weights, bins, 7, 3, 1)
+    parents, shared, _ = resample_walkers(weights, bins, 7, 3, 1)
     assert np.bincount(bins[parents]).tolist() == [7] * 5
     np.testing.assert_allclose(np.bincount(bins[parents], shared), np.bincount(bins, weights), rtol=1e-12)
     heaviest = np.bincount(bins, weights) / 7

@@ -93,7 +93,7 @@ def test_observables_that_cannot_be_are_refused(arguments, message):
 
 @pytest.mark.parametrize("more", [{}, {"out": "folder"}, {"shard": (0, 2)}, {"start": "uniform"}])
 def test_more_than_memory_holds_is_refused_before_anything_is_begun(sampler, tmp_path, monkeypatch, more):
-    monkeypatch.setattr("nanomd.rollout.sampler.start_prompts", None)  # nothing is drawn
+    monkeypatch.setattr("nanomd.rollout.beginning.start_prompts", None)  # nothing is drawn
     options = {**more, "out": tmp_path / "run"} if "out" in more else more
     with pytest.raises(InputError, match=r"a rollout of .* steps takes [0-9.,]+ GiB, but this machine has .*shard="):
         sampler.generate(10, 10**12, **options)

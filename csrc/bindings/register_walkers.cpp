@@ -83,13 +83,15 @@ py::tuple history(const Walkers& self, std::size_t walker) {
 }
 
 py::tuple resample_walkers(const Array<double>& weight, const Whole& bin, std::size_t per_bin, std::uint64_t seed,
-                           std::uint64_t iteration) {
-  ResampleOptions options{static_cast<std::size_t>(weight.size()), weight.data(), bin.data(), per_bin, seed, iteration};
+                           std::uint64_t iteration, bool trace) {
+  ResampleOptions options{
+      static_cast<std::size_t>(weight.size()), weight.data(), bin.data(), per_bin, seed, iteration, trace};
   check_vector("weight", weight, options.n);
   check_vector("bin", bin, options.n);
   const Resampled result = resample(options);
   return py::make_tuple(Whole(static_cast<py::ssize_t>(result.parent.size()), result.parent.data()),
-                        Array<double>(static_cast<py::ssize_t>(result.weight.size()), result.weight.data()));
+                        Array<double>(static_cast<py::ssize_t>(result.weight.size()), result.weight.data()),
+                        Whole(static_cast<py::ssize_t>(result.merged.size()), result.merged.data()));
 }
 
 }  // namespace

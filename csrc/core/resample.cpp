@@ -16,6 +16,7 @@ constexpr double kSplitAbove = 2.0;                        // times the mean wei
 struct Share {
   double weight;
   std::uint64_t parent;
+  std::size_t givers = 0;  // which of the sets of walkers that gave it weight; 0 if its parent alone did
 };
 
 // One bin, its walkers by rising weight.
@@ -39,6 +40,7 @@ class Bin {
     while (walkers_.size() > target_) merge(2);
   }
   const std::vector<Share>& walkers() const { return walkers_; }
+  const std::vector<std::uint64_t>& givers(const Share& share) const { return givers_[share.givers]; }
 
  private:
   void sort() {
@@ -51,7 +53,7 @@ class Bin {
     std::vector<Share> result;
     for (const Share& share : walkers_) {
       const double parts = share.weight > kSplitAbove * mean ? std::ceil(share.weight / mean) : 1.0;
-      for (double part = 0; part < parts; ++part) result.push_back({share.weight / parts, share.parent});
+      for (double part = 0; part < parts; ++part) result.push_back({share.weight / parts, share.parent, share.givers});
     }
     walkers_ = std::move(result);
     sort();
@@ -72,12 +74,28 @@ class Bin {
     std::size_t heir = 0;
     for (double sum = walkers_[0].weight; heir + 1 < n && sum <= place; sum += walkers_[heir].weight) ++heir;
     const std::uint64_t parent = walkers_[heir].parent;
+    const std::size_t givers = options_.trace ? unite(n) : 0;
     walkers_.erase(walkers_.begin(), walkers_.begin() + static_cast<std::ptrdiff_t>(n));
-    walkers_.push_back({total, parent});
+    walkers_.push_back({total, parent, givers});
     sort();
   }
 
+  // All that gave weight to the n lightest, as a new set.
+  std::size_t unite(std::size_t n) {
+    std::vector<std::uint64_t> all;
+    for (std::size_t i = 0; i < n; ++i) {
+      const std::vector<std::uint64_t>& some = givers_[walkers_[i].givers];
+      all.insert(all.end(), some.begin(), some.end());
+      all.push_back(walkers_[i].parent);
+    }
+    std::sort(all.begin(), all.end());
+    all.erase(std::unique(all.begin(), all.end()), all.end());
+    givers_.push_back(std::move(all));
+    return givers_.size() - 1;
+  }
+
   std::vector<Share> walkers_;
+  std::vector<std::vector<std::uint64_t>> givers_{1};  // the first is empty
   std::size_t target_;
   const ResampleOptions& options_;
   std::uint64_t stream_, n_drawn_ = 0;
@@ -101,9 +119,11 @@ Resampled resample(const ResampleOptions& options) {
     std::vector<Share> walkers;
     std::size_t last = first;
     for (; last < options.n && options.bin[order[last]] == bin; ++last)
-      walkers.push_back({options.weight[order[last]], order[last]});
+      walkers.push_back({options.weight[order[last]], order[last], 0});
     const Bin resampled(std::move(walkers), options.per_bin, options, bin);
     for (const Share& share : resampled.walkers()) {
+      for (const std::uint64_t giver : resampled.givers(share))
+        if (giver != share.parent) result.merged.insert(result.merged.end(), {result.parent.size(), giver});
       result.parent.push_back(share.parent);
       result.weight.push_back(share.weight);
     }

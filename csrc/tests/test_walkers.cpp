@@ -188,6 +188,28 @@ TEST(resampling_keeps_the_weight_of_every_bin) {
   }
 }
 
+TEST(resampling_says_whose_weight_went_where) {
+  const std::vector<double> weight = {0.5, 1e-9, 0.1, 0.1, 0.2, 1e-12, 0.05, 0.05};
+  const std::vector<std::uint64_t> bin = {3, 0, 1, 1, 3, 0, 3, 3};
+  const Resampled plain = resample({8, weight.data(), bin.data(), 2, 1, 2});
+  const Resampled traced = resample({8, weight.data(), bin.data(), 2, 1, 2, true});
+  EXPECT(plain.merged.empty() && plain.parent == traced.parent && plain.weight == traced.weight);
+  std::vector<std::vector<std::uint64_t>> givers;
+  for (const std::uint64_t parent : traced.parent) givers.push_back({parent});
+  for (std::size_t i = 0; i < traced.merged.size(); i += 2) givers[traced.merged[i]].push_back(traced.merged[i + 1]);
+  std::vector<int> gave(8, 0);
+  for (std::size_t child = 0; child < givers.size(); ++child) {
+    double most = 0;
+    for (const std::uint64_t giver : givers[child]) {
+      EXPECT(bin[giver] == bin[traced.parent[child]]);
+      most += weight[giver];
+      ++gave[giver];
+    }
+    EXPECT(traced.weight[child] <= most * (1 + 1e-12));
+  }
+  for (const int times : gave) EXPECT(times >= 1);  // no weight is lost
+}
+
 TEST(resampling_is_unbiased) {
   const std::vector<double> weight = {0.5, 0.02, 0.1, 0.1, 0.2, 0.03, 0.05};
   const std::vector<std::uint64_t> bin(7, 2);

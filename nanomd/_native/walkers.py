@@ -128,9 +128,27 @@ class NativeWalkers:
         return Histories([tokens for tokens, _ in found], np.array([before for _, before in found], np.uint64))
 
 
+class Resampled(NamedTuple):
+    """The walkers after a resampling.
+
+    Parameters
+    ----------
+    parents : (m,) int64
+        By bins in their order.
+    weights : (m,) float64
+        Every bin keeps its sum.
+    merged : (k, 2) int64
+        A new walker, and an old one other than its parent that gave it weight; empty unless traced.
+    """
+
+    parents: NDArray[np.int64]
+    weights: NDArray[np.float64]
+    merged: NDArray[np.int64]
+
+
 def resample_walkers(
-    weights: NDArray[np.float64], bins: NDArray[Any], per_bin: int, seed: int, iteration: int
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    weights: NDArray[np.float64], bins: NDArray[Any], per_bin: int, seed: int, iteration: int, *, trace: bool = False
+) -> Resampled:
     """Split and merge walkers to a fixed number a bin.
 
     Parameters
@@ -141,13 +159,8 @@ def resample_walkers(
         Walkers of every bin that holds any.
     seed, iteration : int
         What the choices are drawn from.
-
-    Returns
-    -------
-    parents : (m,) int64
-        By bins in their order.
-    weights : (m,) float64
-        Every bin keeps its sum.
+    trace : bool
+        Whether to say whose weight went where.
 
     Notes
     -----
@@ -156,7 +169,8 @@ def resample_walkers(
     merged until the number is right. Of merged walkers one goes on, drawn in proportion to its weight.
     """
     with core_errors():
-        parents, shared = CORE.resample(
-            np.ascontiguousarray(weights, np.float64), np.ascontiguousarray(bins, np.uint64), per_bin, seed, iteration
-        )
-    return parents.astype(np.int64), shared
+        parents, shared, merged = CORE.resample(
+            np.ascontiguousarray(weights, np.float64), np.ascontiguousarray(bins, np.uint64), per_bin, seed, iteration,
+            trace,
+        )  # fmt: skip
+    return Resampled(parents.astype(np.int64), shared, merged.astype(np.int64).reshape(-1, 2))

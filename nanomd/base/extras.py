@@ -25,7 +25,7 @@ EXTRAS = {
     "nvtx": "profile",
     "openmm": "openmm",
     "MDAnalysis": "mdanalysis",
-    "h5py": "mdanalysis",
+    "h5py": "westpa",
     "ray": "ray",
     "dask": "dask",
     "distributed": "dask",

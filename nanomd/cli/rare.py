@@ -1,7 +1,8 @@
 """The rate of a rare event of the trained model, orders of magnitude below what a rollout sees.
 
 A weighted ensemble, or adaptive multilevel splitting, of many short trajectories of the model, on the CPU. Writes
-rare/result.npz and a picture; --resume goes on with an interrupted sampling, and the result is the same bit for bit.
+rare/result.npz and a picture; with --paths how the event happens, with --west what the tools of WESTPA read.
+--resume goes on with an interrupted sampling, and the result is the same bit for bit.
 """
 
 from __future__ import annotations
@@ -41,6 +42,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="independent repetitions, which give the interval (default: %(default)s)",
     )
     parser.add_argument("--confidence", type=real, default=0.95, help="of the interval (default: %(default)s)")
+    parser.add_argument(
+        "--paths",
+        type=whole,
+        metavar="N",
+        help="keep the passages from source to target: N of equal weight in rare/paths/, all in rare/paths.npz",
+    )
+    parser.add_argument(
+        "--west",
+        metavar="FILE",
+        help="write the weighted ensemble to this file in the layout of WESTPA's west.h5 (h5py)",
+    )
     parser.add_argument("--n-threads", type=whole, default=None, help="CPU threads (default: all cores)")
     group = parser.add_argument_group("weighted ensemble", "defaults: `nanomd.rare.WeightedEnsemble`")
     group.add_argument("--n-iterations", type=whole, metavar="N", help="resamplings")

@@ -15,6 +15,9 @@ from nanomd.base.units import FrameInterval
 from nanomd.data.states import StateMap
 from nanomd.kinetics.interval import Interval
 from nanomd.rare.files import read_file, write_file
+from nanomd.rare.passages import Passages, passages_of_segments
+from nanomd.rare.paths import ReactivePaths
+from nanomd.rare.segments import Segments
 from nanomd.rare.statistics import mean_of_repeats, student_quantile
 
 FORMAT = "nanomd-rare"
@@ -65,6 +68,10 @@ class RareEvents:
         Walkers (distinct, not independent) or particles that reached the target and count.
     settings : dict
         What was asked for.
+    segments : Segments, optional
+        What every walker of a weighted ensemble did, if it was recorded.
+    passages : Passages, optional
+        The trajectories of a splitting that reached the target, if they were recorded.
     """
 
     method: str
@@ -85,6 +92,8 @@ class RareEvents:
     exit_fluxes: FloatArray
     arrivals: int
     settings: dict[str, Any] = field(default_factory=dict)
+    segments: Segments | None = None
+    passages: Passages | None = None
 
     # --- the numbers -------------------------------------------------------------------------------------------------
     @property
@@ -184,6 +193,44 @@ class RareEvents:
         total = self.rates.sum()
         return float(self.rates.max() / total) if total > 0 else np.nan
 
+    # --- how it happens ----------------------------------------------------------------------------------------------
+    def paths(self) -> ReactivePaths:
+        """Return the passages from source to target, with their weights; see `ReactivePaths`.
+
+        Those of a weighted ensemble are traced back from every arrival that counts.
+
+        Raises
+        ------
+        InputError
+            If nothing was recorded.
+        """
+        passages = self.passages
+        if self.segments is not None:
+            inside = np.isin(self.state_map.symbols, self.source)
+            passages = passages_of_segments(self.segments, inside, int(self.settings["burn_in"]), self.n_repeats)
+        if passages is None:
+            raise InputError("the paths were not recorded; sample with record=True (the command: --paths)")
+        return ReactivePaths(passages, self.n_repeats, self.confidence, self.state_map, self.frame_interval)
+
+    def save_west(self, path: str | Path) -> Path:
+        """Write a weighted ensemble in the layout of WESTPA 2's west.h5; see `nanomd.rare.west`.
+
+        Parameters
+        ----------
+        path : path
+            Of the file, which takes the place of an older one.
+
+        Raises
+        ------
+        InputError
+            If the segments were not recorded, or for another method.
+        MissingExtraError
+            Without h5py.
+        """
+        from nanomd.rare.west import write_west
+
+        return write_west(self, Path(path))
+
     # --- in words ----------------------------------------------------------------------------------------------------
     def __repr__(self) -> str:
         return f"RareEvents({self.summary})"
@@ -234,6 +281,8 @@ class RareEvents:
             "frame_interval": [self.frame_interval.value, self.frame_interval.unit], "frame_stride": self.frame_stride,
         }  # fmt: skip
         arrays = {name: getattr(self, name) for name in _ARRAYS if name != "symbols"}
+        for recorded in (self.segments, self.passages):
+            arrays |= {} if recorded is None else recorded.arrays()
         write_file(Path(path), header, {**arrays, "symbols": self.state_map.symbols})
 
     @classmethod
@@ -246,6 +295,7 @@ class RareEvents:
             If the file is damaged or something else.
         """
         header, arrays = read_file(Path(path))
+        recorded = {name: arrays.pop(name) for name in sorted(set(arrays) - set(_ARRAYS)) if name.startswith(_RECORDED)}
         if header.get("format") != FORMAT or set(arrays) != set(_ARRAYS):
             raise StoreError(f"{path} is no result of rare-event sampling")
         for name, array in arrays.items():
@@ -263,9 +313,14 @@ class RareEvents:
             header = {name: header[name] for name in _HEADER}
             symbols = StateMap(arrays.pop("symbols"))
             fields: dict[str, Any] = {**header, **arrays}
+            if any(name.startswith("segment_") for name in recorded):
+                fields["segments"] = Segments.read(recorded, n_states, str(path))
+            if any(name.startswith("passage_") for name in recorded):
+                fields["passages"] = Passages.read(recorded, n_states, n_repeats, str(path))
             return cls(**fields, state_map=symbols, frame_interval=FrameInterval(value, unit))
         except (KeyError, TypeError, ValueError) as error:
             raise StoreError(f"{path} is damaged: {error}") from None
 
 
+_RECORDED = ("segment_", "passage_")
 _HEADER = ("method", "confidence", "steps", "seconds", "backend", "settings", "arrivals", "frame_stride")

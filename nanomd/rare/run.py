@@ -21,6 +21,7 @@ from nanomd.base.progress import Progress, reporting
 from nanomd.model.files import ModelFiles
 from nanomd.rare.committor import bins_of_states, model_progress
 from nanomd.rare.files import Checkpoint
+from nanomd.rare.passages import passages_of_swarm
 from nanomd.rare.propagator import Propagator, Task
 from nanomd.rare.result import RareEvents
 from nanomd.rare.source import collect_exits, equilibrate, given_histories, receptive_field
@@ -56,6 +57,7 @@ class RareRequest:
     resume: bool
     report: Progress | bool | None
     cancel: Callable[[], bool] | None
+    record: bool = False
 
 
 def parse_method(method: str | Method, options: dict[str, Any]) -> Method:
@@ -143,11 +145,12 @@ def _sample(
     found: dict[str, Any]
     if isinstance(request.method, WeightedEnsemble):
         bins = bins_of_states(progress, task.source, task.target, request.method.n_bins)
-        ensemble = run_ensemble(propagator, request.method, source, bins, checkpoint)
+        ensemble = run_ensemble(propagator, request.method, source, bins, checkpoint, record=request.record)
         found = {
             "rates": ensemble.flux[request.method.burnt :].mean(axis=0), "populations": ensemble.visits,
             "fluxes": ensemble.flux, "levels": np.zeros((0, 3)), "exit_fluxes": np.zeros(0),
             "arrivals": int(ensemble.arrivals.sum()),
+            "segments": None if ensemble.record is None else ensemble.record.segments(),
         }  # fmt: skip
     else:
         options = request.method
@@ -159,6 +162,7 @@ def _sample(
             "populations": exits.inside + exits.flux[:, None] * all_visits(swarm),
             "fluxes": nothing, "levels": np.array(levels, np.float64).reshape(-1, 3), "exit_fluxes": exits.flux,
             "arrivals": sum(p.peak == np.inf for some in swarm.particles for p in some),
+            "passages": passages_of_swarm(swarm, exits.flux) if request.record else None,
         }  # fmt: skip
     found["populations"] = found["populations"] / found["populations"].sum(axis=1, keepdims=True)
     symbols = task.files.state_map.symbols
@@ -214,10 +218,11 @@ def _settings(files: ModelFiles, request: RareRequest, given: NDArray[np.float64
         digest.update(name.encode() + np.ascontiguousarray(files.tensors[name]).tobytes())
     start = None if request.start is None else np.asarray(request.start).tolist()
     method = next(name for name, kind in METHODS.items() if isinstance(request.method, kind))
+    recorded = {"record": True} if request.record else {}  # results without a record know no such setting
     return {
         "method": method, **asdict(request.method), "source": np.ravel(request.source).tolist(),
         "target": np.ravel(request.target).tolist(), "progress": None if given is None else given.tolist(),
         "start": start, "n_repeats": int(request.n_repeats), "confidence": request.confidence, "mode": request.mode,
         "hop_keep": request.hop_keep, "seed": request.seed, "sampling_temperature": request.sampling_temperature,
-        "model": digest.hexdigest(),
+        "model": digest.hexdigest(), **recorded,
     }  # fmt: skip

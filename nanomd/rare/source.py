@@ -144,7 +144,7 @@ def collect_exits(propagator: Propagator, source: Source, n_exits: int, n_walker
             counted = done[w] + np.arange(taken[w]) >= n_warm_up
             inside[repeat[w]] += np.bincount(whole[first:][now_in & counted], minlength=task.n_states)
             for at in (first + np.flatnonzero(was_in & ~now_in & counted)).tolist():
-                begin = max(0, at + 1 - reach)
+                begin = max(0, at + 1 - max(reach, 2))  # with the last state inside, whatever the model reads
                 found[repeat[w]].append((whole[begin : at + 1].copy(), int(seen[w]) - first + begin))
             past[w] = whole[-reach:]
             seen[w] += taken[w]

@@ -17,19 +17,19 @@ from nanomd.base.errors import InputError
 from nanomd.base.nvtx import annotate
 from nanomd.base.progress import Progress, reporting
 from nanomd.base.units import Duration
-from nanomd.model.files import ModelFiles, load_model_files, save_model
-from nanomd.model.starts import start_prompts
+from nanomd.model.files import ModelFiles, load_model_files
 from nanomd.rollout.beginning import beginning
 from nanomd.rollout.disk import run_to_disk
 from nanomd.rollout.engine import check_threads, choose_engine
 from nanomd.rollout.executors import Executor, ExecutorName
+from nanomd.rollout.in_parts import run_in_parts
 from nanomd.rollout.modes import resolve_hop_keep, resolve_mode
 from nanomd.rollout.observables import Observables, ObservablesResult
-from nanomd.rollout.parts import Part, find_parts, merge_parts
+from nanomd.rollout.parts import Part, merge_parts
 from nanomd.rollout.request import RolloutRequest, parse_drafts
 from nanomd.rollout.result import Rollout, ShardedTokens
 from nanomd.rollout.run import Run
-from nanomd.rollout.store import TokenStore
+from nanomd.rollout.scores import score
 
 if TYPE_CHECKING:
     from nanomd.rare.result import RareEvents
@@ -220,27 +220,18 @@ class Sampler:
             If `cancel` said so.
         """
         request = RolloutRequest(
-            n_steps=n_steps,
-            n_trajs=n_trajs,
-            start=start,
-            mode=mode,
-            hop_keep=hop_keep,
-            seed=seed,
-            stride=stride,
-            sampling_temperature=sampling_temperature,
-            n_threads=n_threads,
-            out=None if out is None else Path(out),
-            resume=resume,
-            first_trajectory=first_trajectory,
-            part=None if shard is None else Part.of(shard),
-            observables=observables,
-            store_tokens=store_tokens,
-            cancel=cancel,
-            n_drafts=parse_drafts(lookahead),
-        )
+            n_steps=n_steps, n_trajs=n_trajs, start=start, mode=mode, hop_keep=hop_keep, seed=seed, stride=stride,
+            sampling_temperature=sampling_temperature, n_threads=n_threads, out=None if out is None else Path(out),
+            resume=resume, first_trajectory=first_trajectory, part=None if shard is None else Part.of(shard),
+            observables=observables, store_tokens=store_tokens, cancel=cancel, n_drafts=parse_drafts(lookahead),
+        )  # fmt: skip
         request = request.in_steps(self.files.frame_interval)
         if executor is not None:
-            return self._in_parts(request, Executor(name=executor) if isinstance(executor, str) else executor)
+            # A card that is here by chance need not be where the parts are made, and all parts are made alike.
+            by_chance = self._asked == "auto" and self.backend == "cuda"
+            executor = Executor(name=executor) if isinstance(executor, str) else executor
+            backend = "cpu" if by_chance and not executor.gpu else self.backend
+            return run_in_parts(self.files, request, executor, _generate_part, backend, self.precision)
         total = request.length * len(request.trajectories)
         with reporting(progress, total, "generate") as bar:
             return self.run(replace(request, progress=bar))
@@ -275,6 +266,7 @@ class Sampler:
         resume: bool = False,
         show_progress: Progress | bool | None = None,
         cancel: Callable[[], bool] | None = None,
+        record: bool = False,
         **options: Any,
     ) -> RareEvents:
         """Return the rate of an event that a rollout would hardly ever see: the same bits for any number of threads.
@@ -297,6 +289,9 @@ class Sampler:
             A folder for a checkpoint now and then, and for the result; go on from there.
         mode, hop_keep, seed, sampling_temperature, n_threads, cancel, show_progress :
             As for `generate`, where the last is `progress`.
+        record : bool
+            Keep the passages, for `RareEvents.paths`; of a weighted ensemble all that its walkers do, for
+            `RareEvents.save_west` too: some 20 bytes a segment.
         **options :
             Those of the method, such as ``n_iterations=1000``.
 
@@ -316,25 +311,9 @@ class Sampler:
             n_repeats=n_repeats, confidence=confidence, mode=mode, hop_keep=keep, seed=seed,
             sampling_temperature=sampling_temperature, n_threads=check_threads(n_threads),
             out=None if out is None else Path(out), resume=resume, report=show_progress, cancel=cancel,
+            record=record,
         )  # fmt: skip
         return sample_rare_events(self.files, self.engine, request)
-
-    def _in_parts(self, request: RolloutRequest, executor: Executor) -> Rollout:
-        if request.out is None or request.part is not None or request.first_trajectory:
-            raise InputError("executor= makes all parts in a folder: give out=, and neither shard nor first_trajectory")
-        out = request.out.resolve()
-        if TokenStore.exists(out) and not find_parts(out):
-            raise InputError(f"{out} holds a whole rollout already: Rollout.load reads it")
-        if TokenStore.exists(out):  # a merge that was killed
-            return merge_parts(out)
-        model = save_model(out / ".model", self.files)
-        count = executor.parts(request.n_trajs)
-        own = replace(request, out=out, n_threads=executor.n_threads, resume=True, progress=None, cancel=None)
-        # A card that is here by chance need not be where the parts are made, and all parts are made alike.
-        backend = "cpu" if self._asked == "auto" and self.backend == "cuda" and not executor.gpu else self.backend
-        tasks = [(str(model), backend, self.precision, replace(own, part=Part(i, count))) for i in range(count)]
-        executor.run(_generate_part, tasks, out / ".logs")
-        return merge_parts(out)
 
     def log_probs(
         self,
@@ -363,26 +342,9 @@ class Sampler:
         InputError
             For bad arguments, an unknown state, or a model whose probabilities are not finite.
         """
-        mode = resolve_mode(self.config, mode)
-        keep = resolve_hop_keep(self.config, mode, None if hop_keep is None else check_whole("hop_keep", hop_keep))
-        last = 2**62 if mode == "ring" else 0
-        check_whole("first_position", first_position, 0, last, "other positions than 0 are for mode ring")
-        threads = check_threads(n_threads)
-        results = []
-        for dtraj in dtrajs:
-            labels = np.asarray(dtraj)
-            if labels.ndim != 1 or not labels.size:
-                raise InputError(f"a dtraj must be a non-empty 1-D array, got shape {labels.shape}")
-            tokens = start_prompts(self.files, labels[None, :], 1, 0, 0)
-            log_p = self.engine.log_probs(
-                tokens, mode=mode, hop_keep=keep, first_position=first_position, n_threads=threads
-            )[0]
-            if np.isnan(log_p).any():
-                raise InputError(
-                    "the model gave probabilities that are not finite: its weights are too large or damaged"
-                )
-            results.append(log_p)
-        return results
+        return score(
+            self.files, self.engine, dtrajs, mode, hop_keep=hop_keep, first_position=first_position, n_threads=n_threads
+        )
 
 
 def _generate_part(model: str, backend: str, precision: str, request: RolloutRequest) -> None:

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nanomd.base.arrays import map_npy
+from nanomd.base.checks import check_whole
 from nanomd.base.errors import InputError
-from nanomd.base.extras import MissingExtraError
+from nanomd.base.extras import MissingExtraError, needs
 from nanomd.base.files import sha256_of
+from nanomd.data.dtrajs import save_dtrajs
 from nanomd.study.folder import RunFolder
 from nanomd.study.step import begin_step
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from nanomd.rare.result import RareEvents
 
 RESULT = "result.npz"
+PATHS = "paths"
 
 
 def rare(
@@ -36,6 +39,8 @@ def rare(
     force: bool = False,
     resume: bool = False,
     show_progress: bool | None = None,
+    west: str | Path | None = None,
+    paths: int | None = None,
     **options: Any,
 ) -> str:
     """Sample a rare event of the model of a run folder, and return the rate as text.
@@ -53,6 +58,10 @@ def rare(
         Replace another result; go on with an interrupted one.
     show_progress : bool, optional
         Whether to show a bar; on a terminal only when None.
+    west : path, optional
+        Of a file to write in the layout of WESTPA's west.h5; it must not be there, except with `force`.
+    paths : int, optional
+        Write so many passages of equal weight to rare/paths/, and all with their weights to rare/paths.npz.
     **options :
         Of the method; those that are None are left out.
     """
@@ -66,6 +75,12 @@ def rare(
     if progress is not None:
         values = np.array(map_npy(progress))
     options = {name: value for name, value in options.items() if value is not None}
+    if west is not None:
+        _check_west(Path(west), method, force)
+    if paths is not None:
+        check_whole("paths", paths, 1, 1 << 20)
+    if west is not None or paths is not None:
+        options["record"] = True
     settings = {
         "source": source, "target": target, "method": method, "n_repeats": n_repeats, "confidence": confidence,
         "seed": seed, **options,
@@ -79,15 +94,39 @@ def rare(
         if step.done:
             from nanomd.rare.result import RareEvents
 
-            return f"{step.nothing_to_do()}\n{RareEvents.load(folder.rare / RESULT).summary}"
+            result = RareEvents.load(folder.rare / RESULT)
+            return f"{step.nothing_to_do()}\n{result.summary}{_write(result, folder.rare, west, paths)}"
         result = Sampler.load(folder.model, "cpu").rare_event(
             sets["source"], sets["target"], progress=values, method=method, n_repeats=n_repeats,
             confidence=confidence, seed=seed, n_threads=n_threads, out=folder.work / "rare", resume=resume,
             show_progress=show_progress, **options,
         )  # fmt: skip
         _draw(result, folder.work / "rare" / "rare.png")
+        written = _write(result, folder.work / "rare", west, paths)
         step.record["steps"] = result.steps
-    return result.summary + step.notes
+    return result.summary + written + step.notes
+
+
+def _check_west(file: Path, method: str, force: bool) -> None:
+    if method != "weighted_ensemble":
+        raise InputError(f"west is an option of weighted_ensemble, but the method is {method}")
+    if file.exists() and not force:
+        raise InputError(f"{file} is there already; name another file, or use --force")
+    needs("west", "h5py")
+
+
+def _write(result: RareEvents, folder: Path, west: str | Path | None, paths: int | None) -> str:
+    """Write what was recorded; return what is said of it."""
+    said = ""
+    if paths is not None:
+        found = result.paths()
+        said = f"\n  {found.summary}"
+        if len(found):
+            save_dtrajs(found.draw(paths, int(result.settings["seed"])), folder / PATHS, "path_", overwrite=True)
+        found.save(folder / f"{PATHS}.npz")
+    if west is not None:
+        said += f"\n  {result.save_west(west)}"
+    return said
 
 
 def _draw(result: RareEvents, file: Path) -> None:

@@ -14,11 +14,14 @@ struct ResampleOptions {
   const std::uint64_t* bin = nullptr;  // [n]
   std::size_t per_bin = 1;             // walkers of every bin that holds any
   std::uint64_t seed = 0, iteration = 0;
+  bool trace = false;  // whether to say whose weight went where
 };
 
 struct Resampled {
   std::vector<std::uint64_t> parent;  // of each new walker, by bins in their order, then by weight
   std::vector<double> weight;
+  // Pairs of a new walker and an old one, other than its parent, that gave it weight; only if traced.
+  std::vector<std::uint64_t> merged;
 };
 
 // Every bin keeps its weight, and every walker its own on average: what is expected of any observable stays. Which of
