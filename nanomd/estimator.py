@@ -256,8 +256,10 @@ class GPTEstimator:
         )
         floor = markov_loss(training, validation, config.n_states, train_config.time_reversal)
         worse = floor is not None and not result.best_loss <= floor * (1 + TOLERANCE)
+        # Without its transformer a grouped model would not be the Markov model: its table knows the next group alone.
+        off = worse and self.preset == "auto" and not sizes
         if worse:
-            remedy = "its transformer is switched off" if self.preset == "auto" else "train it less or on more data"
+            remedy = "its transformer is switched off" if off else "train it less or on more data"
             chosen.reasons.append(
                 f"warning: worse on held-out data than the Markov model of one step ({result.best_loss:.4f} nats "
                 f"against {floor:.4f}): {remedy}"
@@ -286,7 +288,7 @@ class GPTEstimator:
             provenance=provenance,
             frame_stride=stride,
         )
-        if worse and self.preset == "auto":
+        if off:
             files = without_context(files)
         self._model = self._finish(files, result.history, every_frame, train_config, progress)
         self._last, self._finish_last = self._model, None
@@ -314,7 +316,7 @@ class GPTEstimator:
         """Let the data decide what neither the preset nor the options say."""
         model, train, reasons = dict(self.model_overrides), self.train_config, []
         if self.preset == "auto":
-            from nanomd.training.grouping import to_groups
+            from nanomd.data.groups import to_groups
             from nanomd.training.plan import AUTO_MODEL, AUTO_TRAINING, make_plan
 
             # Of many states the groups: they are cut along the slow processes that a plan goes by.

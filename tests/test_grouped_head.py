@@ -10,11 +10,12 @@ from nanomd import GPTEstimator
 from nanomd.base.config import ModelConfig, TrainConfig
 from nanomd.base.errors import InputError
 from nanomd.data.counts import transition_counts
+from nanomd.data.groups import to_groups
 from nanomd.data.states import StateMap
 from nanomd.model import grouped_head
 from nanomd.model.network import NanoGPT
 from nanomd.model.scoring import loss_of, mean_log_likelihood
-from nanomd.training.grouping import group_states, resolve_n_groups, to_groups
+from nanomd.training.grouping import group_states, resolve_n_groups
 from nanomd.training.setup import untrained_model
 
 SIZES = (3, 1, 5, 2)

@@ -26,6 +26,8 @@ from nanomd.base.errors import InputError
 from nanomd.base.extras import needs
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from scipy.sparse import csr_array
 
 FloatArray = NDArray[np.float64]
@@ -90,6 +92,12 @@ def kinetic_groups(counts: csr_array, n_groups: int | None = None, *, seed: int 
     groups[inside] = _cut(place, weight, n_connected, limit)
     groups[elsewhere] = n_connected + np.arange(len(elsewhere)) * n_own // max(1, len(elsewhere))
     return groups
+
+
+def to_groups(tokens: Sequence[NDArray[Any]], sizes: Sequence[int]) -> list[NDArray[np.int32]]:
+    """Return trajectories of groups: that of every token, of groups with the given sizes."""
+    group = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
+    return [group[np.asarray(t)] for t in tokens]
 
 
 def _exchange(counts: Any) -> csr_array:

@@ -29,6 +29,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,7 @@ from numpy.typing import NDArray
 
 from nanomd.base.errors import InputError
 from nanomd.data.counts import transition_counts
+from nanomd.data.groups import to_groups
 from nanomd.kinetics.markov import eigenvalue_timescales
 from nanomd.matching.rollouts import UNDEFINED, roll_out_slow, with_offsets
 from nanomd.matching.secant import Search, Tried
@@ -136,8 +138,11 @@ def calibrate(
     """
     if "markov.weight" not in files.tensors:
         raise InputError("calibration needs a model with a markov head: set refit to on, or markov_head to True")
-    stride = files.frame_stride
-    slow = SlowKinetics.of_data(tokens, files.config.n_states, stride)
+    stride, sizes = files.frame_stride, files.config.group_sizes
+    # Groups are cut along the slow processes: of many states it is their kinetics that is compared and moved.
+    seen = partial(to_groups, sizes=sizes) if sizes else list
+    tokens = seen(tokens)
+    slow = SlowKinetics.of_data(tokens, len(sizes) or files.config.n_states, stride)
     steps = slow.every(stride)
     k = slow.right.shape[1]
     md = slow.of_md(tokens)
@@ -154,7 +159,7 @@ def calibrate(
         model = files if response is None else with_offsets(files, response.offsets(theta))
         if note is not None:
             note(f"calibration, rollout {number + 1}")
-        dtrajs = roll_out_slow(model, steps.timescale, steps.lagtime, seed=seed, n_threads=n_threads)
+        dtrajs = seen(roll_out_slow(model, steps.timescale, steps.lagtime, seed=seed, n_threads=n_threads))
         found = steps.of_model(dtrajs)
         times = steps.reversible(dtrajs)
         value = np.append(found.value[:m], np.where(np.isfinite(times), times, found.value[m:])) + unit

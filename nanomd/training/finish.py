@@ -33,7 +33,8 @@ def finish(
     progress : Progress, optional
     """
     note = None if progress is None else progress.note
-    if config.refit == "on" or (config.refit == "auto" and files.config.n_states <= MAX_STATES):
+    few = files.config.n_states <= MAX_STATES or bool(files.config.group_sizes)
+    if config.refit == "on" or (config.refit == "auto" and few):
         files = refit_files(
             files,
             stride_trajectories(tokens, files.frame_stride),

@@ -62,9 +62,3 @@ def group_states(state_map: StateMap, tokens: Sequence[Tokens], n_groups: int, s
     place[order] = np.arange(len(order))
     sizes = tuple(np.bincount(groups, minlength=n_groups).tolist())
     return Grouped(state_map.reordered(order), [place[np.asarray(t)] for t in tokens], sizes)
-
-
-def to_groups(tokens: Sequence[NDArray[Any]], sizes: Sequence[int]) -> list[NDArray[np.int32]]:
-    """Return trajectories of groups: that of every token, of groups with the given sizes."""
-    group = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
-    return [group[np.asarray(t)] for t in tokens]

@@ -51,9 +51,14 @@ class OutputLayer:
 
     @classmethod
     def of_model(cls, model: NanoGPT) -> Self:
-        """Return the layer of a model; a table of zeros where it has no markov head."""
-        head = torch.cat([model.head.weight, model.head.bias[:, None]], dim=1).detach().double()
-        table = model.table
+        """Return the layer of a model; a table of zeros where it has no markov head.
+
+        Where states stand in groups, that of the next group, without what the markov head says of single states.
+        """
+        grouped = bool(model.config.group_sizes)
+        last = model.group if grouped else model.head
+        head = torch.cat([last.weight, last.bias[:, None]], dim=1).detach().double()
+        table = None if grouped else model.table
         n = len(head)
         own = torch.zeros((n, n), dtype=head.dtype, device=head.device) if table is None else table.detach().double()
         return cls(head, own)

@@ -46,6 +46,7 @@ from nanomd.base.errors import InputError
 from nanomd.data.counts import transition_counts
 from nanomd.model.contexts import Contexts, collect_contexts, default_burn_in, find_pieces, iterate_contexts
 from nanomd.model.network import NanoGPT
+from nanomd.model.scoring import Piece
 from nanomd.training.output_layer import Chunks, Evidence, OutputLayer, Posterior
 from nanomd.training.preconditioner import minimise
 
@@ -149,6 +150,42 @@ def refit(
     n = model.config.n_states
     if n > MAX_STATES:
         raise InputError(f"refit needs at most {MAX_STATES} states, got {n}: set refit to off")
+    data = read_data(model, trajectories, both_ways, burn_in)
+    return fit_layer(OutputLayer.of_model(model), data, pseudocount, ridge, max_iterations, note)
+
+
+@dataclass(frozen=True, slots=True)
+class DataRead:
+    """What a fit reads of its data.
+
+    Parameters
+    ----------
+    labels : sequence of 1-D integer arrays
+        Every frame, forwards and where asked for backwards.
+    pieces : sequence of Piece
+        What has a rollout's context.
+    number : int
+        Contexts in all of them.
+    share : int
+        Of how many contexts one is kept.
+    contexts : Contexts
+        Those that are.
+    everything : callable
+        Goes through all of them.
+    """
+
+    labels: Sequence[NDArray[Any]]
+    pieces: Sequence[Piece]
+    number: int
+    share: int
+    contexts: Contexts
+    everything: Chunks
+
+
+def read_data(
+    model: NanoGPT, trajectories: Sequence[NDArray[Any]], both_ways: bool, burn_in: int | None = None
+) -> DataRead:
+    """Collect the contexts of trajectories; see `refit`."""
     longest = max((len(trajectory) for trajectory in trajectories), default=0)
     burn_in = default_burn_in(model.config, longest) if burn_in is None else burn_in
     read = [np.asarray(t) for t in trajectories]
@@ -160,16 +197,29 @@ def refit(
         raise InputError(
             f"no trajectory has more than {burn_in + 1} frames, so there is nothing to fit; use longer ones"
         )
-    trained = OutputLayer.of_model(model)
+    share = -(-number // max(1, _MEMORY // (4 * (model.config.d_model + 1))))
+    contexts = collect_contexts(model, read, pieces[share // 2 :: share] or pieces[:1])
+    return DataRead(read, pieces, number, share, contexts, partial(iterate_contexts, model, read, pieces))
+
+
+def fit_layer(
+    trained: OutputLayer,
+    data: DataRead,
+    pseudocount: float,
+    ridge: float,
+    max_iterations: int,
+    note: Callable[[str], None] | None = None,
+) -> Refit:
+    """Fit an output layer to what was read; see `refit` for the arguments."""
+    n = len(trained.table)
     sweeps = _Sweeps(note)
-    rates = _rates(transition_counts(read, n), trained.table)
+    rates = _rates(transition_counts(data.labels, n), trained.table)
 
     def posterior_of(chunks: Chunks, shown: Tensor, stride: int = 1) -> Posterior:
         evidence = Evidence.gather(trained, sweeps.counting(chunks), shown, rates, stride)
         return Posterior(trained, sweeps.counting(chunks), evidence, pseudocount, ridge)
 
-    share = -(-number // max(1, _MEMORY // (4 * (model.config.d_model + 1))))
-    contexts = collect_contexts(model, read, pieces[share // 2 :: share] or pieces[:1])
+    contexts = data.contexts
     change, gradient = trained.zeros(), np.nan
     for stride in sorted({-(-len(contexts) // _NEAR), 1}, reverse=True):
         some = contexts.every(stride)
@@ -180,10 +230,10 @@ def refit(
             found = minimise(posterior, change, max_iterations, GRADIENT if stride == 1 else _COARSE)
             change, gradient = found.change, found.gradient
     before = posterior.evidence.loss
-    if share > 1:  # the mean rates at least see everything
-        scored = [read[p.trajectory][p.start + p.scored_from : p.start + p.n_targets + 1] for p in pieces]
+    if data.share > 1:  # the mean rates at least see everything
+        scored = [data.labels[p.trajectory][p.start + p.scored_from : p.start + p.n_targets + 1] for p in data.pieces]
         shown = torch.from_numpy(transition_counts(scored, n)).to(trained.table)
-        posterior = posterior_of(partial(iterate_contexts, model, read, pieces), shown)
+        posterior = posterior_of(data.everything, shown)
         before = posterior.evidence.loss
         change = scale_table(posterior, change, MAX_SCALING_STEPS)
     after = posterior.mean_loss(change)
@@ -194,7 +244,7 @@ def refit(
         head=head[:, :-1].copy(),
         bias=head[:, -1].copy(),
         table=table,
-        n_contexts=number,
+        n_contexts=data.number,
         before=before,
         after=after,
         gradient=gradient,

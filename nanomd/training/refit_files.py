@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from nanomd.model.files import ModelFiles
 from nanomd.model.network import NanoGPT
 from nanomd.training.refit import refit
+from nanomd.training.refit_groups import refit_groups
 from nanomd.training.setup import resolve_device, torch_settings
 
 
@@ -35,20 +36,17 @@ def refit_files(
     with torch_settings(place, n_threads):
         module = NanoGPT(files.config)
         module.load_tensors(files.tensors)
-        found = refit(
-            module.to(place),
-            tokens,
-            both_ways=both_ways,
-            pseudocount=pseudocount,
-            ridge=ridge,
-            note=note,
-            **({"max_iterations": 0} if table_only else {}),
-        )
-    layer = {"head.weight": found.head, "head.bias": found.bias, "markov.weight": found.table}
-    options = {"both_ways": both_ways, "pseudocount": pseudocount, "ridge": ridge}
+        options: dict[str, Any] = {"both_ways": both_ways, "pseudocount": pseudocount, "ridge": ridge}
+        how = options | {"note": note} | ({"max_iterations": 0} if table_only else {})
+        if files.config.group_sizes:
+            layer, record = refit_groups(module.to(place), tokens, **how)
+        else:
+            found = refit(module.to(place), tokens, **how)
+            layer = {"head.weight": found.head, "head.bias": found.bias, "markov.weight": found.table}
+            record = found.describe()
     return dataclasses.replace(
         files,
         config=files.config.replace(markov_head=True),
         tensors={**files.tensors, **layer},
-        provenance={**files.provenance, "refit": {**options, **found.describe()}},
+        provenance={**files.provenance, "refit": {**options, **record}},
     )
