@@ -18,6 +18,8 @@ if os.path.exists(os.path.join(os.path.dirname(__file__), "modules", "detectMod.
     )
 
 _PUBLIC = {
+    "ConditionalGPTEstimator": "nanomd.conditional",
+    "ConditionalModel": "nanomd.conditional",
     "FrameInterval": "nanomd.base.units",
     "GPTEstimator": "nanomd.estimator",
     "GPTModel": "nanomd.estimator",
@@ -38,16 +40,17 @@ _PUBLIC = {
     "validate": "nanomd.kinetics",
 }
 
-_MODULES = ("baselines", "caliber", "experiments", "interpret", "kinetics", "plots", "report", "systems")
+_MODULES = ("baselines", "caliber", "conditional", "experiments", "interpret", "kinetics", "plots", "report", "systems")
 
 __all__ = ["__version__", *_MODULES, *_PUBLIC]
 
 if TYPE_CHECKING:
-    from nanomd import baselines, caliber, experiments, interpret, kinetics, plots, report, systems
+    from nanomd import baselines, caliber, conditional, experiments, interpret, kinetics, plots, report, systems
     from nanomd.base.config import ModelConfig, RolloutConfig, TrainConfig
     from nanomd.base.errors import InputError, NanomdError
     from nanomd.base.units import FrameInterval
     from nanomd.caliber import constrain
+    from nanomd.conditional import ConditionalGPTEstimator, ConditionalModel
     from nanomd.data.dtrajs import load_dtrajs
     from nanomd.data.states import StateMap
     from nanomd.estimator import GPTEstimator, GPTModel, load_model

@@ -138,15 +138,16 @@ def save_model(path: str | Path, files: ModelFiles) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as new:
             new.mkdir()
-            _write_tensors(new / "model.safetensors", files.tensors)
-            _write_tensors(new / "starts.safetensors", starts)
+            write_tensors(new / "model.safetensors", files.tensors)
+            write_tensors(new / "starts.safetensors", starts)
             (new / "config.json").write_bytes(text)
     except OSError as error:
         raise StoreError(f"cannot write the model to {path}: {explain_os_error(error)}") from error
     return path
 
 
-def _write_tensors(file: Path, tensors: Mapping[str, NDArray[Any]]) -> None:
+def write_tensors(file: Path, tensors: Mapping[str, NDArray[Any]]) -> None:
+    """Write a safetensors file."""
     from safetensors.numpy import save
 
     # Written here, for the permissions that all files get: safetensors makes its own readable by their owner alone.
@@ -187,8 +188,8 @@ def load_model_files(path: str | Path) -> ModelFiles:
     except ValueError as error:
         raise error if str(file) in str(error) else InputError(f"{file} is damaged: {one_line(error)}") from None
     shapes = {name: ("F32", shape) for name, shape in config.tensor_shapes().items()}
-    tensors = _read_tensors(path / "model.safetensors", shapes)
-    starts = _read_tensors(
+    tensors = read_tensors(path / "model.safetensors", shapes)
+    starts = read_tensors(
         path / "starts.safetensors",
         {"stationary": ("F64", (config.n_states,)), "windows": ("I32", (None, config.context_length))},
     )
@@ -205,7 +206,7 @@ def load_model_files(path: str | Path) -> ModelFiles:
     return files
 
 
-def _read_tensors(file: Path, expected: Mapping[str, tuple[str, tuple[int | None, ...]]]) -> dict[str, NDArray[Any]]:
+def read_tensors(file: Path, expected: Mapping[str, tuple[str, tuple[int | None, ...]]]) -> dict[str, NDArray[Any]]:
     """Read a safetensors file whose tensors are known beforehand; None in a shape means any length."""
     from safetensors import SafetensorError, safe_open
 
