@@ -49,32 +49,22 @@ def moved(conditions: Conditions, shape: ModelConfig, seed: int = 0) -> Conditio
 def mixed() -> Conditions:
     given = [{"temperature": 300, "ligand": "none"}, {"temperature": 330, "ligand": "atp"},
              {"temperature": 360, "ligand": "none"}]  # fmt: skip
-    return Conditions.of(given, [10, 10, 10])[0]
+    return Conditions.of(given)[0]
 
 
 def test_features_are_scaled_inverse_temperatures_and_ones_of_categories() -> None:
-    conditions, places = Conditions.of(
-        [
-            {"temperature": 300, "ligand": "b"},
-            {"temperature": 400, "ligand": "a"},
-            {"temperature": 300.0, "ligand": "b"},
-        ],
-        [100, 300, 100],
-    )
+    given = [{"temperature": 300, "ligand": "b"}, {"temperature": 400, "ligand": "a"}]
+    conditions, places = Conditions.of([*given, {"ligand": "b", "temperature": 300.0}])
     assert places == [0, 1, 0] and len(conditions.trained) == 2
-    scaled = np.array([1 / 300, 1 / 400])
-    mean = (200 * scaled[0] + 300 * scaled[1]) / 500
-    spread = np.sqrt((200 * (scaled[0] - mean) ** 2 + 300 * (scaled[1] - mean) ** 2) / 500)
-    np.testing.assert_allclose(conditions.table(), [[(scaled[0] - mean) / spread, 0, 1],
-                                                    [(scaled[1] - mean) / spread, 1, 0]])  # fmt: skip
+    np.testing.assert_allclose(conditions.table(), [[1, 0, 1], [-1, 1, 0]])
     assert conditions.categories.tolist() == [False, True, True]
-    middle = conditions.features({"ligand": "a", "temperature": 1 / scaled.mean()})
-    np.testing.assert_allclose(middle[0], (scaled.mean() - mean) / spread)
+    middle = conditions.features({"ligand": "a", "temperature": 2 / (1 / 300 + 1 / 400)})
+    np.testing.assert_allclose(middle, [0, 1, 0], atol=1e-12)
 
 
 @pytest.mark.parametrize(("kind", "function"), [("linear", lambda x: x), ("log", np.log), ("inverse", lambda x: 1 / x)])
 def test_numbers_are_straight_in_the_scale_that_is_asked_for(kind: str, function) -> None:
-    conditions, _ = Conditions.of([{"c": x} for x in (1.0, 2.0, 8.0)], [1, 1, 1], {"c": kind})
+    conditions, _ = Conditions.of([{"c": x} for x in (1.0, 2.0, 8.0)], {"c": kind})
     phi = conditions.table()[:, 0]
     assert phi.mean() == pytest.approx(0, abs=1e-12) and phi.std() == pytest.approx(1)
     ratio = (phi[1] - phi[0]) / (phi[2] - phi[0])
@@ -100,7 +90,7 @@ def test_numbers_are_straight_in_the_scale_that_is_asked_for(kind: str, function
 )
 def test_conditions_that_cannot_be_are_refused(given: list, kinds: dict | None, words: str) -> None:
     with pytest.raises(InputError, match=words):
-        Conditions.of(given, [1] * len(given), kinds)
+        Conditions.of(given, kinds)
 
 
 @pytest.mark.parametrize(

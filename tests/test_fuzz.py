@@ -17,6 +17,8 @@ from rollout_models import make_files
 
 from nanomd.base.codec import load_toml
 from nanomd.base.errors import NanomdError
+from nanomd.conditional.conditions import Conditions
+from nanomd.conditional.files import ConditionalFiles, dependence_shapes, load_conditional_files, save_conditional
 from nanomd.data.dtrajs import load_dtrajs
 from nanomd.model.files import load_model_files
 from nanomd.rollout.observables import Observables, ObservablesResult
@@ -93,6 +95,21 @@ def test_files_of_a_run_folder(copy: Path) -> None:
     survives(copy / "config.toml", config, 150)
     survives(copy / "provenance.json", provenance, 150)
     survives(copy / "logs/metrics.jsonl", lambda: report_step._metrics(folder), 200)
+
+
+def test_conditional_models(tmp_path: Path) -> None:
+    shared = make_files(n_states=5, markov_head=True)
+    given = [{"temperature": 300.0, "ligand": "atp"}, {"temperature": 330.0, "ligand": "none"}]
+    conditions, _ = Conditions.of(given)
+    shapes = dependence_shapes(shared.config, conditions.n_features)
+    dependence = {name: np.full(shape, 0.1, np.float32) for name, shape in shapes.items()}
+    save_conditional(tmp_path / "m", ConditionalFiles(shared, conditions, dependence, (shared.starts, shared.starts)))
+
+    def read() -> None:
+        load_conditional_files(tmp_path / "m").at({"temperature": 310.0, "ligand": "atp"})
+
+    survives(tmp_path / "m/conditions.json", read, 400)
+    survives(tmp_path / "m/dependence.safetensors", read, 200)
 
 
 @pytest.mark.parametrize("suffix", ["npy", "npz", "txt"])

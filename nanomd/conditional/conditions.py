@@ -39,7 +39,7 @@ class Numeric:
     scale : str
         ``"inverse"``, ``"linear"`` or ``"log"``.
     centre, spread : float
-        Of the scaled values of the trained conditions.
+        Mean and standard deviation of the scaled values that were trained.
     low, high : float
         The range that was trained.
     """
@@ -156,17 +156,13 @@ class Conditions:
             raise InputError(f"a model needs at least two different conditions, got {len(self.trained)}")
 
     @classmethod
-    def of(
-        cls, given: Sequence[Any], n_frames: Sequence[int], kinds: Mapping[str, Kind] | None = None
-    ) -> tuple[Self, list[int]]:
+    def of(cls, given: Sequence[Any], kinds: Mapping[str, Kind] | None = None) -> tuple[Self, list[int]]:
         """Find the axes of the conditions of some trajectories or groups of them.
 
         Parameters
         ----------
         given : sequence of mappings
             Name to value: a number or a text.
-        n_frames : sequence of int
-            Frames of each; means and spreads are over frames.
         kinds : mapping, optional
             ``"inverse"``, ``"linear"``, ``"log"`` or ``"category"`` by name. By default a text is a category, a
             temperature inverse, and other numbers linear.
@@ -193,7 +189,7 @@ class Conditions:
         unknown = sorted(set(kinds) - set(names))
         if unknown:
             raise InputError(f"features names the unknown condition {unknown[0]!r}; there are {', '.join(names)}")
-        axes = tuple(_axis(name, [one[name] for one in given], n_frames, kinds.get(name)) for name in names)
+        axes = tuple(_axis(name, [one[name] for one in given], kinds.get(name)) for name in names)
         distinct: list[dict[str, Value]] = []
         places = []
         for one in given:
@@ -271,7 +267,7 @@ def in_words(condition: Condition) -> str:
     return ", ".join(f"{k} = {v:g}" if isinstance(v, float) else f"{k} = {v}" for k, v in condition.items())
 
 
-def _axis(name: str, values: Sequence[Any], n_frames: Sequence[int], kind: Kind | None) -> Axis:
+def _axis(name: str, values: Sequence[Any], kind: Kind | None) -> Axis:
     if kind is not None and kind not in get_args(Kind):
         raise InputError(f"features[{name!r}] must be one of {', '.join(get_args(Kind))}, got {shown(kind)}")
     if kind == "category" or (kind is None and all(isinstance(value, str) for value in values)):
@@ -286,10 +282,9 @@ def _axis(name: str, values: Sequence[Any], n_frames: Sequence[int], kind: Kind 
     numbers = [_number(name, value, scale) for value in values]
     if max(numbers) - min(numbers) <= _SAME * abs(max(numbers)):
         raise InputError(f"condition {name} is {numbers[0]:g} everywhere, so it cannot be learnt; leave it out")
-    scaled = np.array([_scaled(x, scale) for x in numbers])
-    centre = float(np.average(scaled, weights=n_frames))
-    spread = float(np.sqrt(np.average((scaled - centre) ** 2, weights=n_frames)))
-    return Numeric(name, scale, centre, spread, min(numbers), max(numbers))
+    # Over the values, however many frames each has: what is far from the others is not so by having few of them.
+    scaled = np.array([_scaled(x, scale) for x in sorted(set(numbers))])
+    return Numeric(name, scale, float(scaled.mean()), float(scaled.std()), min(numbers), max(numbers))
 
 
 def _number(name: str, value: Any, scale: Scale) -> float:

@@ -199,7 +199,7 @@ class ConditionalGPTEstimator:
             numbers = f"{len(dtrajs)} and {len(given)}" if listed else f"{shown(type(dtrajs))} and {shown(type(given))}"
             raise InputError(f"dtrajs and conditions must be lists of one length, a condition for each, got {numbers}")
         labels = [load_dtrajs(one) for one in dtrajs]
-        conditions, places = Conditions.of(given, [sum(map(len, x)) for x in labels], self.features)
+        conditions, places = Conditions.of(given, self.features)
         state_map = StateMap.fit([x for group in labels for x in group])
         if state_map.n_states < 2:
             raise InputError(
