@@ -15,8 +15,8 @@ from known_chain import default_chain
 from nanomd import ConditionalGPTEstimator
 from nanomd.base.config import ModelConfig
 from nanomd.conditional.finish import regress
-from nanomd.conditional.plan import make_plan
 from nanomd.conditional.joint_layer import Change, JointPosterior
+from nanomd.conditional.plan import make_plan
 from nanomd.conditional.refit import refit
 from nanomd.model.contexts import collect_contexts, find_pieces
 from nanomd.model.network import NanoGPT
