@@ -32,6 +32,7 @@ ModelShape parse_shape(const py::dict& values) {
   shape.gelu = flag("gelu");
   shape.learned_position = flag("learned_position");
   shape.markov_head = flag("markov_head");
+  shape.group_sizes = values["group_sizes"].cast<std::vector<int>>();
   return shape;
 }
 
@@ -142,7 +143,7 @@ py::object sample_counts(const Array<float>& logits, std::uint64_t seed, std::ui
   std::fill(count, count + n, 0);
   const py::gil_scoped_release release;
   std::int32_t state = 0;
-  kernels.sample_column(row.data(), n, static_cast<float>(1.0 / temperature), 0.0, &state);  // logits -> weights
+  kernels.sample_column(row.data(), n, static_cast<float>(1.0 / temperature), 0.0, &state, nullptr);  // to weights
   check(state >= 0, "logits must be finite");
   for (std::uint64_t step = 0; step < n_draws; ++step)
     ++count[sample_state(row.data(), n, rollout_uniform(seed, step, trajectory))];

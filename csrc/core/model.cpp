@@ -3,7 +3,9 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <cstdlib>
 #include <cstring>
 #include <new>
@@ -66,6 +68,12 @@ void check_shape(const ModelShape& s) {
   check(s.d_mlp >= 8 && s.d_mlp % 8 == 0, "d_mlp must be a positive multiple of 8, got ", s.d_mlp);
   if (s.d_model > 8192 || s.context_length > 65536 || s.n_layer > 1024 || s.d_mlp > 65536)
     throw UnsupportedError("the cpu engine is limited to d_model 8192, context_length 65536 and 1024 layers");
+  s.check_groups();
+}
+
+// A row of a linear map, where its block of sixteen begins at `block`.
+void pack_row(const float* weight, std::size_t n_in, float* block, std::size_t lane) {
+  for (std::size_t i = 0; i < n_in; ++i) block[i * kLanes + lane] = weight[i];
 }
 
 constexpr const char* kPrecisionNames[kPrecisions] = {"fp32", "fp16-cache", "fp16"};  // in the order of the enum
@@ -94,33 +102,94 @@ AlignedBuffer::AlignedBuffer(std::size_t n_floats) : size_(n_floats) {
   memory_.reset(memory);
 }
 
+void ModelShape::check_groups() const {
+  if (!grouped()) return;
+  check(group_sizes.size() >= 2 && group_sizes.size() <= static_cast<std::size_t>(n_states),
+        "group_sizes must name from 2 to n_states = ", n_states, " groups, got ", group_sizes.size());
+  std::int64_t total = 0;
+  for (const int size : group_sizes) {
+    check(size >= 1, "group_sizes must be at least 1 each, got ", size);
+    total += size;
+  }
+  check(total == n_states, "group_sizes must add up to n_states = ", n_states, ", got ", total);
+}
+
+int ModelShape::n_choices() const { return grouped() ? static_cast<int>(group_sizes.size()) : n_states; }
+
+int ModelShape::largest_group() const {
+  return grouped() ? *std::max_element(group_sizes.begin(), group_sizes.end()) : 0;
+}
+
+const float* Model::keep(const float* data, std::size_t n) {
+  storage_.push_back(copy_padded(data, n));
+  return storage_.back().data();
+}
+
+PackedLinear Model::linear(const TensorMap& tensors, const std::string& name, std::size_t n_out, std::size_t n_in) {
+  const float* weight = find(tensors, name + ".weight", {n_out, n_in});
+  const float* bias = find(tensors, name + ".bias", {n_out});
+  PackedLinear packed;
+  packed.n_in = static_cast<int>(n_in);
+  packed.n_blocks = round_up(static_cast<int>(n_out)) / kLanes;
+  AlignedBuffer buffer(static_cast<std::size_t>(packed.n_blocks) * n_in * kLanes);
+  for (std::size_t o = 0; o < n_out; ++o)
+    pack_row(weight + o * n_in, n_in, buffer.data() + o / kLanes * n_in * kLanes, o % kLanes);
+  if (precision == Precision::kFp16) {
+    storage_.push_back(round_to_half(name, buffer));
+    packed.half = reinterpret_cast<const Half*>(storage_.back().data());
+  }
+  packed.weight = buffer.data();
+  storage_.push_back(std::move(buffer));
+  packed.bias = keep(bias, n_out);
+  return packed;
+}
+
+// The rows of the head, each group's from a block of its own on; all in one piece of memory, for large pages. A group
+// of one is sure of its state: it has no blocks, so that even the smallest groups take at most eight times their rows.
+void Model::pack_members(const TensorMap& tensors) {
+  const std::size_t d = shape.d_model, V = shape.n_states;
+  const float* weight = find(tensors, "head.weight", {V, d});
+  const float* bias = find(tensors, "head.bias", {V});
+  std::size_t n_blocks = 0;
+  int start = 0;
+  for (const int size : shape.group_sizes) {
+    PackedLinear group;
+    group.n_in = shape.d_model;
+    group.n_blocks = size == 1 ? 0 : round_up(size) / kLanes;
+    members.push_back(group);
+    group_start.push_back(start);
+    n_blocks += static_cast<std::size_t>(group.n_blocks);
+    start += size;
+  }
+  AlignedBuffer weights(n_blocks * d * kLanes), biases(n_blocks * kLanes);
+  std::size_t block = 0;
+  for (std::size_t g = 0; g < members.size(); block += static_cast<std::size_t>(members[g++].n_blocks)) {
+    float* own = weights.data() + block * d * kLanes;
+    const std::size_t first = group_start[g];
+    members[g].weight = own;
+    members[g].bias = biases.data() + block * kLanes;
+    if (members[g].n_blocks == 0) continue;
+    for (std::size_t o = 0; o < static_cast<std::size_t>(shape.group_sizes[g]); ++o) {
+      pack_row(weight + (first + o) * d, d, own + o / kLanes * d * kLanes, o % kLanes);
+      biases.data()[block * kLanes + o] = bias[first + o];
+    }
+  }
+  if (precision == Precision::kFp16) {
+    storage_.push_back(round_to_half("head", weights));
+    const Half* half = reinterpret_cast<const Half*>(storage_.back().data());
+    for (PackedLinear& group : members) group.half = half + (group.weight - weights.data());
+  }
+  storage_.push_back(std::move(weights));
+  storage_.push_back(std::move(biases));
+}
+
 Model::Model(const ModelShape& shape_in, const TensorMap& tensors, const std::vector<std::uint32_t>& multipliers,
              Precision precision_in)
     : shape(shape_in), precision(precision_in), rope_multipliers(multipliers) {
   check_shape(shape);
   const std::size_t d = shape.d_model, V = shape.n_states;
-  const auto keep = [&](const float* data, std::size_t n) {
-    storage_.push_back(copy_padded(data, n));
-    return storage_.back().data();
-  };
   const auto linear = [&](const std::string& name, std::size_t n_out, std::size_t n_in) {
-    const float* weight = find(tensors, name + ".weight", {n_out, n_in});
-    const float* bias = find(tensors, name + ".bias", {n_out});
-    PackedLinear packed;
-    packed.n_in = static_cast<int>(n_in);
-    packed.n_blocks = round_up(static_cast<int>(n_out)) / kLanes;
-    AlignedBuffer buffer(static_cast<std::size_t>(packed.n_blocks) * n_in * kLanes);
-    for (std::size_t o = 0; o < n_out; ++o)
-      for (std::size_t i = 0; i < n_in; ++i)
-        buffer.data()[((o / kLanes) * n_in + i) * kLanes + o % kLanes] = weight[o * n_in + i];
-    if (precision == Precision::kFp16) {
-      storage_.push_back(round_to_half(name, buffer));
-      packed.half = reinterpret_cast<const Half*>(storage_.back().data());
-    }
-    packed.weight = buffer.data();
-    storage_.push_back(std::move(buffer));
-    packed.bias = keep(bias, n_out);
-    return packed;
+    return this->linear(tensors, name, n_out, n_in);
   };
   const auto layer_norm = [&](const std::string& name) {
     return LayerNormWeights{keep(find(tensors, name + ".weight", {d}), d), keep(find(tensors, name + ".bias", {d}), d)};
@@ -147,8 +216,10 @@ Model::Model(const ModelShape& shape_in, const TensorMap& tensors, const std::ve
     layers.push_back(layer);
   }
   if (shape.pre_norm) norm = layer_norm("norm");
-  head = linear("head", V, d);
-  if (shape.markov_head) markov = keep(find(tensors, "markov.weight", {V, V}), V * V);
+  const std::size_t n_choices = shape.n_choices();
+  head = linear(shape.grouped() ? "group" : "head", n_choices, d);
+  if (shape.grouped()) pack_members(tensors);
+  if (shape.markov_head) markov = keep(find(tensors, "markov.weight", {V, n_choices}), V * n_choices);
   if (precision != Precision::kFp32) check_cache_range(*this);
 }
 

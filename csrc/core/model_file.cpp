@@ -78,6 +78,14 @@ ModelShape parse_shape(const Json& config) {
   shape.gelu = choice(config, "activation", "gelu", "relu");
   shape.learned_position = choice(config, "position", "learned", "rope");
   shape.markov_head = config.at("markov_head").as_bool("markov_head");
+  const auto sizes = config.members.find("group_sizes");  // older files have none
+  if (sizes != config.members.end()) {
+    check(sizes->second.kind == Json::Kind::kArray && sizes->second.items.size() <= 65536,
+          "group_sizes must be a list of at most 65536 numbers");
+    for (const Json& size : sizes->second.items)
+      shape.group_sizes.push_back(static_cast<int>(size.as_integer("group_sizes", 1, 65536)));
+  }
+  shape.check_groups();
   check(shape.d_model % shape.n_head == 0, "d_model must be a multiple of n_head");
   return shape;
 }

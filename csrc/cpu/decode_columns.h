@@ -30,12 +30,20 @@ class ColumnPass {
   }
 
   // Logits of one column -> unnormalised probabilities, in place, and the drawn state, -1 if they are not finite.
-  static void sample(float* logits, int n_states, float inverse_temperature, double u, std::int32_t* state) {
+  static void sample(float* logits, int n_states, float inverse_temperature, double u, std::int32_t* state,
+                     double* rest) {
     float top = logits[0];
     for (int k = 1; k < n_states; ++k) top = logits[k] > top ? logits[k] : top;
     for (int k = 0; k < n_states; k += kLanes)
       exp_vec((Vec::load(logits + k) - Vec::set(top)) * Vec::set(inverse_temperature)).store(logits + k);
-    *state = sample_state(logits, n_states, u);
+    const Drawn drawn = sample_within(logits, n_states, u);
+    *state = drawn.state;
+    if (rest != nullptr) *rest = drawn.rest;
+  }
+
+  static void to_rows(const PackedLinear& w, const float* x, int x_stride, int n_columns, float* y, int y_stride) {
+    product(w, x, x_stride, n_columns,
+            [y, y_stride](int c, int o, Vec v) { v.store(y + static_cast<std::size_t>(c) * y_stride + o); });
   }
 
   // --- The lines of forward.h, for the columns from first_ on.
@@ -113,12 +121,15 @@ class ColumnPass {
   }
 
   void add_markov() {
+    const int n = model.shape.n_choices();
     for (int c = first_; c < step.n_columns; ++c) {
-      const float* row = model.markov + static_cast<std::size_t>(step.column[c].token) * model.shape.n_states;
+      const float* row = model.markov + static_cast<std::size_t>(step.column[c].token) * n;
       float* to = logits().data + static_cast<std::size_t>(c - first_) * logits().stride;
-      for (int k = 0; k < model.shape.n_states; ++k) to[k] += row[k];
+      for (int k = 0; k < n; ++k) to[k] += row[k];
     }
   }
+
+  void remember(Rows read) const { step.scratch->read = own(read); }
 
  private:
   using Attention = ColumnAttention<Vec, Cache>;
@@ -134,7 +145,7 @@ class ColumnPass {
 
   float* own(Rows rows) const { return rows.data + first_ * rows.stride; }
   // Those of column first_ come first.
-  Rows logits() const { return {step.scratch->logits.data(), round_up(model.shape.n_states)}; }
+  Rows logits() const { return {step.scratch->logits.data(), round_up(model.shape.n_choices())}; }
 
   static const Weight* weights(const PackedLinear& w) {
     if constexpr (sizeof(Weight) == sizeof(Half))

@@ -8,6 +8,7 @@
 
 #include "forward.h"
 #include "kernels.h"
+#include "nanomd/sampling.h"
 #include "simd/math.h"
 
 namespace nanomd {
@@ -22,7 +23,8 @@ class LanePass {
   }
 
   // Logits [k][16] -> unnormalised probabilities, in place, and the drawn states, -1 where they are not finite.
-  static void sample(float* logits, int n_states, float inverse_temperature, const double* u, std::int32_t* state) {
+  static void sample(float* logits, int n_states, float inverse_temperature, const double* u, std::int32_t* state,
+                     double* rest) {
     const Vec inverse = Vec::set(inverse_temperature);
     Vec top = Vec::load(logits);
     const std::size_t n = static_cast<std::size_t>(n_states) * kLanes;
@@ -35,20 +37,26 @@ class LanePass {
     }
     // The smallest k whose cumulative weight exceeds the target is the number of k whose does not: it never falls.
     Wholes below[2] = {};
-    Doubles target[2];
+    Doubles target[2], before[2] = {};  // the last sum that did not exceed it
     for (int lane = 0; lane < kLanes; ++lane) target[lane / 8][lane % 8] = u[lane] * total[lane / 8][lane % 8];
     for (std::size_t k = 0; k < n; k += kLanes)
       for (int i = 0; i < 2; ++i) {
         add_eight(logits + k + 8 * i, cumulative[i]);
-        below[i] -= cumulative[i] <= target[i];  // true is -1
+        const Wholes not_yet = cumulative[i] <= target[i];  // true is -1
+        below[i] -= not_yet;
+        before[i] = not_yet ? cumulative[i] : before[i];
       }
     for (int lane = 0; lane < kLanes; ++lane) {
       std::int32_t k = static_cast<std::int32_t>(below[lane / 8][lane % 8]);
-      if (k == n_states) do
+      const bool beyond = k == n_states;
+      if (beyond) do
           --k;
         while (k > 0 && !(logits[static_cast<std::size_t>(k) * kLanes + lane] > 0.0f));
       const double sum = total[lane / 8][lane % 8];
       state[lane] = sum > 0.0 && sum < 1e300 ? k : -1;
+      if (rest == nullptr) continue;
+      const double weight = static_cast<double>(logits[static_cast<std::size_t>(k) * kLanes + lane]);
+      rest[lane] = beyond ? kBelowOne : rest_within(target[lane / 8][lane % 8], before[lane / 8][lane % 8], weight);
     }
   }
 
@@ -119,13 +127,15 @@ class LanePass {
   auto put_logits() const { return put({step.scratch->logits.data(), kLanes}); }
 
   void add_markov() {
-    const int n = model.shape.n_states;
+    const int n = model.shape.n_choices();
     float* logits = step.scratch->logits.data();
     for (int lane = 0; lane < kLanes; ++lane) {
       const float* row = model.markov + static_cast<std::size_t>(step.token[lane]) * n;
       for (int k = 0; k < n; ++k) logits[static_cast<std::size_t>(k) * kLanes + lane] += row[k];
     }
   }
+
+  void remember(Rows read) const { step.scratch->read = read.data; }
 
  private:
   typedef float Floats __attribute__((vector_size(32), may_alias));

@@ -57,7 +57,12 @@ Scratch::Scratch(const ModelShape& shape) {
   qkv = rows(shape.d_qkv());
   attention = rows(shape.d_model);
   mlp = rows(shape.d_mlp);
-  logits = rows(shape.n_states);
+  logits = rows(shape.n_choices());
+  if (shape.grouped()) {
+    const std::size_t width = static_cast<std::size_t>(round_up(shape.largest_group()));
+    gathered = AlignedBuffer(static_cast<std::size_t>(round_up(shape.d_model)) * kSharing);
+    members = AlignedBuffer(width * kSharing);
+  }
   if (!shape.learned_position) {
     angles = AlignedBuffer(static_cast<std::size_t>(2 * round_up(shape.d_head() / 2)) * kAngleRows);
     angle_phase.assign(kAngleRows, ~std::uint64_t{0});

@@ -3,7 +3,6 @@
 #include "nanomd/engine.h"
 
 #include <algorithm>
-#include <cmath>
 #include <mutex>
 #include <optional>
 
@@ -79,7 +78,7 @@ class CpuSession final : public Session {
     for (const Piece& piece : pieces) {
       members_.push_back(
           {piece, Group(*model_, kernels, options.mode, options.hop_keep, piece.n_trajs, piece.columns), {}, {}, {}});
-      if (ahead) members_.back().lookahead.emplace(model_->shape, options.lookahead);
+      if (ahead) members_.back().lookahead.emplace(*model_, options.lookahead);
     }
     recorded_ = std::min<std::uint64_t>(options.n_history, history_);
     end_ = options.n_before + options.n_history;
@@ -153,7 +152,7 @@ class CpuSession final : public Session {
     alignas(64) double u[kLanes] = {};
     member.group.feed(member.token, true, scratch);
     fill_uniforms(seed_, step, trajectory, member.piece.n_trajs, u);
-    member.group.sample(scratch, inverse_temperature_, u, member.token);
+    member.group.draw().states(scratch, member.piece.n_trajs, inverse_temperature_, u, member.token);
     for (int lane = member.piece.n_trajs; lane < kLanes; ++lane) member.token[lane] = member.token[lane - 1];
   }
 
@@ -239,7 +238,7 @@ class CpuEngine final : public RolloutEngine {
       group.start(options.mode == Mode::kRing ? options.first_position : 0);
       const auto write = [&](int from, int trajectory, std::size_t t) {
         const std::size_t row = static_cast<std::size_t>(piece.first + trajectory) * options.n_tokens + t;
-        write_log_probs(group.logits(*scratch[worker], from), group.logit_stride(), out + row * model_->shape.n_states);
+        group.draw().log_probs(*scratch[worker], from, out + row * model_->shape.n_states);
       };
       alignas(64) std::int32_t token[kMaxColumns];
       for (std::size_t t = 0; t < options.n_tokens && !state.cancelled;) {
@@ -263,15 +262,6 @@ class CpuEngine final : public RolloutEngine {
   }
 
  private:
-  void write_log_probs(const float* logits, int stride, float* out) const {
-    const int n = model_->shape.n_states;
-    double top = logits[0], sum = 0;
-    for (int k = 0; k < n; ++k) top = std::max(top, static_cast<double>(logits[static_cast<std::size_t>(k) * stride]));
-    for (int k = 0; k < n; ++k) sum += std::exp(logits[static_cast<std::size_t>(k) * stride] - top);
-    const double log_sum = top + std::log(sum);
-    for (int k = 0; k < n; ++k) out[k] = static_cast<float>(logits[static_cast<std::size_t>(k) * stride] - log_sum);
-  }
-
   std::shared_ptr<const Model> model_;
   const Kernels& kernels_;
   int column_limit_;

@@ -37,6 +37,7 @@ void forward(Pass& pass, const Model& model) {
   }
   if (pre) pass.norm(model.norm, x, h);
   pass.linear(model.head, h, pass.put_logits());
+  pass.remember(h);  // for the states of the group drawn
   if (model.markov != nullptr) pass.add_markov();
 }
 

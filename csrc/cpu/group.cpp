@@ -16,6 +16,7 @@ Group::Group(const Model& model, const Kernels& kernels, Mode mode, int hop_keep
       hop_keep_(hop_keep),
       n_trajs_(n_trajs),
       columns_(columns),
+      draw_(model, kernels, columns),
       layout_(columns ? column_layout(model.shape) : lane_layout(model.shape)),
       item_(model.precision == Precision::kFp32 ? sizeof(float) : sizeof(Half)) {
   const std::size_t copies = columns ? static_cast<std::size_t>(n_trajs) : 1;
@@ -273,24 +274,6 @@ void Group::decode(const std::int32_t* token, int window_position, bool want_log
   step.slots = shared.slots;
   step.want_logits = want_logits;
   kernels_.decode_lanes[static_cast<int>(model_.precision)](step);
-}
-
-float* Group::logits(Scratch& scratch, int i) const {
-  return scratch.logits.data() + (columns_ ? static_cast<std::size_t>(i) * round_up(model_.shape.n_states) : i);
-}
-
-void Group::sample(Scratch& scratch, float inverse_temperature, const double* u, std::int32_t* state) const {
-  if (!columns_) {
-    kernels_.sample_lanes(scratch.logits.data(), model_.shape.n_states, inverse_temperature, u, state);
-    return;
-  }
-  for (int i = 0; i < n_trajs_; ++i) state[i] = sample_run(scratch, i, inverse_temperature, u[i]);
-}
-
-std::int32_t Group::sample_run(Scratch& scratch, int i, float inverse_temperature, double u) const {
-  std::int32_t state = 0;
-  kernels_.sample_column(logits(scratch, i), model_.shape.n_states, inverse_temperature, u, &state);
-  return state;
 }
 
 void fill_uniforms(std::uint64_t seed, std::uint64_t step, const std::uint64_t* trajectory, int lanes, double* u) {

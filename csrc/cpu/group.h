@@ -1,6 +1,7 @@
 // A group of up to sixteen trajectories with its caches: feeds tokens in the order that the rollout mode asks for.
 #pragma once
 
+#include "draw.h"
 #include "kernels.h"
 #include "nanomd/engine.h"
 
@@ -16,16 +17,12 @@ class Group {
   // The position of the first token that will be fed; for hop and crop, tokens before it have left the window.
   void start(std::uint64_t position);
   // Takes one token per trajectory (row of 16; unused lanes repeat the last used one). With want_logits,
-  // logits(scratch, i) then holds those of the next state.
+  // draw() then tells the next states.
   void feed(const std::int32_t* token, bool want_logits, Scratch& scratch);
-  // Draws the next states, one uniform per trajectory. Unnormalised probabilities replace the logits.
-  void sample(Scratch& scratch, float inverse_temperature, const double* u, std::int32_t* state) const;
 
   // Groups of one trajectory, in columns: takes n <= room() successive tokens at once. The logits after each are
   // column i of the scratch memory.
   void feed_run(const std::int32_t* token, int n, Scratch& scratch);
-  // Draws the state after column i of the last run.
-  std::int32_t sample_run(Scratch& scratch, int i, float inverse_temperature, double u) const;
   int room() const;
   // Takes back the last n tokens of the last run, but not its first: as if they had not been fed.
   void retract(int n);
@@ -33,7 +30,7 @@ class Group {
   // Groups of one trajectory, in columns, that stand at places of their own and share each step:
   // Feeds n tokens, none of which finds the window full, and computes no logits.
   void fill(const std::int32_t* token, std::size_t n, Scratch& scratch);
-  // Takes one token, as a column of a step that the caller makes of several groups. Logits are where `logits` says.
+  // Takes one token, as a column of a step that the caller makes of several groups.
   void stage(std::int32_t token, Column& column, Scratch& scratch);
   // Takes over all that another group of the same model and mode has been fed.
   void copy(const Group& other);
@@ -41,9 +38,8 @@ class Group {
 
   int n_trajs() const { return n_trajs_; }
   bool columns() const { return columns_; }
-  // Logits of trajectory (or column) i: state k at [k * logit_stride()].
-  float* logits(Scratch& scratch, int i) const;
-  int logit_stride() const { return columns_ ? 1 : kLanes; }
+  // Of the logits of the last step, by trajectory, or by column of a run.
+  const Draw& draw() const { return draw_; }
 
  private:
   void refill(std::uint64_t position, std::uint64_t keep, bool want_logits, Scratch& scratch);
@@ -62,6 +58,7 @@ class Group {
   int hop_keep_;
   int n_trajs_;
   bool columns_;
+  Draw draw_;
   KeyValueLayout layout_;
   std::size_t item_;                  // bytes of a cached number
   AlignedBuffer keys_, values_;       // columns: of one trajectory after the other

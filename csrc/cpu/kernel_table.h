@@ -31,6 +31,9 @@ constexpr Kernels kernels_of(const char* name, int column_limit, bool (*supporte
   kernels.decode_columns[static_cast<int>(Precision::kFp32)] = ColumnPass<Vec, float, float>::decode;
   kernels.decode_columns[static_cast<int>(Precision::kFp16Cache)] = ColumnPass<Vec, float, Half>::decode;
   kernels.decode_columns[static_cast<int>(Precision::kFp16)] = ColumnPass<Vec, Half, Half>::decode;
+  kernels.product[static_cast<int>(Precision::kFp32)] = ColumnPass<Vec, float, float>::to_rows;
+  kernels.product[static_cast<int>(Precision::kFp16Cache)] = ColumnPass<Vec, float, float>::to_rows;
+  kernels.product[static_cast<int>(Precision::kFp16)] = ColumnPass<Vec, Half, Half>::to_rows;
   kernels.sample_lanes = Wide::sample;
   kernels.sample_column = ColumnPass<Vec, float, float>::sample;
   kernels.exp = exp_array<Vec>;

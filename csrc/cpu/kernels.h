@@ -13,7 +13,7 @@
 //   softmax        maximum over slots; e = exp(score - max); sum in 16 partial sums (slot mod 16), folded
 //   values         acc = 0; fma(e[slot], v[slot][f], acc) over slots 0, 1, ..., then times 1 / sum
 //   residual       x = x + y (norm = post normalises the sum)
-//   logits         linear map, then + markov[token][k]
+//   logits         linear map, then + markov[token][k]; of the groups, and then of the states of the group drawn
 //   probabilities  exp((logit - max) * (1 / temperature)); cumulative sums in double, in state order
 //   fold(p[16])    p[i] += p[i + 8] (i < 8); p[i] += p[i + 4] (i < 4); p[i] += p[i + 2] (i < 2); p[0] + p[1]
 // clang-format on
@@ -39,12 +39,18 @@ struct Scratch {
   explicit Scratch(const ModelShape& shape);
   AlignedBuffer x, h, qkv, attention, mlp, scores, narrow, logits;
 
+  // With groups of states: what the head read at the last step, by column or [feature][16], those of the first logits
+  // first; a copy of it by trajectory; and the logits of states, kSharing rows.
+  const float* read = nullptr;
+  AlignedBuffer gathered, members;
+
   // Rotary phases, computed once for all groups of trajectories that a thread takes through the same positions:
   // [phase mod kAngleRows][cosines, sines], and which phase each row holds.
   AlignedBuffer angles;
   std::vector<std::uint64_t> angle_phase;
 };
 inline constexpr int kAngleRows = 64;  // at least kMaxColumns
+inline constexpr int kSharing = 6;     // trajectories that share the weights of a group of states
 
 // One token of sixteen trajectories.
 struct LaneStep {
@@ -100,11 +106,17 @@ struct Kernels {
   const char* name;
   int column_limit;  // up to this many trajectories run faster as columns than in lanes (measured)
   bool (*supported)();
-  void (*decode_lanes[kPrecisions])(const LaneStep&);      // logits to scratch.logits[V][16]
-  void (*decode_columns[kPrecisions])(const ColumnStep&);  // logits to scratch.logits[column][V padded to 16]
-  // logits -> unnormalised probabilities, in place; and the drawn states, from one uniform per lane, or one.
-  void (*sample_lanes)(float* logits, int n_states, float inverse_temperature, const double* u, std::int32_t* state);
-  void (*sample_column)(float* logits, int n_states, float inverse_temperature, double u, std::int32_t* state);
+  // Logits, n of them: ModelShape::n_choices.
+  void (*decode_lanes[kPrecisions])(const LaneStep&);      // logits to scratch.logits[n][16]
+  void (*decode_columns[kPrecisions])(const ColumnStep&);  // logits to scratch.logits[column][n padded to 16]
+  // y[column][output] of one linear map, whatever kernel made x[column][n_in]: the states of a group.
+  void (*product[kPrecisions])(const PackedLinear& w, const float* x, int x_stride, int n_columns, float* y,
+                               int y_stride);
+  // logits -> unnormalised probabilities, in place; and the drawn states, from one uniform per lane, or one. `rest`, if
+  // not null: that of sampling.h.
+  void (*sample_lanes)(float* logits, int n, float inverse_temperature, const double* u, std::int32_t* state,
+                       double* rest);
+  void (*sample_column)(float* logits, int n, float inverse_temperature, double u, std::int32_t* state, double* rest);
   void (*nearest)(const LloydInput& input, float* work, std::int32_t* labels);  // nearest.h
   void (*exp)(const float* x, float* y, std::size_t n);  // n a multiple of 16, aligned: for tests
 };

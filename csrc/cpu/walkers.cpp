@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cmath>
 #include <utility>
 #include <vector>
 
@@ -42,13 +41,13 @@ class CpuWalkers final : public Walkers {
   CpuWalkers(std::shared_ptr<const Model> model, const Kernels& kernels, const WalkerOptions& options)
       : model_(std::move(model)),
         kernels_(kernels),
+        draw_(*model_, kernels, true),
         options_(options),
         inverse_temperature_(static_cast<float>(1.0 / options.temperature)),
         history_(mode_history(model_->shape, options.mode)) {
     check_mode(model_->shape, options.mode, options.hop_keep);
     check(options.n_threads >= 1, "n_threads must be at least 1, got ", options.n_threads);
-    check(options.temperature > 0 && std::isfinite(options.temperature), "sampling_temperature must be positive, got ",
-          options.temperature);
+    check_temperature(model_->shape, options.temperature);
     for (int worker = 0; worker < options.n_threads; ++worker) scratch_.emplace_back(nullptr);
   }
 
@@ -184,13 +183,17 @@ class CpuWalkers final : public Walkers {
         walker.group.stage(walker.last(), step.column[c], memory);
       }
       kernels_.decode_columns[static_cast<int>(model_->precision)](step);
+      double u[kTogether];
+      std::int32_t drawn[kTogether];
+      for (int c = 0; c < n; ++c)
+        u[c] = rollout_uniform(options_.seed, steps.step[active[c]] + steps.taken[active[c]], steps.stream[active[c]]);
+      draw_.states(memory, n, inverse_temperature_, u, drawn);
       int left = 0;
       for (int c = 0; c < n; ++c) {
         const std::size_t i = active[c];
         Walker& walker = *walkers_[i];
         const std::uint64_t taken = steps.taken[i];
-        const double u = rollout_uniform(options_.seed, steps.step[i] + taken, steps.stream[i]);
-        const std::int32_t token = walker.group.sample_run(memory, c, inverse_temperature_, u);
+        const std::int32_t token = drawn[c];
         check(token >= 0, "the model gave probabilities that are not finite for walker ", i,
               ": its weights are too large or damaged");
         walker.add(static_cast<std::uint16_t>(token));
@@ -225,6 +228,7 @@ class CpuWalkers final : public Walkers {
 
   std::shared_ptr<const Model> model_;
   const Kernels& kernels_;
+  Draw draw_;
   WalkerOptions options_;
   float inverse_temperature_;
   std::uint64_t history_;  // tokens remembered of a walker

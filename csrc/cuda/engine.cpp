@@ -39,6 +39,9 @@ class TiledEngine final : public CudaEngine {
       throw UnsupportedError("regime latency needs clusters of thread blocks (compute capability 9.0 or later), " +
                              platform_->name() + " has none; use regime=\"throughput\"");
     Model check_only(shape, tensors, multipliers);  // names, shapes and values as for every engine
+    if (shape.grouped())
+      throw UnsupportedError(join("the cuda engine takes no model with groups of states, this one has ",
+                                  shape.n_choices(), "; use backend=\"cpu\""));
     if (shape.context_length > kMaxEntries)
       throw UnsupportedError(join("the cuda engine takes windows of up to ", kMaxEntries, " states, this model has ",
                                   shape.context_length, "; use backend=\"cpu\""));

@@ -10,7 +10,7 @@
 namespace nanomd::cuda {
 
 // Query heads that share one read of keys and values.
-inline int group_constant(const ModelShape& shape) { return shape.n_head == shape.n_kv_head ? 1 : 4; }
+inline int group_constant(const NetworkShape& shape) { return shape.n_head == shape.n_kv_head ? 1 : 4; }
 
 // Calls run(tiles, group, precise) with the constants of a layout, as std::integral_constant: kTiles, kGroup and
 // kPrecise of tile.h.

@@ -37,7 +37,7 @@ LinearLayout linear(Cursor& cursor, int n_out, int n_in, bool precise) {
   return layout;
 }
 
-WeightLayout make_weights(const ModelShape& s, bool precise) {
+WeightLayout make_weights(const NetworkShape& s, bool precise) {
   const std::size_t d = static_cast<std::size_t>(s.d_model), V = static_cast<std::size_t>(s.n_states);
   WeightLayout w;
   Cursor layer;
@@ -73,14 +73,14 @@ void place_resident(WeightLayout& w, int n_layer, int ranks) {
 }
 
 void place_cache(Layout& layout) {
-  const ModelShape& s = layout.shape;
+  const NetworkShape& s = layout.shape;
   layout.head_cache = static_cast<std::size_t>(layout.slots()) * static_cast<std::size_t>(layout.d_head);
   layout.cache_elements =
       static_cast<std::size_t>(s.n_layer) * static_cast<std::size_t>(s.n_kv_head) * 2 * layout.head_cache;
 }
 
 SharedLayout make_shared(const Layout& layout, bool logits_in_shared, std::size_t guard) {
-  const ModelShape& s = layout.shape;
+  const NetworkShape& s = layout.shape;
   const std::size_t T = static_cast<std::size_t>(layout.tile), parts = layout.precise ? 2 : 1;
   const auto region = [&](std::size_t& at, std::size_t bytes) {
     const std::size_t start = at;
@@ -115,8 +115,8 @@ SharedLayout make_shared(const Layout& layout, bool logits_in_shared, std::size_
 
 }  // namespace
 
-Layout make_layout(const ModelShape& shape, bool precise, int tile, int ranks, std::size_t shared_limit, bool resident,
-                   std::size_t guard, int teams) {
+Layout make_layout(const NetworkShape& shape, bool precise, int tile, int ranks, std::size_t shared_limit,
+                   bool resident, std::size_t guard, int teams) {
   check(tile == 8 || tile == 16, "tile must be 8 or 16 trajectories, got ", tile);
   check(ranks >= 1 && ranks <= kLargestRanks, "ranks must be in [1, ", kLargestRanks, "], got ", ranks);
   check(!precise || tile == 8, "precision fp32 takes tiles of 8 trajectories, got ", tile);

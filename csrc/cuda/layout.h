@@ -54,7 +54,7 @@ struct SharedLayout {
 };
 
 struct Layout {
-  ModelShape shape;
+  NetworkShape shape;
   WeightLayout weights;
   SharedLayout shared;
   int tile = 0;                 // T: trajectories of a block, 8 or 16
@@ -81,8 +81,8 @@ struct Layout {
 // `shared_limit`: bytes of shared memory a block may take. `resident`: try to keep each rank's share of the weights in
 // shared memory, for so many teams; else there is one. `guard`: unused bytes between regions, for tests. Throws
 // UnsupportedError, naming the limit.
-Layout make_layout(const ModelShape& shape, bool precise, int tile, int ranks, std::size_t shared_limit, bool resident,
-                   std::size_t guard = 0, int teams = 1);
+Layout make_layout(const NetworkShape& shape, bool precise, int tile, int ranks, std::size_t shared_limit,
+                   bool resident, std::size_t guard = 0, int teams = 1);
 
 // The same with so many columns of lookahead (>= 2), where the logits lie in shared memory; else unchanged.
 Layout with_lookahead(Layout layout, int columns);

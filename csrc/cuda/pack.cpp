@@ -83,7 +83,7 @@ int paired_row(int packed_row, int d_head, int n_heads_in_total) {
 
 std::vector<unsigned char> pack_weights(const Layout& layout, const TensorMap& tensors,
                                         const std::vector<std::uint32_t>& rope_multipliers) {
-  const ModelShape& s = layout.shape;
+  const NetworkShape& s = layout.shape;
   const WeightLayout& w = layout.weights;
   const std::size_t d = static_cast<std::size_t>(s.d_model), V = static_cast<std::size_t>(s.n_states);
   Packer packer(layout, tensors);

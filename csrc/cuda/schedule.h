@@ -24,7 +24,7 @@ inline void mark_runs(StepEntry* entries, std::size_t n, int most) {
 class Schedule {
  public:
   // history_columns: tokens of the past that the device keeps; position p lies in column p mod history_columns.
-  Schedule(const ModelShape& shape, Mode mode, int hop_keep, std::uint64_t history_columns)
+  Schedule(const NetworkShape& shape, Mode mode, int hop_keep, std::uint64_t history_columns)
       : window_length_(shape.context_length),
         mode_(mode),
         // What a full window hands to the next, before the token that did not fit.

@@ -252,7 +252,7 @@ void TiledSession::copy_history(std::uint16_t* history) const {
 
 bool tiled_log_probs(const Uploaded& uploaded, const LogProbOptions& options, float* out,
                      const ProgressCallback& progress) {
-  const ModelShape& shape = uploaded.layout.shape;
+  const NetworkShape& shape = uploaded.layout.shape;
   const std::size_t V = static_cast<std::size_t>(shape.n_states), n = static_cast<std::size_t>(options.n_sequences);
   if (n == 0 || options.n_tokens == 0) return true;
   const int columns = output_columns(options.n_sequences, V * sizeof(float));

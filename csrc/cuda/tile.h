@@ -331,7 +331,7 @@ class RolloutTile {
 
   Exec& exec_;
   const Arguments& arg_;
-  const ModelShape& s_;
+  const NetworkShape& s_;
   const WeightLayout& w_;
   const SharedLayout& m_;
   int first_, n_;               // first trajectory, columns in use

@@ -256,6 +256,7 @@ def model_shape(config: Any) -> dict[str, Any]:
         "gelu": config.activation == "gelu",
         "learned_position": config.position == "learned",
         "markov_head": config.markov_head,
+        "group_sizes": list(config.group_sizes),
     }
 
 

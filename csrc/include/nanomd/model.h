@@ -3,6 +3,9 @@
 //   norm = pre:   a = x + Attn(LN1 x),   x' = a + MLP(LN2 a),   logits = LN_f(x) Wh^T + bh
 //   norm = post:  a = LN1(x + Attn x),   x' = LN2(a + MLP a),   logits = x Wh^T + bh
 //   markov head:  logits += markov[current token]
+// With groups of states, group g the tokens [start_g, start_g + size_g), the head decides twice:
+//   p(j) = softmax(h Wg^T + bg + markov[current token])[g(j)] * softmax over the members of g(j) of (h Wh^T + bh)[j]
+// h as above, markov with a column for every group. A step then costs d (G + size of the group drawn), not d V.
 #pragma once
 
 #include <cstddef>
@@ -28,7 +31,8 @@ inline constexpr int kPrecisions = 3;
 Precision precision_named(const std::string& name);
 const char* precision_name(Precision precision);
 
-struct ModelShape {
+// Plain numbers, which a launch of kernels can take along.
+struct NetworkShape {
   int n_states = 0;  // V
   int d_model = 0;   // d
   int n_layer = 0;   // L
@@ -46,6 +50,16 @@ struct ModelShape {
   int d_qkv() const { return d_model + 2 * d_kv(); }
   // Frames of the past that a ring rollout can see, the present one included.
   long receptive_field() const { return static_cast<long>(n_layer) * (context_length - 1) + 1; }
+};
+
+struct ModelShape : NetworkShape {
+  std::vector<int> group_sizes;  // of the groups of states, in token order; empty without
+
+  bool grouped() const { return !group_sizes.empty(); }
+  // What the head decides at every step: among the states, or among their groups.
+  int n_choices() const;
+  int largest_group() const;  // 0 without groups
+  void check_groups() const;  // throws InputError for sizes that do not fit n_states
 };
 
 // A tensor of the caller: row-major float32.
@@ -109,11 +123,17 @@ class Model {
   const float* embedding = nullptr;             // [V][d]
   const float* position = nullptr;              // [W][d], or null
   std::vector<LayerWeights> layers;
-  LayerNormWeights norm;          // before the head; unused with post-norm
-  PackedLinear head;              // [V] outputs
-  const float* markov = nullptr;  // [V][V], row = current token; or null
+  LayerNormWeights norm;              // before the head; unused with post-norm
+  PackedLinear head;                  // [n_choices] outputs
+  const float* markov = nullptr;      // [V][n_choices], row = current token; or null
+  std::vector<PackedLinear> members;  // [G], the states of each group; without weights where there is one
+  std::vector<int> group_start;       // [G], the first of them; both empty without groups
 
  private:
+  const float* keep(const float* data, std::size_t n);
+  PackedLinear linear(const TensorMap& tensors, const std::string& name, std::size_t n_out, std::size_t n_in);
+  void pack_members(const TensorMap& tensors);
+
   std::vector<AlignedBuffer> storage_;
 };
 
