@@ -20,7 +20,7 @@ def random_tensors(
             value = 0.1 * rng.normal(size=shape)
         elif name.startswith(("embedding", "position", "markov")):
             value = rng.normal(size=shape)
-        elif name.startswith("head"):
+        elif name.startswith(("head", "group")):
             value = head_scale * rng.normal(size=shape) / np.sqrt(shape[1])
         else:
             value = scale * rng.normal(size=shape) / np.sqrt(shape[1])
@@ -31,6 +31,11 @@ def random_tensors(
 def _layer_norm(x, weight, bias):
     centred = x - x.mean(-1, keepdims=True)
     return centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5) * weight + bias
+
+
+def _log_softmax(logits):
+    logits = logits - logits.max(-1, keepdims=True)
+    return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
 
 
 def _rotate(x, config, positions):
@@ -89,10 +94,16 @@ def log_probs_parallel(config, tensors, tokens, first_position=0, quantise=lambd
     if config.norm == "pre":
         x = _layer_norm(x, w["norm.weight"], w["norm.bias"])
     logits = x @ w["head.weight"].T + w["head.bias"]
+    if config.group_sizes:  # p(state) = p(its group) p(state | its group)
+        groups = x @ w["group.weight"].T + w["group.bias"]
+        if config.markov_head:
+            groups = groups + w["markov.weight"][tokens]
+        members = np.split(logits, np.cumsum(config.group_sizes)[:-1], axis=-1)
+        within = np.concatenate([_log_softmax(part) for part in members], axis=-1)
+        return within + np.repeat(_log_softmax(groups), config.group_sizes, axis=-1)
     if config.markov_head:
         logits = logits + w["markov.weight"][tokens]
-    logits = logits - logits.max(-1, keepdims=True)
-    return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    return _log_softmax(logits)
 
 
 def log_probs(config, tensors, tokens, mode, hop_keep=0, first_position=0):

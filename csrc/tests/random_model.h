@@ -54,7 +54,9 @@ struct RandomModel {
     }
     if (s.pre_norm) norm("norm");
     linear("head", V, d);
-    if (s.markov_head) add("markov.weight", {V, V}, 0.5f);
+    const std::size_t n_choices = s.n_choices();
+    if (s.grouped()) linear("group", n_choices, d);
+    if (s.markov_head) add("markov.weight", {V, n_choices}, 0.5f);
     for (int i = 0; i < s.d_head() / 2 && !s.learned_position; ++i)
       multipliers.push_back(static_cast<std::uint32_t>(683565276.0 * std::pow(1000.0, -i / (s.d_head() / 2.0))));
   }
@@ -62,8 +64,9 @@ struct RandomModel {
   std::unique_ptr<CudaEngine> emulated(const CudaOptions& options = {}, const EmulationOptions& emulation = {}) const {
     return make_emulated_cuda_engine(shape, views, multipliers, options, emulation);
   }
-  std::unique_ptr<RolloutEngine> cpu() const {
-    return make_cpu_engine(std::make_shared<Model>(shape, views, multipliers));
+  std::unique_ptr<RolloutEngine> cpu(const std::string& isa = "", int column_limit = -1,
+                                     Precision precision = Precision::kFp32) const {
+    return make_cpu_engine(std::make_shared<Model>(shape, views, multipliers, precision), isa, column_limit);
   }
   std::vector<std::uint16_t> tokens(std::size_t n, unsigned seed = 3) const {
     std::mt19937 random(seed);

@@ -44,8 +44,9 @@ struct Weights {
     for (std::size_t i = 0; i < n; ++i) data.push_back(normal(random));
     views[name] = {data.data(), dims};
   }
-  explicit Weights(bool learned) {
+  explicit Weights(bool learned, std::vector<int> group_sizes = {}) {
     shape.n_states = 9;
+    shape.group_sizes = std::move(group_sizes);
     shape.d_model = 16;
     shape.n_layer = 2;
     shape.n_head = shape.n_kv_head = 2;
@@ -74,6 +75,8 @@ struct Weights {
     add("norm.bias", {d});
     add("head.weight", {V, d});
     add("head.bias", {V});
+    add("group.weight", {shape.group_sizes.size(), d});
+    add("group.bias", {shape.group_sizes.size()});
   }
   std::unique_ptr<RolloutEngine> engine(const std::string& isa, Precision precision) const {
     const std::vector<std::uint32_t> multipliers(shape.learned_position ? 0 : 4, 683565276u);
@@ -110,13 +113,13 @@ TEST(the_step_loop_allocates_nothing) {
   std::vector<std::uint8_t> tokens(16 * 3000);
   for (const Precision precision : {Precision::kFp32, Precision::kFp16Cache, Precision::kFp16})
     for (const Mode mode : {Mode::kRing, Mode::kHop, Mode::kCrop})
-      for (const int n_trajs : {1, 3, 16}) {
-        const Weights weights(mode != Mode::kRing);
+      for (const int n_trajs : {1, 3, 16, -16}) {  // negative: of a model with groups of states
+        const Weights weights(mode != Mode::kRing, n_trajs < 0 ? std::vector<int>{5, 1, 3} : std::vector<int>{});
         const auto engine = weights.engine("", precision);
         SessionOptions options;
         options.mode = mode;
         options.hop_keep = 10;
-        options.n_trajs = n_trajs;
+        options.n_trajs = std::abs(n_trajs);
         options.history = prompt;
         options.n_history = 1;
         options.trajectory = index;

@@ -251,12 +251,12 @@ TEST(sampling_at_the_edges) {
       for (int k = 0; k < 5; ++k)
         logits.data()[k * 16 + lane] = weights[k] > 0 ? std::log(weights[k]) : -std::numeric_limits<float>::infinity();
     }
-    kernels.sample_lanes(logits.data(), 5, 1.0f, u, many);
+    kernels.sample_lanes(logits.data(), 5, 1.0f, u, many, nullptr);
     for (int lane = 0; lane < 16; ++lane) {
       AlignedBuffer row(16);
       for (int k = 0; k < 5; ++k)
         row.data()[k] = weights[k] > 0 ? std::log(weights[k]) : -std::numeric_limits<float>::infinity();
-      kernels.sample_column(row.data(), 5, 1.0f, u[lane], &one);
+      kernels.sample_column(row.data(), 5, 1.0f, u[lane], &one, nullptr);
       EXPECT(one == many[lane]);
     }
     EXPECT(many[0] == 1 && many[15] == 3);

@@ -125,7 +125,8 @@ TEST(hostile_configurations) {
   const std::vector<std::pair<std::string, std::string>> good = {
       {"n_states", "2"},        {"d_model", "8"},           {"n_layer", "1"},         {"n_head", "1"},
       {"n_kv_head", "null"},    {"context_length", "4"},    {"mlp_ratio", "1"},       {"norm", "\"pre\""},
-      {"position", "\"rope\""}, {"activation", "\"gelu\""}, {"markov_head", "false"}, {"rope_base", "1000"}};
+      {"position", "\"rope\""}, {"activation", "\"gelu\""}, {"markov_head", "false"}, {"rope_base", "1000"},
+      {"group_sizes", "[1, 1]"}};
   const auto message = [&](std::size_t changed, const std::string& value, const std::string& symbols = "[0,1]",
                            const std::string& interval = "1") {
     std::ofstream stream(file, std::ios::trunc);
@@ -147,8 +148,13 @@ TEST(hostile_configurations) {
   const auto blamed = [&](const std::string& text) { return text.find("config.json is damaged") != std::string::npos; };
   for (std::size_t i = 0; i < good.size(); ++i)
     for (const char* value : {"9223372036854775808", "-1", "1e400", "Infinity", "NaN", "[]", "{}", "\"\"", "1e-400"})
-      if (good[i].first != "rope_base" || std::string(value) != "9223372036854775808")  // a base like any other
+      if ((good[i].first != "rope_base" || std::string(value) != "9223372036854775808") &&  // a base like any other
+          (good[i].first != "group_sizes" || std::string(value) != "[]"))                   // no groups
         EXPECT(blamed(message(i, value)));
+  for (const char* sizes : {"[2]", "[1,2]", "[1,1,1]", "[0,2]", "[-1,3]", "[1,1.0]", "[1,\"1\"]", "[1,[1]]",
+                            "[4294967297,1]", "[65536,65536]", "null", "2", "[1,9223372036854775808]"})
+    EXPECT(blamed(message(good.size() - 1, sizes)));
+  EXPECT(!blamed(message(good.size() - 1, "[]")));
   for (const char* symbols : {"[0]", "[0,9223372036854775808]", "[0,-1]", "[0,Infinity]", "[0,\"1\"]", "{}"})
     EXPECT(blamed(message(none, "", symbols)));
   for (const char* interval : {"0", "-1", "1e400", "-Infinity", "\"1\"", "null"})
