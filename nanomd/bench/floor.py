@@ -8,6 +8,9 @@ positions:
 - bytes: the cache, 2 L k c elements, is each trajectory's own and is read in full at every step; the weights are read
   once per step for the whole group of trajectories that runs together (16, the lanes of the engine).
 
+A model with G groups of states has G + V / G rows of the head for V: those of the groups, and those of the states of
+one group, of mean size, which each trajectory reads for itself.
+
 The floor is the larger of operations over the peak and bytes over the bandwidth, so it assumes that both overlap fully.
 The peak is that of a float32 matrix product, the bandwidth the best of a dot product and two matrix-vector products
 over a working set of the size of the engine's, so that it is the bandwidth of the right level of cache. Both come from
@@ -58,7 +61,13 @@ def _layer_operations(config: ModelConfig, context: float) -> float:
 
 def operations_per_token(config: ModelConfig, context: float) -> float:
     """Return floating point operations per token at a context of so many positions (the token itself included)."""
-    return config.n_layer * _layer_operations(config, context) + 2 * config.d_model * config.n_states
+    rows = config.n_groups + member_rows(config) if config.group_sizes else config.n_states
+    return config.n_layer * _layer_operations(config, context) + 2 * config.d_model * rows
+
+
+def member_rows(config: ModelConfig) -> float:
+    """Return rows of the head that a trajectory needs for itself: the mean size of a group of states, or none."""
+    return config.n_states / config.n_groups if config.group_sizes else 0.0
 
 
 def operations_per_past_token(config: ModelConfig, context: float) -> float:
@@ -68,8 +77,9 @@ def operations_per_past_token(config: ModelConfig, context: float) -> float:
 
 
 def weight_elements(config: ModelConfig) -> int:
-    """Return weights that a step reads in full (tables read by row are left out)."""
-    skipped = ("embedding.weight", "position.weight", "markov.weight")
+    """Return weights that a step reads in full (tables read by row or by group are left out)."""
+    skipped: tuple[str, ...] = ("embedding.weight", "position.weight", "markov.weight")
+    skipped += ("head.weight", "head.bias") if config.group_sizes else ()
     return sum(int(np.prod(shape)) for name, shape in config.tensor_shapes().items() if name not in skipped)
 
 
@@ -103,18 +113,19 @@ def rollout_floor(config: ModelConfig, mode: str, n_trajs: int, n_threads: int, 
     threads = min(n_threads, n_trajs)
     together = min(-(-n_trajs // threads), GROUP)
     weights = weight_elements(config) * per_weight
+    members = member_rows(config) * (config.d_model + 1) * per_weight
     cached = 0.0 if mode == "crop" else cache_elements(config, context) * per_cached
-    working_set = weights + together * cached
+    working_set = weights + together * (members + cached)
     peak, bandwidth = measure_peak(threads), measure_bandwidth(threads, _round_size(working_set))
     seconds = {
         "operations": operations / peak,
-        "bytes": (cached + weights / together) / bandwidth,
+        "bytes": (cached + members + weights / together) / bandwidth,
     }
     bound = max(seconds, key=lambda name: seconds[name])
     return Floor(
         operations=operations,
         cache_bytes=cached,
-        weight_bytes=weights / together,
+        weight_bytes=weights / together + members,
         working_set=working_set,
         peak_gflops=peak / 1e9,
         bandwidth_gbytes=bandwidth / 1e9,
