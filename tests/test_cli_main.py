@@ -13,8 +13,8 @@ import pytest
 from nanomd.cli.main import build_parser, main
 
 COMMANDS = [
-    "simulate", "tokenize", "train", "generate", "rare", "interpret", "validate", "report", "structures", "constrain",
-    "bench", "doctor", "demo", "experiment",
+    "simulate", "tokenize", "train", "condition", "at", "generate", "rare", "interpret", "validate", "report",
+    "structures", "constrain", "bench", "doctor", "demo", "experiment",
 ]  # fmt: skip
 
 
@@ -37,7 +37,7 @@ def test_every_command_has_help_and_the_shared_options() -> None:
         # An experiment is many runs: it has an output folder of its own.
         for option in ("--config", "--quiet", "--out" if name == "experiment" else "--run"):
             assert option in text, (name, option)
-        if name not in {"doctor"}:
+        if name not in {"doctor", "at"}:
             assert "--seed" in text, name
     for name in ("train", "generate"):
         assert "--resume" in commands[name].format_help()

@@ -240,6 +240,8 @@ def test_a_resumed_training_is_the_same_training(trained: ConditionalModel, tmp_
         ({"objective": "two_pass_token"}, "objective must be 'one_pass'"),
         ({"select": "kinetics"}, "select must be 'loss'"),
         ({"lookahead_lags": (2, 5)}, "lookahead_lags must be"),
+        ({"n_groups": 8}, "n_groups must be None"),
+        ({"group_sizes": (2, 2)}, "has no option group_sizes"),
         ({"wdth": 3}, "has no option wdth"),
         ({"preset": "huge"}, "preset must be one of"),
     ],

@@ -16,7 +16,9 @@ from typing import NoReturn, TextIO
 from nanomd import __version__
 from nanomd.base.errors import NanomdError, NanomdWarning
 from nanomd.cli import (
+    at,
     bench,
+    condition,
     constrain,
     demo,
     doctor,
@@ -37,6 +39,8 @@ _COMMANDS = (
     simulate,
     tokenize,
     train,
+    condition,
+    at,
     generate,
     rare,
     interpret,
@@ -178,7 +182,7 @@ def _interrupted(options: argparse.Namespace) -> int:
         return 130
     command, run, shard = options.command, str(getattr(options, "run", "")), getattr(options, "shard", None)
     molecule = command == "simulate" and options.system != "four-state"
-    resume = " --resume" if command in {"train", "generate"} or molecule else ""
+    resume = " --resume" if command in {"train", "condition", "generate"} or molecule else ""
     where = f" --out {options.out}" if molecule and options.out else f" --run {run}" if run else ""
     again = f"nanomd {command}{f' {options.system}' if molecule else ''}{where}{f' --shard {shard}' if shard else ''}"
     kept = "what is complete is kept" if resume else "finished steps are kept"

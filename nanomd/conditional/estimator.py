@@ -24,7 +24,7 @@ from nanomd.data.states import StateMap
 from nanomd.model.files import ModelFiles, Starts
 from nanomd.model.starts import start_windows, stationary_distribution
 
-_MODEL_FIELDS = frozenset(field.name for field in dataclasses.fields(ModelConfig)) - {"n_states"}
+_MODEL_FIELDS = frozenset(field.name for field in dataclasses.fields(ModelConfig)) - {"n_states", "group_sizes"}
 _TRAIN_FIELDS = frozenset(field.name for field in dataclasses.fields(TrainConfig))
 Groups = list[list[NDArray[Any]]]
 
@@ -89,7 +89,7 @@ class ConditionalGPTEstimator:
             )
         given = {name: value for name, value in options.items() if value is not None}
         self.model_overrides = {name: value for name, value in given.items() if name in _MODEL_FIELDS}
-        _refuse_groups(model_preset(preset, 2, **self.model_overrides))
+        model_preset(preset, 2, **self.model_overrides)  # refuse bad shapes before loading the data
         own = {name: value for name, value in given.items() if name in _TRAIN_FIELDS}
         self.train_config, self._train_given = TrainConfig.from_dict(own), frozenset(own)
         self.preset, self.features, self.resume, self.progress = preset, features, resume, progress
@@ -260,9 +260,3 @@ def _markov_loss(training: Groups, validation: Groups, n_states: int, both_ways:
         if loss is not None:
             total, number = total + loss * frames, number + frames
     return total / number if number else None
-
-
-def _refuse_groups(config: ModelConfig) -> None:
-    """Raise for a factorised head, which has no table that could depend on a condition."""
-    if config.to_dict().get("group_sizes"):
-        raise InputError("group_sizes must be left out for a model of several conditions: its head has no factors")

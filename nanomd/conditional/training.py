@@ -71,6 +71,7 @@ def check_supported(config: TrainConfig) -> None:
         "precision": config.precision != "fp32",
         "n_epochs": config.n_epochs is not None,
         "keep_epochs": bool(config.keep_epochs),
+        "n_groups": bool(config.n_groups),  # a head of two decisions has no table that could depend on conditions
     }
     for name, applies in wrong.items():
         if applies:

@@ -25,6 +25,7 @@ def check_run(run: str | Path) -> dict[str, list[str]]:
     folder = RunFolder(run, create=False)
     checks: dict[str, Callable[[RunFolder], object]] = {
         "tokenize": _tokens,
+        "condition": _conditional,
         "train": _model,
         "generate": lambda folder: load_generated(folder, verify=True),
         "rare": _rare,
@@ -76,6 +77,12 @@ def _model(folder: RunFolder) -> None:
     from nanomd.model.files import load_model_files
 
     load_model_files(folder.model)
+
+
+def _conditional(folder: RunFolder) -> None:
+    from nanomd.conditional.files import load_conditional_files
+
+    load_conditional_files(folder.conditional / "model")
 
 
 def _made_from(folder: RunFolder, stage: str, name: str, path: Path) -> None:

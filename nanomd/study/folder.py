@@ -7,6 +7,7 @@
       provenance.json    versions, seeds, input hashes, commit, device, backend of every finished step
       simulation/        xy_0000.npy ... (model systems only)
       tokens/            md_0000.npy ... manifest.json, state_coordinates.npy, tokenizer/
+      conditional/       one model of several conditions: model/, checkpoints/, logs/
       model/  checkpoints/  generated/  rare/  interpret/  logs/  report/
       .train.new/ ...    the results of an unfinished step, while an older result is in their place
 
@@ -33,10 +34,11 @@ from nanomd.study.staging import Staging, is_filled, make_link_targets
 T = TypeVar("T", int, str)
 
 # A step's results go stale with the results that they were made from.
-STAGES = ("simulate", "tokenize", "train", "generate", "rare", "interpret", "validate", "report")
+STAGES = ("simulate", "tokenize", "condition", "train", "generate", "rare", "interpret", "validate", "report")
 _FOLDERS = {
     "simulate": ("simulation",),
     "tokenize": ("tokens",),
+    "condition": ("conditional",),
     "train": ("model", "checkpoints", "logs"),
     "generate": ("generated",),
     "rare": ("rare",),
@@ -44,7 +46,7 @@ _FOLDERS = {
     "validate": ("report/validation.json",),
     "report": ("report/index.html", "report/png", "report/pdf", "report/svg"),
 }
-_RESUMABLE = ("train", "generate", "rare")
+_RESUMABLE = ("condition", "train", "generate", "rare")
 _HOUSEKEEPING = {".lock", "config.toml", "provenance.json"}
 
 
@@ -95,6 +97,11 @@ class RunFolder:
     def model(self) -> Path:
         """The trained model."""
         return self.path / "model"
+
+    @property
+    def conditional(self) -> Path:
+        """One model of several conditions, its checkpoints and logs."""
+        return self.path / "conditional"
 
     @property
     def checkpoints(self) -> Path:

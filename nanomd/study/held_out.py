@@ -108,6 +108,16 @@ def hold_out(lengths: Sequence[int], what: int | str) -> HeldOut:
     return _whole(lengths, range(n - what, n))
 
 
+def hold_out_within(lengths: Sequence[int], groups: Sequence[Sequence[int]], what: int | str) -> HeldOut:
+    """Choose the frames to hold out of every group of trajectories (their numbers), as `hold_out` does of one."""
+    training, judging = [], []
+    for own in groups:
+        found = hold_out([lengths[number] for number in own], what)
+        training += [(own[number], first, last) for number, first, last in found.training]
+        judging += [(own[number], first, last) for number, first, last in found.judging]
+    return HeldOut(sorted(training), sorted(judging), len(lengths))
+
+
 def _share(text: str) -> float:
     match = re.fullmatch(r"([0-9]{1,2}(?:\.[0-9]+)?)\s*%", text)
     if match is None or not 0 < float(match.group(1)) <= 50:

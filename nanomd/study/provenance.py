@@ -16,6 +16,7 @@ from nanomd.base.files import sha256_of
 # What a step is made from: earlier steps, whose repetition makes it stale.
 _MADE_FROM = {
     "tokenize": ("simulate",),
+    "condition": ("tokenize",),
     "train": ("tokenize",),
     "generate": ("train",),
     "interpret": ("tokenize", "train"),

@@ -82,7 +82,7 @@ def tokenize(
         with replacing(folder.work / "tokens") as part:
             part.mkdir()
             tokens = source.make(part)
-            states = _write(part, tokens)
+            states = write_tokens(part, tokens)
         n_frames = sum(map(len, tokens.dtrajs))
         step.record |= {"n_states": len(states), "n_frames": n_frames}
     each = "" if tokens.interval.unit == "frame" else f" of {tokens.interval}"
@@ -146,7 +146,7 @@ def _find_source(
     return known_system(of, choices, folder.simulation)
 
 
-def _write(part: Path, tokens: Tokens) -> IntArray:
+def write_tokens(part: Path, tokens: Tokens) -> IntArray:
     """Write trajectories, coordinates of states and the manifest, and return the states that are visited."""
     from nanomd.data.dtrajs import save_dtrajs
 

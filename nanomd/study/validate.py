@@ -74,7 +74,7 @@ def validate(
         import nanomd.kinetics
 
         result = nanomd.kinetics.validate(
-            judge, rollout, frame_interval=interval, training=training, macrostate_of_state=chosen, **options
+            judge, rollout, frame_interval=interval, training=training or None, macrostate_of_state=chosen, **options
         )
         step.record["judged_by"] = judged_by = _judged_by(files, held_out)
         result = replace(result, judged_by=judged_by)

@@ -1,0 +1,53 @@
+"""Train one model of trajectories taken at several conditions: temperatures, ligands, mutants.
+
+The TOML file --conditions says which trajectories were taken at which; nanomd at then takes the model of one condition,
+for numbers also of one that was never simulated. After an interruption, --resume goes on bit for bit.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from nanomd.base.config import PRESETS, ModelConfig, TrainConfig
+from nanomd.cli.common import add_common, add_fields, add_resume, arguments, given, progress, say, whole_or_word
+
+# What such a training does not have (`nanomd.conditional.training.check_supported`).
+_ABSENT = [
+    *("objective", "mix_max", "mix_anneal", "hidden_position_base", "hidden_step_base", "hidden_schedule"),
+    *("lookahead_lags", "lookahead_weight", "n_epochs", "steps_per_epoch", "keep_epochs", "precision", "n_groups"),
+]
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    add_common(parser)
+    add_resume(parser)
+    parser.add_argument(
+        "--conditions", required=True, metavar="FILE", help="TOML file of conditions; docs/conditions.md"
+    )
+    parser.add_argument(
+        "--preset", choices=list(PRESETS), default="auto", help="auto, or the shape of the model (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--hold-out",
+        type=whole_or_word,
+        default="auto",
+        metavar="N",
+        help="what of each condition the training never sees: the last N trajectories; the last part of each (20%%); "
+        "or auto, a fifth of the trajectories, and nothing of a single one (default: %(default)s)",
+    )
+    names = add_fields(parser, "the model (where it differs from the preset)", ModelConfig, ["n_states", "group_sizes"])
+    names += add_fields(parser, "the training", TrainConfig, skip=["seed", *_ABSENT])
+    parser.set_defaults(override_names=names)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command."""
+    from nanomd.study.condition import condition
+
+    names = options.override_names
+    chosen = given(options, names)
+    say(
+        options, condition(**arguments(options, "override_names", *names), overrides=chosen, progress=progress(options))
+    )
+    return 0
