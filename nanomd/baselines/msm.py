@@ -39,7 +39,8 @@ class MSM:
     @property
     def transition_matrix(self) -> FloatArray:
         """(n_states, n_states), row-stochastic, one step per lag time."""
-        return self.markov.transition
+        matrix: FloatArray = self.markov.transition
+        return matrix
 
     @property
     def stationary_distribution(self) -> FloatArray:

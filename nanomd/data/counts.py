@@ -22,7 +22,9 @@ FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
 MAX_DENSE_STATES = 8192  # a dense matrix of 64-bit numbers takes 0.5 GiB
+SPARSE_STATES = 2048  # beyond, kinetics are computed from sparse counts
 _DENSE_SOLVE = 2048  # up to here a dense solve takes no longer than a sparse one
+_AT_ONCE = 1 << 22  # transitions that are put into a sparse matrix together
 
 
 def transition_counts(dtrajs: Sequence[ArrayLike], n_states: int, lagtime: int = 1) -> IntArray:
@@ -43,22 +45,70 @@ def transition_counts(dtrajs: Sequence[ArrayLike], n_states: int, lagtime: int =
     return counts
 
 
-def sparse_transition_counts(dtrajs: Sequence[ArrayLike], n_states: int) -> csr_array:
-    """Count transitions at lag 1 as `transition_counts` does, into a sparse matrix, for any number of states."""
+def sparse_transition_counts(dtrajs: Sequence[ArrayLike], n_states: int, lagtime: int = 1) -> csr_array:
+    """Count transitions as `transition_counts` does, into a sparse matrix, for any number of states.
+
+    No more than some four million transitions are in memory besides the matrix.
+    """
     from scipy.sparse import csr_array
 
     if n_states <= _DENSE_SOLVE:
-        return csr_array(transition_counts(dtrajs, n_states))
-    pairs = [np.zeros(0, np.int64)]
+        return csr_array(transition_counts(dtrajs, n_states, lagtime))
+    if lagtime < 1:
+        raise InputError(f"lagtime must be at least 1, got {lagtime}")
+    total = csr_array((n_states, n_states), dtype=np.int64)
+    waiting: list[tuple[NDArray[Any], NDArray[Any]]] = []
+    number = 0
     for dtraj in dtrajs:
-        frames = np.asarray(dtraj).astype(np.int64)
+        frames = np.asarray(dtraj)
         if frames.size and frames.max() >= n_states:
             raise InputError(f"states must be below n_states = {n_states}, got {frames.max()}")
-        source, target = frames[:-1], frames[1:]
-        inside = (source >= 0) & (target >= 0)
-        pairs.append(source[inside] * n_states + target[inside])
-    place, number = np.unique(np.concatenate(pairs), return_counts=True)
-    return csr_array((number, (place // n_states, place % n_states)), shape=(n_states, n_states))
+        for begin in range(0, max(len(frames) - lagtime, 0), _AT_ONCE):
+            source = frames[begin : min(begin + _AT_ONCE, len(frames) - lagtime)]
+            target = frames[begin + lagtime : begin + lagtime + len(source)]
+            waiting.append((source, target))
+            number += len(source)
+            if number >= _AT_ONCE:
+                total, waiting, number = total + _sparse(waiting, n_states), [], 0
+    return csr_array(total + _sparse(waiting, n_states) if waiting else total)
+
+
+def _sparse(pairs: list[tuple[NDArray[Any], NDArray[Any]]], n_states: int) -> csr_array:
+    """Return a sparse matrix of the numbers of pairs of states; a negative one is no state."""
+    from scipy.sparse import coo_array
+
+    source, target = (np.concatenate(side).astype(np.int32) for side in zip(*pairs, strict=True))
+    inside = (source >= 0) & (target >= 0)
+    if not inside.all():
+        source, target = source[inside], target[inside]
+    return coo_array((np.ones(len(source), np.int64), (source, target)), shape=(n_states, n_states)).tocsr()
+
+
+def model_counts(dtrajs: Sequence[ArrayLike], n_states: int, lagtime: int = 1) -> Any:
+    """Count transitions for a Markov model: an array (n, n) up to `SPARSE_STATES` states, a sparse matrix beyond."""
+    if n_states <= SPARSE_STATES:
+        return transition_counts(dtrajs, n_states, lagtime)
+    return sparse_transition_counts(dtrajs, n_states, lagtime)
+
+
+def submatrix(matrix: Any, states: IntArray) -> Any:
+    """Return rows and columns of some states of a matrix (n, n), dense or sparse."""
+    if isinstance(matrix, np.ndarray):
+        return matrix[np.ix_(states, states)]
+    return matrix[states][:, states]
+
+
+def renumbered_counts(counts: Any, places: IntArray, n_states: int) -> Any:
+    """Return counts (p, p), dense or sparse, among `places` (p,) of n states: as `model_counts` would give them."""
+    from scipy.sparse import coo_array
+
+    if n_states <= SPARSE_STATES:
+        out = np.zeros((n_states, n_states), np.int64)
+        out[np.ix_(places, places)] = counts if isinstance(counts, np.ndarray) else counts.toarray()
+        return out
+    pairs = coo_array(counts)
+    row, column = (places[index] for index in pairs.coords)
+    return coo_array((pairs.data, (row, column)), shape=(n_states, n_states)).tocsr()
 
 
 def count_model(counts: IntArray, lagtime: int, visits: IntArray) -> Any:

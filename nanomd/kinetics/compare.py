@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 from nanomd.base.checks import check_whole
 from nanomd.base.progress import Progress, expect, reporting
 from nanomd.base.units import Duration, FrameInterval
+from nanomd.data.counts import SPARSE_STATES
 from nanomd.kinetics.bootstrap import Bootstrap
 from nanomd.kinetics.counted_source import Counted, counted_source
 from nanomd.kinetics.estimates import Sample
@@ -92,7 +93,8 @@ def validate(
     -------
     ValidationResult
         Sources "MD", "GPT", the others, "training MD", "MSM" (at `lagtime`) and "MSM (lag 1)"; each but the first with
-        a verdict: "pass", "fail" or "undecided". What makes it so is in docs/kinetics.md.
+        a verdict: "pass", "fail" or "undecided". What makes it so is in docs/kinetics.md. Above 2048 states counts are
+        sparse, six lags are looked at by default, and there is no "MSM (lag 1)" (docs/many-states.md).
 
     Raises
     ------
@@ -170,7 +172,7 @@ def _measure(
     steps = {name: steps[name] for name in sorted(steps, key=lambda name: name not in (REFERENCE, ROLLOUT))}
     if max(len(x) for x in trained.dtrajs) > yardstick.lagtime:
         steps["MSM"] = partial(markov_source, "MSM", trained, yardstick, yardstick.lagtime)
-        if yardstick.lagtime > 1:
+        if yardstick.lagtime > 1 and trained.n_states <= SPARSE_STATES:  # its powers would be dense
             steps["MSM (lag 1)"] = partial(markov_source, "MSM (lag 1)", trained, yardstick, 1)
     if memory_kernel is not False:
         wanted = None if memory_kernel is True else memory_kernel

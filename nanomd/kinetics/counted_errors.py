@@ -8,11 +8,15 @@ from neighbouring frames are taken to be as good as one a lag: both make errors 
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
+from nanomd.data.counts import submatrix
 from nanomd.kinetics.interval import Interval
 from nanomd.kinetics.markov import MarkovModel
+from nanomd.kinetics.reversible import solve_within
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -21,16 +25,20 @@ IntArray = NDArray[np.int64]
 def share_errors(model: MarkovModel, sets: NDArray[np.number], n_frames: int) -> FloatArray:
     """Return the standard error (g,) of the share of `n_frames` frames in sets of states (g, n) of ones and zeros."""
     active = model.active
-    pi, step = model.stationary[active], model.transition[np.ix_(active, active)]
+    pi, step = model.stationary[active], submatrix(model.transition, active)
     inside = np.asarray(sets, np.float64)[:, active]
     centred = (inside - (inside @ pi)[:, None]).T
     # The sum of step^k @ centred over all k >= 0.
-    summed = np.linalg.solve(np.eye(len(pi)) - step + pi[None, :], centred)
+    if isinstance(step, np.ndarray):
+        summed = np.linalg.solve(np.eye(len(pi)) - step + pi[None, :], centred)
+    else:  # singular, for constants stay what they are, but `centred` has none
+        summed = solve_within(step, pi, np.arange(len(pi)), centred)
+        summed -= pi @ summed
     variance = (pi[:, None] * centred * (2 * summed - centred)).sum(axis=0)
     return np.asarray(np.sqrt(model.lagtime * np.maximum(variance, 0) / max(n_frames, 1)), np.float64)
 
 
-def eigenvalue_errors(model: MarkovModel, counts: IntArray, right: FloatArray, left: FloatArray) -> FloatArray:
+def eigenvalue_errors(model: MarkovModel, counts: Any, right: FloatArray, left: FloatArray) -> FloatArray:
     """Return the standard error (k,) of eigenvalues with vectors (n, k), `left` @ `right` = 1, of counts (n, n)."""
     row = counts.sum(axis=1)
     seen = row > 0

@@ -18,9 +18,11 @@ from numpy.typing import NDArray
 
 from nanomd.base.errors import InputError
 from nanomd.base.units import FrameInterval
+from nanomd.data.counts import renumbered_counts, submatrix
 from nanomd.kinetics import counted_errors, estimates, markov, processes
 from nanomd.kinetics.bootstrap import ratio
 from nanomd.kinetics.interval import Interval
+from nanomd.kinetics.leakage import Known
 from nanomd.kinetics.markov import estimate_markov_model
 from nanomd.kinetics.markov_source import path_times, point_quantities, survival
 from nanomd.kinetics.sources import Measured, computed_source, process_overlap
@@ -42,7 +44,7 @@ class Counted:
     labels : ndarray (n_tokens,)
         Labels of its states, rising.
     visits : ndarray (n_tokens,)
-    counts : dict of ndarray (n_tokens, n_tokens)
+    counts : dict of ndarray or csr_array (n_tokens, n_tokens)
         Sliding transition counts by lag, in steps.
     stride : int
         Frames of the MD a step.
@@ -52,7 +54,7 @@ class Counted:
 
     labels: IntArray
     visits: IntArray
-    counts: dict[int, IntArray]
+    counts: dict[int, Any]
     stride: int = 1
     interval: FrameInterval | None = None
 
@@ -85,8 +87,7 @@ class Counted:
         visits[place] = self.visits[seen]
         counts = {}
         for lag, of_tokens in self.counts.items():
-            counts[lag] = np.zeros((len(symbols), len(symbols)), np.int64)
-            counts[lag][np.ix_(place, place)] = of_tokens[np.ix_(seen, seen)]
+            counts[lag] = renumbered_counts(submatrix(of_tokens, seen), place, len(symbols))
         return type(self)(symbols, visits, counts, self.stride, self.interval)
 
 
@@ -106,7 +107,8 @@ def counted_source(name: str, counted: Counted, yardstick: Yardstick, confidence
             f"{sorted(counted.counts)}"
         )
     model = estimate_markov_model(counted.counts[lagtime], lagtime)
-    point = point_quantities(model.transition, model.stationary, lagtime, yardstick)
+    path_mean, path_longer = path_times(model.transition, model.stationary, lagtime, yardstick, yardstick.path_times)
+    point = point_quantities(model.transition, model.stationary, lagtime, yardstick, path_mean)
     populations = ratio(counted.visits, counted.visits.sum())
     point |= {
         "populations": populations,
@@ -116,15 +118,15 @@ def counted_source(name: str, counted: Counted, yardstick: Yardstick, confidence
     none = np.full(yardstick.n_timescales, np.nan)
     found = [
         _timescales(counted.counts[lag], lag, yardstick)
-        if lag in counted.counts and counted.counts[lag].any()
+        if lag in counted.counts and counted.counts[lag].sum()
         else (none, none)
         for lag in yardstick.lagtimes.tolist()
     ]
     timescales = counted_errors.of_times(np.stack([t for t, _ in found]), np.stack([e for _, e in found]), confidence)
     unseen: dict[str, Any] = {}
-    if 1 in counted.counts and len(yardstick.training_counts):
+    if 1 in counted.counts and yardstick.training_counts.shape[0]:
         steps = counted.counts[1]
-        number = int(steps[yardstick.training_counts == 0].sum())
+        number = int(Known.of(yardstick.training_counts).without(steps).sum())
         share = number / max(int(steps.sum()), 1)
         unseen = {"unseen_fraction": share, "unseen": Interval.undefined(share), "unseen_events": number}
     error = np.sqrt((point["mfpt"] + point["mfpt"].T) / max(int(counted.visits.sum()), 1))  # of the logarithm
@@ -134,11 +136,11 @@ def counted_source(name: str, counted: Counted, yardstick: Yardstick, confidence
         **{key: Interval.undefined(value) for key, value in point.items() if key not in {"mfpt", *_SHARES}},
         **_shares(point, model, yardstick, int(counted.visits.sum()), confidence),
         timescales=timescales,
-        residence_survival=survival(np.asarray(model.transition), model.stationary, yardstick),
+        residence_survival=survival(model.transition, model.stationary, yardstick),
         ck_predicted=point["ck_estimated"],
         unseen_states=np.flatnonzero(counted.visits == 0).astype(np.int64),
         timescale_overlap=process_overlap(model, yardstick),
-        path_longer=path_times(model.transition, model.stationary, lagtime, yardstick, yardstick.path_times)[1],
+        path_longer=path_longer,
         path_resolution=lagtime,
         **unseen | {"mfpt": counted_errors.of_times(point["mfpt"], error, confidence)},
     )
@@ -168,7 +170,7 @@ def _shares(
     return out
 
 
-def _timescales(counts: IntArray, lag: int, yardstick: Yardstick) -> tuple[FloatArray, FloatArray]:
+def _timescales(counts: Any, lag: int, yardstick: Yardstick) -> tuple[FloatArray, FloatArray]:
     """Return the implied timescales (k,) of counts at a lag, in the order of the yardstick's processes, and errors.
 
     Errors are of the logarithms.

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from nanomd import _native
 from nanomd._native import Blocks, Derived
-from nanomd.data.counts import transition_counts
+from nanomd.data.counts import model_counts
 from nanomd.kinetics.bootstrap import Bootstrap, make_blocks, ratio
 from nanomd.kinetics.inputs import Traj, recoded
 from nanomd.kinetics.interval import Interval
@@ -29,6 +29,8 @@ FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
 SPARE_PROCESSES = 6  # of a source, beyond those of the reference, among which the like ones are looked for
+_AT_ONCE = 1 << 22  # numbers by block, state and process that are in memory together
+_STATES_AT_ONCE = 4096
 FEW_EVENTS = 20  # below, the relative error of a mean time is at least that of as many Poisson events
 
 
@@ -103,8 +105,13 @@ def populations(sample: Sample) -> Interval:
     """Return shares (n,) of the frames whose state is known."""
     visits = _native.count_visits(sample.dtrajs, sample.n_states, sample.blocks)
     value = ratio(visits.sum(axis=0), np.asarray(visits.sum()))
-    replicates = sample.bootstrap.sums(visits)
-    return sample.bootstrap.interval(value, ratio(replicates, replicates.sum(axis=-1, keepdims=True)), "logit")
+    frames = sample.bootstrap.sums(visits.sum(axis=1))[:, None]
+    parts = []
+    for begin in range(0, sample.n_states, _STATES_AT_ONCE):
+        some = slice(begin, begin + _STATES_AT_ONCE)
+        shares = ratio(sample.bootstrap.sums(visits[:, some]), frames)
+        parts.append(sample.bootstrap.interval(value[some], shares, "logit"))
+    return Interval.joined(parts)
 
 
 def entries(sample: Sample, inside: NDArray[np.bool_]) -> int:
@@ -135,7 +142,7 @@ def timescales(
     empty = np.full(n_timescales, np.nan)
     if all(len(x) <= lagtime for x in sample.dtrajs):
         return Interval.undefined(empty), None
-    counts = transition_counts(sample.dtrajs, sample.n_states, lagtime)
+    counts = model_counts(sample.dtrajs, sample.n_states, lagtime)
     if counts.sum() == 0:
         return Interval.undefined(empty), None
     model = estimate_markov_model(counts, lagtime)
@@ -144,14 +151,7 @@ def timescales(
     k = len(values)
     if k == 0:
         return Interval.undefined(empty), model
-    product, rows = _native.project_transitions(sample.dtrajs, sample.n_states, lagtime, right, blocks=sample.blocks)
-    product_w, rows_w = sample.bootstrap.sums(product), sample.bootstrap.sums(rows)
-    # Row-normalised transition matrix times right; a row without data keeps the model's.
-    stepped = np.where(
-        rows_w[..., None] > 0, product_w / np.maximum(rows_w, 1e-300)[..., None], model.transition @ right
-    )
-    small = np.einsum("nk,wnl->wkl", left, stepped)
-    replicates = tracked_eigenvalues(small)
+    replicates = tracked_eigenvalues(_slow_steps(sample, lagtime, model, right, left))
     order = np.arange(min(k, n_timescales)) if match is None else match_processes(right, *match)
     spread = np.full((len(replicates), n_timescales), np.nan)
     value = empty.copy()
@@ -160,6 +160,26 @@ def timescales(
             value[column] = eigenvalue_timescales(values[process : process + 1], lagtime)[0]
             spread[:, column] = eigenvalue_timescales(replicates[:, process], lagtime)
     return sample.bootstrap.interval(value, spread, "log"), model
+
+
+def _slow_steps(sample: Sample, lagtime: int, model: MarkovModel, right: FloatArray, left: FloatArray) -> FloatArray:
+    """Return left^T T right (w, k, k) of replicates, T the row-normalised counts of their blocks.
+
+    A row without data keeps the model's. With many states, a column and some thousand states at a time.
+    """
+    n, k = right.shape
+    model_steps = model.transition @ right
+    columns, states = (k, n) if sample.blocks.n_blocks * n * k <= _AT_ONCE else (1, _STATES_AT_ONCE)
+    out = np.zeros((len(sample.bootstrap.weights), k, k))
+    for column in range(0, k, columns):
+        now = slice(column, column + columns)
+        product, rows = _native.project_transitions(sample.dtrajs, n, lagtime, right[:, now], blocks=sample.blocks)
+        for begin in range(0, n, states):
+            some = slice(begin, begin + states)
+            product_w, rows_w = sample.bootstrap.sums(product[:, some]), sample.bootstrap.sums(rows[:, some])[..., None]
+            stepped = np.where(rows_w > 0, product_w / np.maximum(rows_w, 1e-300), model_steps[some, now])
+            out[:, :, now] += left[some].T @ stepped
+    return out
 
 
 def tracked_eigenvalues(small: FloatArray) -> FloatArray:

@@ -121,7 +121,7 @@ def at_stride(name: str, trajs: Trajs, stride: int) -> Trajs:
     return [np.ascontiguousarray(x[offset::stride]) for x in trajs for offset in range(stride)]
 
 
-def usable_length(trajs: Trajs) -> int:
+def usable_length(trajs: Sequence[Traj]) -> int:
     """Return the length of the shortest trajectory, after leaving out the shortest that hold 5 % of all frames."""
     lengths = np.sort([len(x) for x in trajs])[::-1]
     return int(lengths[np.searchsorted(np.cumsum(lengths), 0.95 * lengths.sum())])

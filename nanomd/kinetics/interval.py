@@ -58,6 +58,13 @@ class Interval:
         """Stack intervals of one shape along a new first axis."""
         return cls(*(np.stack([getattr(part, name) for part in parts]) for name in ("value", "low", "high", "error")))
 
+    @classmethod
+    def joined(cls, parts: Sequence[Interval]) -> Self:
+        """Put intervals one after the other along their first axis."""
+        return cls(
+            *(np.concatenate([getattr(part, name) for part in parts]) for name in ("value", "low", "high", "error"))
+        )
+
     def __getitem__(self, index: Any) -> Interval:
         """Index all arrays at once."""
         return Interval(*(np.asarray(x[index]) for x in (self.value, self.low, self.high, self.error)))

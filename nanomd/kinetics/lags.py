@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from nanomd.base.errors import InputError
 from nanomd.base.units import Duration, FrameInterval
-from nanomd.data.counts import largest_connected_set, transition_counts
+from nanomd.data.counts import SPARSE_STATES, largest_connected_set, model_counts
 from nanomd.kinetics import markov
 from nanomd.kinetics.inputs import Trajs, check_lagtime, usable_length
 from nanomd.kinetics.time_scales import slow_time_scales
@@ -18,6 +18,7 @@ from nanomd.kinetics.time_scales import slow_time_scales
 IntArray = NDArray[np.int64]
 
 _FRAMES = FrameInterval()
+_LAGS, _LAGS_OF_MANY = 12, 6  # by default; with many states each takes some ten seconds a source
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +73,15 @@ def choose_lags(
     scales = slow_time_scales(reference, n_states, views=views) if lagtime is None else None
     if given is None:
         wanted = [] if scales is None else [scales.memory]
-        lags = np.union1d(default_lagtimes(length), np.array(wanted, np.int64))
+        number = _LAGS if n_states <= SPARSE_STATES else _LAGS_OF_MANY
+        lags = np.union1d(default_lagtimes(length, number), np.array(wanted, np.int64))
     else:
         lags = np.unique(np.asarray(given, np.int64))
     if len(lags) == 0:
         raise InputError("lagtimes must not be empty")
     slowest = np.full(len(lags), np.nan)
     for i, lag in enumerate(lags):
-        counts = transition_counts(reference, n_states, int(lag))
+        counts = model_counts(reference, n_states, int(lag))
         if len(largest_connected_set(counts)) > 1:
             slowest[i] = markov.estimate_markov_model(counts, int(lag)).timescales(1)[0]
     if not np.isfinite(slowest).any():
@@ -104,7 +106,7 @@ def choose_lags(
     return Lags(lags, int(chosen), times, settled)
 
 
-def default_lagtimes(length: int, n_lags: int = 12) -> IntArray:
+def default_lagtimes(length: int, n_lags: int = _LAGS) -> IntArray:
     """Return lags spaced logarithmically from 1 to a quarter of `length`, at most 1000."""
     longest = max(1, min(length // 4, 1000))
     return np.unique(np.round(np.geomspace(1, longest, n_lags)).astype(np.int64))

@@ -18,7 +18,7 @@ from nanomd import _native
 from nanomd._native import Derived
 from nanomd.base.errors import InputError
 from nanomd.base.units import Duration, GivenInterval, in_frames
-from nanomd.data.counts import transition_counts
+from nanomd.data.counts import model_counts
 from nanomd.kinetics.bootstrap import ratio
 from nanomd.kinetics.estimates import FEW_EVENTS, Sample
 from nanomd.kinetics.inputs import check_lagtime, trajectories, usable_length
@@ -38,8 +38,9 @@ class Leakage:
         Share of all steps.
     n_unseen, n_steps : int
         Steps that made such a transition, and all steps.
-    counts : ndarray (n, n)
-        Unseen transitions from row to column; zero where the training data show the transition.
+    counts : ndarray or csr_array (n, n)
+        Unseen transitions from row to column; zero where the training data show the transition. Sparse where there are
+        more than `nanomd.data.counts.SPARSE_STATES` states.
     by_state : ndarray (n,)
         Probability per step to leave a state so; NaN for a state never visited.
     """
@@ -47,15 +48,16 @@ class Leakage:
     probability: Interval
     n_unseen: int
     n_steps: int
-    counts: IntArray
+    counts: Any
     by_state: FloatArray
 
     def worst(self, n: int = 10) -> list[tuple[int, int, int]]:
         """Return the most frequent unseen transitions as (from, to, count), at most n."""
-        flat = np.argsort(-self.counts, axis=None, kind="stable")[:n]
-        rows, columns = np.unravel_index(flat, self.counts.shape)
-        found = zip(rows.tolist(), columns.tolist(), self.counts[rows, columns].tolist(), strict=True)
-        return [(i, j, count) for i, j, count in found if count > 0]
+        rows, columns = self.counts.nonzero()
+        number = self.counts[rows, columns]
+        order = np.lexsort((columns, rows, -number))[:n]
+        found = zip(rows[order].tolist(), columns[order].tolist(), number[order].tolist(), strict=True)
+        return [(i, j, count) for i, j, count in found]
 
 
 def leakage(
@@ -99,12 +101,12 @@ def leakage(
     n = highest if n_states is None else n_states
     check_lagtime(lagtime, usable_length(made))
     sample = Sample.make(made, n, timescale=timescale, confidence=confidence, n_bootstrap=n_bootstrap, seed=seed)
-    return measure(sample, transition_counts(seen, n, lagtime), lagtime, both_ways=both_ways)
+    return measure(sample, model_counts(seen, n, lagtime), lagtime, both_ways=both_ways)
 
 
-def measure(sample: Sample, seen: IntArray, lagtime: int = 1, *, both_ways: bool = False) -> Leakage:
-    """Return the leakage of a sample, given the counts (n, n) of the training data."""
-    known = (seen > 0) | (seen.T > 0) if both_ways else seen > 0
+def measure(sample: Sample, seen: Any, lagtime: int = 1, *, both_ways: bool = False) -> Leakage:
+    """Return the leakage of a sample, given the counts (n, n) of the training data, dense or sparse."""
+    known = Known.of(seen + seen.T if both_ways else seen)
     unseen = [Derived(np.asarray(x), partial(_unseen, known=known, lagtime=lagtime)) for x in sample.dtrajs]
     per_block = _native.count_visits(unseen, 3, sample.blocks)[:, :2]
     number, total = int(per_block[:, 1].sum()), int(per_block.sum())
@@ -117,12 +119,51 @@ def measure(sample: Sample, seen: IntArray, lagtime: int = 1, *, both_ways: bool
         "log",
         least,
     )
-    counts = transition_counts(sample.dtrajs, sample.n_states, lagtime)
-    leaks = np.where(known, 0, counts)
+    counts = model_counts(sample.dtrajs, sample.n_states, lagtime)
+    leaks = known.without(counts)
     return Leakage(probability, n_unseen, total // sample.views, leaks, ratio(leaks.sum(axis=1), counts.sum(axis=1)))
 
 
-def _unseen(x: NDArray[np.integer], known: NDArray[np.bool_], lagtime: int) -> NDArray[np.uint8]:
+@dataclass(frozen=True, slots=True)
+class Known:
+    """Transitions that were seen: a table (n, n), or the sorted places i n + j of those that were, where n is large."""
+
+    n_states: int
+    table: NDArray[np.bool_] | None
+    places: IntArray | None
+
+    @classmethod
+    def of(cls, counts: Any) -> Known:
+        """Take counts (n, n), dense or sparse."""
+        n = counts.shape[0]
+        if isinstance(counts, np.ndarray):
+            return cls(n, counts > 0, None)
+        pairs = counts.tocoo()
+        row, column = (index.astype(np.int64) for index in pairs.coords)
+        return cls(n, None, np.sort((row * n + column)[pairs.data > 0]))
+
+    def __call__(self, source: NDArray[np.integer], target: NDArray[np.integer]) -> NDArray[np.bool_]:
+        """Tell of which transitions (t,) are known."""
+        if self.table is not None:
+            return np.asarray(self.table[source, target])
+        assert self.places is not None
+        if not len(self.places):
+            return np.zeros(len(source), np.bool_)
+        place = source.astype(np.int64) * self.n_states + target
+        found = np.minimum(np.searchsorted(self.places, place), len(self.places) - 1)
+        return np.asarray(self.places[found] == place)
+
+    def without(self, counts: Any) -> Any:
+        """Return counts (n, n), dense or sparse, of the transitions that are not known."""
+        if self.table is not None:
+            return np.where(self.table, 0, counts)
+        pairs = counts.tocoo()
+        pairs.data = np.where(self(*pairs.coords), 0, pairs.data)
+        pairs.eliminate_zeros()
+        return pairs.tocsr()
+
+
+def _unseen(x: NDArray[np.integer], known: Known, lagtime: int) -> NDArray[np.uint8]:
     """Mark every frame: 1 where an unseen transition begins, 0 where another, 2 where none does."""
     out = np.full(len(x), 2, np.uint8)
     if len(x) <= lagtime:
@@ -130,5 +171,5 @@ def _unseen(x: NDArray[np.integer], known: NDArray[np.bool_], lagtime: int) -> N
     a, b = x[:-lagtime], x[lagtime:]
     assigned = (a >= 0) & (b >= 0)
     inner = out[:-lagtime]
-    inner[assigned] = ~known[a[assigned], b[assigned]]
+    inner[assigned] = ~known(a[assigned], b[assigned])
     return out

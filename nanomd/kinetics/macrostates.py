@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nanomd.base.errors import InputError
-from nanomd.kinetics import deeptime_adapter
+from nanomd.kinetics import deeptime_adapter, memberships
 from nanomd.kinetics.markov import MarkovModel
 
 FloatArray = NDArray[np.float64]
@@ -28,7 +29,7 @@ def choose_n_macrostates(timescales: FloatArray, n_active: int) -> int:
     return int(np.argmax(known[:-1] / known[1:])) + 2
 
 
-def macrostates(model: MarkovModel, counts: NDArray[np.integer], visits: IntArray, n_macrostates: int) -> IntArray:
+def macrostates(model: MarkovModel, counts: Any, visits: IntArray, n_macrostates: int) -> IntArray:
     """Assign every microstate to a macrostate, numbered by falling population.
 
     Active states go to their largest PCCA+ membership. A visited state outside the largest connected set goes to the
@@ -38,7 +39,7 @@ def macrostates(model: MarkovModel, counts: NDArray[np.integer], visits: IntArra
     Parameters
     ----------
     model : MarkovModel
-    counts : ndarray (n, n)
+    counts : ndarray or csr_array (n, n)
         The transition counts behind it.
     visits : ndarray (n,)
         Frames in every state.
@@ -54,8 +55,7 @@ def macrostates(model: MarkovModel, counts: NDArray[np.integer], visits: IntArra
     if n_macrostates == n_active:
         crisp = np.arange(n_active)
     else:
-        inner = model.transition[np.ix_(model.active, model.active)]
-        crisp = np.argmax(deeptime_adapter.pcca_memberships(inner, pi, n_macrostates), axis=1)
+        crisp = np.argmax(_memberships(model, n_macrostates), axis=1)
         empty = sorted(set(range(n_macrostates)) - set(crisp.tolist()))
         if empty:
             raise InputError(f"PCCA+ leaves {len(empty)} of {n_macrostates} macrostates empty; use fewer macrostates")
@@ -64,16 +64,41 @@ def macrostates(model: MarkovModel, counts: NDArray[np.integer], visits: IntArra
     rank[np.argsort(-weight, kind="stable")] = np.arange(n_macrostates)
     out = np.full(model.n_states, -1, np.int64)
     out[model.active] = rank[crisp]
-    both = np.asarray(counts, np.float64) + np.asarray(counts, np.float64).T
-    pending = [i for i in np.flatnonzero(visits) if out[i] < 0]
-    while pending:
-        links = {i: np.bincount(out[out >= 0], both[i, out >= 0], n_macrostates) for i in pending}
-        best = max(pending, key=lambda i: links[i].sum())
-        if links[best].sum() == 0:
-            break
-        out[best] = int(np.argmax(links[best]))
-        pending.remove(best)
+    _join(out, counts, visits, n_macrostates)
     return out
+
+
+def _memberships(model: MarkovModel, n_macrostates: int) -> FloatArray:
+    """Return the PCCA+ memberships (a, m) of the active states."""
+    if not isinstance(model.transition, np.ndarray):
+        return memberships.pcca_memberships(model.eigen(n_macrostates - 1)[1][model.active])
+    inner = model.transition[np.ix_(model.active, model.active)]
+    return deeptime_adapter.pcca_memberships(inner, model.stationary[model.active], n_macrostates)
+
+
+def _join(macrostate: IntArray, counts: Any, visits: IntArray, n_macrostates: int) -> None:
+    """Give visited states without a macrostate, in place, that with which they exchange most; strongest links first."""
+    pending = np.flatnonzero((visits > 0) & (macrostate < 0))
+    if not len(pending):
+        return
+    from scipy.sparse import csr_array
+
+    matrix = csr_array(counts).astype(np.float64)
+    both = csr_array(matrix + matrix.T)[pending]
+    member = (macrostate[:, None] == np.arange(n_macrostates)).astype(np.float64)
+    links = both @ member  # (p, m) transitions with each macrostate
+    among = both[:, pending].tocsc()
+    strength = links.sum(axis=1)
+    for _ in pending:
+        best = int(np.argmax(strength))  # of equals the first
+        if strength[best] <= 0:
+            break
+        joined = macrostate[pending[best]] = int(np.argmax(links[best]))
+        start, end = among.indptr[best : best + 2]
+        neighbours, number = among.indices[start:end], among.data[start:end]
+        links[neighbours, joined] += number
+        strength[neighbours[strength[neighbours] >= 0]] += number[strength[neighbours] >= 0]
+        strength[best] = -1.0
 
 
 def pcca_cores(model: MarkovModel, macrostate: IntArray, n_macrostates: int) -> IntArray:
@@ -86,9 +111,7 @@ def pcca_cores(model: MarkovModel, macrostate: IntArray, n_macrostates: int) -> 
     if n_macrostates == n_active:
         strength[model.active] = 1.0
     else:
-        inner = model.transition[np.ix_(model.active, model.active)]
-        pi = model.stationary[model.active]
-        strength[model.active] = deeptime_adapter.pcca_memberships(inner, pi, n_macrostates).max(axis=1)
+        strength[model.active] = _memberships(model, n_macrostates).max(axis=1)
     return _deep(macrostate, np.repeat(strength[:, None], n_macrostates, axis=1))
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 from nanomd import _native
 from nanomd.base.errors import InputError
-from nanomd.data.counts import stationary_vector
+from nanomd.data.counts import stationary_vector, submatrix
 from nanomd.kinetics import estimates, markov, paths
 from nanomd.kinetics.bootstrap import Bootstrap, Scale
 from nanomd.kinetics.estimates import Sample
@@ -42,14 +44,15 @@ def markov_source(name: str, sample: Sample, yardstick: Yardstick, lagtime: int)
     timescales, model = estimates.timescales(sample, lagtime, yardstick.n_timescales, match)
     if model is None:
         raise InputError(f"there are no transitions at lagtime {lagtime}; use a shorter lagtime or longer trajectories")
-    point = point_quantities(model.transition, model.stationary, lagtime, yardstick)
+    path_mean, path_longer = path_times(model.transition, model.stationary, lagtime, yardstick, yardstick.path_times)
+    point = point_quantities(model.transition, model.stationary, lagtime, yardstick, path_mean)
     boot, replicates = _replicates(sample, model, yardstick)
     spread = {key: np.stack([r[key] for r in replicates]) for key in point} if replicates else {}
     intervals = {
         key: boot.interval(value, spread[key], _SCALES[key]) if spread else Interval.undefined(value)
         for key, value in point.items()
     }
-    matrix = np.linalg.matrix_power(model.transition, yardstick.lagtime // lagtime)
+    matrix = _power(model.transition, yardstick.lagtime // lagtime)
     kinetics = computed_source(
         name,
         yardstick,
@@ -59,17 +62,28 @@ def markov_source(name: str, sample: Sample, yardstick: Yardstick, lagtime: int)
         ck_predicted=point["ck_estimated"],
         unseen_states=np.flatnonzero(model.stationary == 0).astype(np.int64),
         timescale_overlap=process_overlap(model, yardstick),
-        path_longer=path_times(model.transition, model.stationary, lagtime, yardstick, yardstick.path_times)[1],
+        path_longer=path_longer,
         path_resolution=lagtime,
     )
     return Measured(kinetics, spread.get("mfpt"))
 
 
+def _power(transition: Any, steps: int) -> Any:
+    """Return a power of a matrix; a sparse one, whose powers are dense, is only taken as it is."""
+    return transition if steps == 1 else np.linalg.matrix_power(transition, steps)
+
+
 def point_quantities(
-    transition: FloatArray, stationary: FloatArray, lagtime: int, yardstick: Yardstick
+    transition: Any,
+    stationary: FloatArray,
+    lagtime: int,
+    yardstick: Yardstick,
+    path_mean: FloatArray | None = None,
 ) -> dict[str, FloatArray]:
-    """Return what a chain that steps `lagtime` frames has by `_SCALES`, times in frames."""
-    matrix = np.linalg.matrix_power(transition, yardstick.lagtime // lagtime)
+    """Return what a chain that steps `lagtime` frames has by `_SCALES`, times in frames; `path_mean` where known."""
+    if path_mean is None:
+        path_mean, _ = path_times(transition, stationary, lagtime, yardstick, np.zeros(0, np.int64))
+    matrix = _power(transition, yardstick.lagtime // lagtime)
     seen = (matrix, stationary, yardstick.macrostate, yardstick.n_macrostates)
     return {
         "populations": stationary,
@@ -78,12 +92,12 @@ def point_quantities(
         "mfpt": yardstick.lagtime * markov.passage_times(*seen),
         "residence": yardstick.lagtime * markov.mean_residence(*seen)[0],
         "ck_estimated": self_transitions(matrix, stationary, yardstick),
-        "path_mean": path_times(transition, stationary, lagtime, yardstick, np.zeros(0, np.int64))[0],
+        "path_mean": path_mean,
     }
 
 
 def path_times(
-    transition: FloatArray,
+    transition: Any,
     stationary: FloatArray,
     lagtime: int,
     yardstick: Yardstick,
@@ -106,7 +120,8 @@ def _replicates(
     """
     n, boot = model.n_states, sample.bootstrap
     too_slow = n > _MANY_STATES and model.lagtime < yardstick.lagtime
-    if too_slow or sample.blocks.n_blocks * n * n > _MAX_BLOCK_COUNTS:
+    sparse = not isinstance(model.transition, np.ndarray)
+    if sparse or too_slow or sample.blocks.n_blocks * n * n > _MAX_BLOCK_COUNTS:
         return boot, []
     if n > 150:
         boot = Bootstrap(boot.weights[: max(20, int(4e8 / n**3))], boot.confidence)
@@ -139,18 +154,25 @@ def _row_normalised(counts: FloatArray, model: MarkovModel) -> tuple[FloatArray,
     return transition, stationary
 
 
-def survival(matrix: FloatArray, stationary: FloatArray, yardstick: Yardstick) -> FloatArray:
-    """Return the probability (m, t) to stay in a macrostate longer than each of the residence times."""
+def survival(matrix: Any, stationary: FloatArray, yardstick: Yardstick) -> FloatArray:
+    """Return the probability (m, t) to stay in a macrostate longer than each of the residence times.
+
+    NaN where a sparse chain would be followed for more than `nanomd.kinetics.paths.FOLLOWED` steps.
+    """
     _, entries = markov.mean_residence(matrix, stationary, yardstick.macrostate, yardstick.n_macrostates)
     out = np.full((yardstick.n_macrostates, len(yardstick.residence_times)), np.nan)
     for a, entry in enumerate(entries):
         inside = np.flatnonzero(yardstick.macrostate == a)
-        inner, present, steps = matrix[np.ix_(inside, inside)], entry[inside], 0
+        present, steps = entry[inside], 0
         if present.sum() == 0:
             continue
+        inner = submatrix(matrix, inside)
+        ahead = inner.T if isinstance(inner, np.ndarray) else inner.T.tocsr()
         for t, time in enumerate(yardstick.residence_times):
+            if time // yardstick.lagtime > paths.FOLLOWED and not isinstance(matrix, np.ndarray):
+                break
             while steps < time // yardstick.lagtime:
-                present = present @ inner
+                present = ahead @ present
                 steps += 1
             out[a, t] = present.sum()
     return out

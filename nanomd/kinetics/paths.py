@@ -16,16 +16,19 @@ from numpy.typing import ArrayLike, NDArray
 
 from nanomd.base.errors import InputError
 from nanomd.base.units import Duration, GivenInterval, in_frames
+from nanomd.data.counts import submatrix
 from nanomd.kinetics.bootstrap import ratio
 from nanomd.kinetics.estimates import FEW_EVENTS, Sample
 from nanomd.kinetics.inputs import check_lagtime, lags_in_frames, trajectories, usable_length
 from nanomd.kinetics.interval import Interval
+from nanomd.kinetics.reversible import solve_within
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
 GAP = -2  # label of a frame whose state is unknown
 QUANTILES = (0.1, 0.5, 0.9)
+FOLLOWED = 200  # steps of a sparse chain
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,18 +195,20 @@ def paths(x: NDArray[np.integer], n_cores: int, first_block: int, n_blocks: int)
 
 
 def markov_path_times(
-    transition: FloatArray, stationary: FloatArray, core: IntArray, n_cores: int, steps: IntArray
+    transition: Any, stationary: FloatArray, core: IntArray, n_cores: int, steps: IntArray
 ) -> tuple[FloatArray, FloatArray]:
     """Return mean durations (m, m) of the transition paths of a Markov chain, and the shares (m, m, t) that are longer.
 
     Parameters
     ----------
-    transition, stationary : ndarray (n, n), (n,)
+    transition : ndarray or csr_array (n, n)
+        Sparse: reversible.
+    stationary : ndarray (n,)
     core : ndarray (n,)
         -1 for the states between cores.
     n_cores : int
     steps : ndarray (t,)
-        Rising numbers of steps at which the shares are given.
+        Rising numbers of steps at which the shares are given; those of a sparse chain are NaN beyond `FOLLOWED`.
     """
     mean = np.full((n_cores, n_cores), np.nan)
     longer = np.full((n_cores, n_cores, len(steps)), np.nan)
@@ -215,30 +220,32 @@ def markov_path_times(
             if not (inside[a].any() and inside[b].any()):
                 continue
             free = np.flatnonzero(~(inside[a] | inside[b]) & occupied)
-            inner = transition[free[:, None], free]
-            ends = np.stack([transition[free][:, inside[c]].sum(axis=1) for c in (a, b)], axis=1)
+            inner = submatrix(transition, free)
+            ends = np.stack([(transition @ inside[c].astype(np.float64))[free] for c in (a, b)], axis=1)
             # Step n + 1, n > 0, ends a path with the weight present inner^(n-1) end; the sums over n in closed form.
-            resolvent = np.eye(len(free)) - inner
-            ever = np.linalg.solve(resolvent, ends) if len(free) else ends
-            later = np.linalg.solve(resolvent, ever) if len(free) else ends
+            ever = solve_within(transition, stationary, free, ends) if len(free) else ends
+            later = solve_within(transition, stationary, free, ever) if len(free) else ends
+            known = steps if isinstance(inner, np.ndarray) else np.minimum(steps, FOLLOWED)
             for source, target, column in ((a, b, 1), (b, a, 0)):
                 direct, present = leave[source, inside[target]].sum(), leave[source, free]
                 total = direct + present @ ever[:, column]
                 if total > 0:
                     mean[source, target] = (direct + present @ (later + ever)[:, column]) / total
-                    shares = _arrivals(present, inner, ends[:, column], steps)
-                    longer[source, target] = 1 - (np.where(steps > 0, direct, 0.0) + shares) / total
+                    shares = _arrivals(present, inner, ends[:, column], known)
+                    arrived = (np.where(steps > 0, direct, 0.0) + shares) / total
+                    longer[source, target] = np.where(steps > known, np.nan, 1 - arrived)
     return mean, longer
 
 
-def _arrivals(present: FloatArray, inner: FloatArray, end: FloatArray, steps: IntArray) -> FloatArray:
+def _arrivals(present: FloatArray, inner: Any, end: FloatArray, steps: IntArray) -> FloatArray:
     """Return the weight that has arrived by way of other states after each of the rising numbers of steps."""
     out = np.zeros(len(steps))
     done, share = 1, 0.0
+    ahead = inner.T if isinstance(inner, np.ndarray) else inner.T.tocsr()
     for t, wanted in enumerate(steps):
         while done < wanted:
             share += float(present @ end)
-            present = present @ inner
+            present = ahead @ present
             done += 1
         out[t] = share
     return out

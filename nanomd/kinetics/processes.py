@@ -19,7 +19,7 @@ from nanomd import _native
 from nanomd._native import Derived
 from nanomd.base.errors import InputError
 from nanomd.base.units import Duration, GivenInterval, in_frames
-from nanomd.data.counts import transition_counts
+from nanomd.data.counts import model_counts
 from nanomd.kinetics import markov
 from nanomd.kinetics.inputs import check_lagtime, recoded, trajectories, usable_length
 
@@ -158,7 +158,7 @@ def match_timescales(
     slow, pi, ends = np.zeros((n, 0)), np.zeros(n), np.zeros((0, n), np.int64)
     for name, trajs in inputs.items():
         check_lagtime(lagtime, usable_length(trajs))
-        model = markov.estimate_markov_model(transition_counts(trajs, n, lagtime), lagtime)
+        model = markov.estimate_markov_model(model_counts(trajs, n, lagtime), lagtime)
         values, right, _ = model.eigen(n_timescales if name == "reference" else n_timescales + spare)
         if name == "reference":
             slow, pi = right, model.stationary

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from nanomd.base.errors import InputError
 from nanomd.base.units import Duration, GivenInterval, in_frames
-from nanomd.data.counts import transition_counts
+from nanomd.data.counts import model_counts
 from nanomd.kinetics import estimates, macrostates, markov
 from nanomd.kinetics.estimates import Sample
 from nanomd.kinetics.inputs import check_lagtime, lags_in_frames, trajectories, usable_length
@@ -34,8 +34,8 @@ def _sample(dtrajs: Any, n_states: int | None, lagtime: int, timescale: float | 
     n = highest if n_states is None else n_states
     check_lagtime(lagtime, usable_length(trajs))
     if timescale is None:
-        counts = transition_counts(trajs, n, lagtime)
-        timescale = float(markov.estimate_markov_model(counts, lagtime).timescales(1)[0]) if counts.any() else np.nan
+        counts = model_counts(trajs, n, lagtime)
+        timescale = float(markov.estimate_markov_model(counts, lagtime).timescales(1)[0]) if counts.sum() else np.nan
     return Sample.make(trajs, n, timescale=timescale, **settings)
 
 
@@ -149,7 +149,7 @@ def ck_test(
     """
     lagtime = in_frames(lagtime, frame_interval, "lagtime", 1)
     sample = _sample(dtrajs, None, lagtime * int(max(steps)), np.nan if timescale is None else timescale, **settings)
-    model = markov.estimate_markov_model(transition_counts(sample.dtrajs, sample.n_states, lagtime), lagtime)
+    model = markov.estimate_markov_model(model_counts(sample.dtrajs, sample.n_states, lagtime), lagtime)
     if timescale is None:
         slowest = float(model.timescales(1)[0])
         sample = Sample.make(sample.dtrajs, sample.n_states, timescale=slowest, **settings)
@@ -185,7 +185,7 @@ def pcca(
     """Return the PCCA+ macrostate of every state (n,), numbered by falling population; -1 for states not connected."""
     lagtime = in_frames(lagtime, frame_interval, "lagtime", 1)
     sample = _sample(dtrajs, n_states, lagtime, np.nan)
-    counts = transition_counts(sample.dtrajs, sample.n_states, lagtime)
+    counts = model_counts(sample.dtrajs, sample.n_states, lagtime)
     model = markov.estimate_markov_model(counts, lagtime)
     from nanomd import _native
 

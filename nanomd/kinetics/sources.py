@@ -40,7 +40,7 @@ def trajectory_source(name: str, sample: Sample, yardstick: Yardstick) -> Measur
     else:
         predicted = self_transitions(model.transition, model.stationary, yardstick)
     more: dict[str, Any] = {}
-    if len(yardstick.training_counts):
+    if yardstick.training_counts.shape[0]:
         leaks = leakage.measure(sample, yardstick.training_counts)
         more["unseen_fraction"] = float(leaks.probability.value)
         more["unseen"], more["unseen_events"] = leaks.probability, leaks.n_unseen
@@ -99,7 +99,7 @@ def process_overlap(model: MarkovModel | None, yardstick: Yardstick) -> FloatArr
     return processes.paired_overlap(right, yardstick.right, yardstick.stationary)
 
 
-def self_transitions(matrix: FloatArray, stationary: FloatArray, yardstick: Yardstick) -> FloatArray:
+def self_transitions(matrix: Any, stationary: FloatArray, yardstick: Yardstick) -> FloatArray:
     """Return the probabilities (c, m) to be in a macrostate again, of a chain that steps `yardstick.lagtime` frames."""
     steps = yardstick.ck_lagtimes // yardstick.lagtime
     return markov.self_transitions(matrix, stationary, yardstick.macrostate, yardstick.n_macrostates, steps)

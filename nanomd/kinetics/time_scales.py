@@ -10,23 +10,28 @@ its implied timescale. With memory it rises with the lag, and settles where the 
 still rises is judged against its statistical error: numerator and denominator are summed over blocks of frames, the
 same at all lags, and the error of :math:`\ln t_k(\tau') - \ln t_k(\tau)` is that of a jackknife over the blocks.
 (Errors of single timescales are of no use: both rest on the same few passages, and move together.)
+
+Many states are looked at as a thousand groups of them, cut along the slow processes at lag 1 (`nanomd.data.groups`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nanomd._native import Blocks, project_transitions
-from nanomd.data.counts import largest_connected_set, transition_counts
-from nanomd.kinetics.inputs import usable_length
+from nanomd._native import Blocks, Derived, project_transitions
+from nanomd.data.counts import SPARSE_STATES, largest_connected_set, sparse_transition_counts, transition_counts
+from nanomd.data.groups import kinetic_groups
+from nanomd.kinetics.inputs import Traj, recoded, usable_length
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
+_GROUPS = 1000  # of more than `SPARSE_STATES` states
 _BLOCKS = 20  # of the jackknife
 _LAGS = 24  # at most
 _DENSE_STATES = 600  # up to here all eigenvectors take no longer than the slowest few
@@ -63,9 +68,7 @@ class TimeScales:
     rising: bool
 
 
-def slow_time_scales(
-    dtrajs: Sequence[NDArray[np.integer]], n_states: int, n_processes: int = 3, views: int = 1
-) -> TimeScales:
+def slow_time_scales(dtrajs: Sequence[Traj], n_states: int, n_processes: int = 3, views: int = 1) -> TimeScales:
     """Look at the slow timescales of trajectories from lag 1 up to a quarter of their length.
 
     Parameters
@@ -79,7 +82,9 @@ def slow_time_scales(
         So many trajectories in a row are views of one, at every views-th frame from different offsets.
     """
     blocks = _cut([len(x) for x in dtrajs], views)
-    longest = max(1, usable_length([np.asarray(x) for x in dtrajs]) // 4)
+    if n_states > SPARSE_STATES:
+        dtrajs, n_states = _grouped(dtrajs, n_states, views)
+    longest = max(1, usable_length(dtrajs) // 4)
     lags = np.unique(np.round(np.geomspace(1, longest, _LAGS)).astype(np.int64))
     used, sums = [], []
     for lag in lags:
@@ -105,6 +110,13 @@ def slow_time_scales(
     curves = [_Curve(lags, times[:, k], errors[:, k], jackknife[:, :, k]) for k in range(times.shape[1])]
     at = max(curve.settled() for curve in curves)
     return TimeScales(lags, times, errors, int(lags[at]), float(times[at, 0]), curves[0].rising())
+
+
+def _grouped(dtrajs: Sequence[Traj], n_states: int, views: int) -> tuple[list[Derived], int]:
+    """Return trajectories of groups of states that exchange slowly, and the number of groups."""
+    groups = kinetic_groups(sparse_transition_counts(dtrajs[::views], n_states), _GROUPS)
+    table = np.append(groups, -1).astype(np.int32)
+    return [Derived(np.asarray(x), partial(recoded, table=table)) for x in dtrajs], _GROUPS
 
 
 class _Curve:
@@ -154,9 +166,7 @@ def _cut(lengths: Sequence[int], views: int) -> Blocks:
     return Blocks(shared, int(shared.sum(axis=1).max()))
 
 
-def _block_sums(
-    dtrajs: Sequence[NDArray[np.integer]], n_states: int, lag: int, n_processes: int, blocks: Blocks
-) -> FloatArray | None:
+def _block_sums(dtrajs: Sequence[Traj], n_states: int, lag: int, n_processes: int, blocks: Blocks) -> FloatArray | None:
     """Return numerators and denominators (2, blocks, k) of the autocorrelations of the slow functions at a lag."""
     functions = _slow_functions(dtrajs, n_states, lag, n_processes)
     if functions is None:
@@ -171,9 +181,7 @@ def _block_sums(
     return sums
 
 
-def _slow_functions(
-    dtrajs: Sequence[NDArray[np.integer]], n_states: int, lag: int, n_processes: int
-) -> FloatArray | None:
+def _slow_functions(dtrajs: Sequence[Traj], n_states: int, lag: int, n_processes: int) -> FloatArray | None:
     """Return the slowest functions (n_states, k) of the Markov model at a lag, zero outside its connected states.
 
     Counts are made symmetric, which needs no iteration; the functions are only a way to look.

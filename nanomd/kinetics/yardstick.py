@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nanomd import _native
 from nanomd.base.errors import InputError
-from nanomd.data.counts import transition_counts
+from nanomd.data.counts import model_counts
 from nanomd.kinetics import macrostates, markov, paths, processes
 from nanomd.kinetics.estimates import Sample
 from nanomd.kinetics.inputs import Trajs, usable_length
@@ -39,7 +40,7 @@ class Yardstick:
         Multiples of `lagtime` at which survival in a macrostate is given.
     ck_lagtimes : ndarray (c,)
         Multiples of `lagtime` at which self-transitions are given.
-    training_counts : ndarray (n, n)
+    training_counts : ndarray or csr_array (n, n)
         Transitions of the training data from frame to frame, for those that they never show; (0, 0): not looked at.
     core : ndarray (n,), optional
         Core of a macrostate, between which transition paths run, -1 for none; the macrostates without.
@@ -58,7 +59,7 @@ class Yardstick:
     lagtime: int
     residence_times: IntArray
     ck_lagtimes: IntArray
-    training_counts: IntArray = field(default_factory=lambda: np.zeros((0, 0), np.int64))
+    training_counts: Any = field(default_factory=lambda: np.zeros((0, 0), np.int64))
     core: IntArray | None = None
     path_times: IntArray = field(default_factory=lambda: np.ones(1, np.int64))
     ends: IntArray | None = None
@@ -119,7 +120,7 @@ def make_yardstick(
     InputError
         Where the reference has no two connected states at the lag, and for macrostates that it does not allow.
     """
-    counts = transition_counts(reference, n_states, lagtime)
+    counts = model_counts(reference, n_states, lagtime)
     model = markov.estimate_markov_model(counts, lagtime)
     n_active = len(model.active)
     if n_active < 2:
@@ -159,7 +160,7 @@ def make_yardstick(
         lagtime=lagtime,
         residence_times=steps * lagtime,
         ck_lagtimes=ck * lagtime,
-        training_counts=transition_counts(training, n_states, 1),
+        training_counts=model_counts(training, n_states, 1),
         core=core,
         path_times=paths.measure(Sample.make(reference, n_states), core, m).times,
         ends=processes.process_ends(right, model.stationary),

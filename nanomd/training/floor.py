@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nanomd.data.counts import MAX_DENSE_STATES, transition_counts
+from nanomd.data.counts import model_counts
 from nanomd.model.files import ModelFiles
 
 TOLERANCE = 0.005  # of the loss: chance moves a held-out tenth of few data by as much
@@ -27,7 +27,7 @@ _STRENGTHS = (0.3, 1.0, 3.0, 10.0)
 def markov_loss(
     training: Sequence[NDArray[Any]], validation: Sequence[NDArray[Any]], n_states: int, both_ways: bool
 ) -> float | None:
-    """Return the loss of the Markov model on held-out steps in nats a step; None without any, or for too many states.
+    """Return the loss of the Markov model on held-out steps in nats a step; None without any.
 
     Parameters
     ----------
@@ -37,21 +37,20 @@ def markov_loss(
     both_ways : bool
         Count trajectories backwards too.
     """
-    if n_states > MAX_DENSE_STATES:
-        return None
-    counts = transition_counts(training, n_states).astype(np.float64)
+    counts = model_counts(training, n_states).astype(np.float64)
     counts = counts + counts.T if both_ways else counts
-    held_out = transition_counts(validation, n_states)
-    if not held_out.any():
+    held_out = model_counts(validation, n_states)
+    row, column = held_out.nonzero()
+    if not len(row):
         return None
     overall = counts.sum(axis=0) + 1.0
     overall /= overall.sum()
-    visits = counts.sum(axis=1, keepdims=True)
-    seen = held_out > 0
+    visits = counts.sum(axis=1)[row]
+    known, number = counts[row, column], held_out[row, column]
     losses = []
     for strength in _STRENGTHS:
-        p = (counts + strength * overall) / (visits + strength)
-        losses.append(-(held_out[seen] * np.log(p[seen])).sum() / held_out.sum())
+        p = (known + strength * overall[column]) / (visits + strength)
+        losses.append(-(number * np.log(p)).sum() / number.sum())
     return float(min(losses))
 
 

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nanomd.data.counts import transition_counts
+from nanomd.data.counts import model_counts
 from nanomd.data.dtrajs import stride_trajectories
 from nanomd.kinetics.inputs import usable_length
 from nanomd.kinetics.time_scales import TimeScales, slow_time_scales
@@ -112,7 +112,7 @@ def make_plan(tokens: Sequence[NDArray[np.integer]], n_states: int, stride: int 
     context = int(np.clip(length // stride // 2, SHORTEST_CONTEXT, LONGEST_CONTEXT))
     strided = stride_trajectories(tokens, stride)
     # One offset: transitions of the others are not independent of its own.
-    current = excess_current(transition_counts(strided[::stride], n_states))
+    current = excess_current(model_counts(strided[::stride], n_states))
     window = max(1, min(4 * context, length // stride))
     batch_size = int(np.clip(UPDATE_STEPS // window, LEAST_BATCH, MOST_BATCH))
     updates = -(-EPOCHS * sum(map(len, strided)) // (batch_size * window))
@@ -129,16 +129,23 @@ def choose_stride(scales: TimeScales, length: int) -> int:
     return max(1, min(wanted, most))
 
 
-def excess_current(counts: NDArray[np.integer]) -> float:
+def excess_current(counts: Any) -> float:
     """Return by how many standard deviations currents between states exceed those of detailed balance.
 
     Parameters
     ----------
-    counts : ndarray (n, n)
+    counts : ndarray or sparse matrix (n, n)
         Transitions, one after the other; where trajectories remember, currents are smaller still.
     """
-    both = (counts + counts.T)[np.triu_indices(len(counts), 1)].astype(np.float64)
-    net = (counts - counts.T)[np.triu_indices(len(counts), 1)].astype(np.float64)
+    if isinstance(counts, np.ndarray):
+        upper = np.triu_indices(len(counts), 1)
+        there, back = counts[upper].astype(np.float64), counts.T[upper].astype(np.float64)
+    else:
+        from scipy.sparse import triu
+
+        row, column = triu(counts + counts.T, 1).coords
+        there, back = counts[row, column].astype(np.float64), counts[column, row].astype(np.float64)
+    both, net = there + back, there - back
     both, net = both[both > 0], net[both > 0]
     variance = float((2.0 * (1.0 - 1.0 / both)).sum())
     return float(((net**2 / both).sum() - len(both)) / np.sqrt(variance)) if variance > 0 else 0.0
