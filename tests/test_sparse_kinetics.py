@@ -33,7 +33,7 @@ N = 30
 
 
 def walks(n_trajs: int, n_frames: int, seed: int) -> list[NDArray[np.int64]]:
-    """Draw walks on a ring of thirty states, with barriers between three arcs of it; out of equilibrium at the start."""
+    """Draw walks on a ring of thirty states with barriers between three arcs of it, all started in the first."""
     rng = np.random.default_rng(seed)
     hop = np.full(N, 0.25)
     hop[[9, 19, 29]] = 0.01
