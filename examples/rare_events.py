@@ -71,6 +71,7 @@ model = (
     .fetch_model()
 )  # fmt: skip
 sampler = Sampler(model, "cpu")
+jumps = sampler.rare_event(source, target, n_threads=1, record=True).paths()
 watch = Observables(sets={"A": source.tolist(), "B": target.tolist()})
 rollout = sampler.generate(500_000, 16, start=np.full((16, 1), 3), n_threads=1, store_tokens=False, observables=watch)
 record["trained"] = {
@@ -78,6 +79,8 @@ record["trained"] = {
     "passed": passed,
     "rollout": float(rollout.observables.first_passage.mean[0, 1]),
     "events": int(rollout.observables.first_passage.events[0, 1]),
+    "jumped": float(jumps.duration_distribution([1, 4]).value[0]),  # passages of at most three steps
+    "shortest": int(target[0] - source[-1]),
     "ensemble": numbers(sampler.rare_event(source, target, n_threads=1)),
     "splitting": numbers(sampler.rare_event(source, target, method="splitting", n_threads=1)),
 }

@@ -18,16 +18,20 @@ from nanomd.base.errors import InputError
 from nanomd.base.extras import needs
 from nanomd.kinetics.macrostates import short_names
 from nanomd.kinetics.results import ValidationResult
+from nanomd.rare.paths import ReactivePaths
 from nanomd.rare.result import RareEvents
 from nanomd.report import draw_kinetics as draw
 from nanomd.report.landscape import draw_surface, free_energy_surfaces, top_of_scale
-from nanomd.report.plots_rare import draw_rare_event
+from nanomd.report.plots_rare import draw_paths, draw_rare_event, draw_transition_times
 from nanomd.report.style import look, source_styles
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["chapman_kolmogorov", "free_energy", "mfpt", "populations", "rare_event", "residence", "timescales"]
+__all__ = [
+    "chapman_kolmogorov", "free_energy", "mfpt", "populations", "rare_event", "reactive_paths", "residence",
+    "timescales", "transition_times",
+]  # fmt: skip
 
 
 def timescales(result: ValidationResult, ax: Axes | None = None, *, process: int = 1) -> Axes:
@@ -146,6 +150,38 @@ def rare_event(result: RareEvents, ax: Axes | None = None) -> Axes:
     """
     with _axes(ax, 5.2, 3.6) as axes:
         draw_rare_event(axes, result)
+        _legend(axes)
+    return axes
+
+
+def reactive_paths(result: RareEvents, ax: Axes | None = None, *, n: int = 40, seed: int = 0) -> Axes:
+    """Draw progress along passages from source to target, all of equal weight.
+
+    Parameters
+    ----------
+    result : RareEvents
+        Sampled with ``record=True``.
+    ax : Axes, optional
+    n, seed : int
+        Passages, and what they are drawn from.
+    """
+    with _axes(ax, 5.2, 3.6) as axes:
+        draw_paths(axes, result, check_whole("n", n, 1), seed)
+        _legend(axes)
+    return axes
+
+
+def transition_times(paths: ReactivePaths, ax: Axes | None = None) -> Axes:
+    """Draw how long a passage takes once it goes: the distribution with its intervals, and the mean.
+
+    Parameters
+    ----------
+    paths : ReactivePaths
+        What `RareEvents.paths` returned.
+    ax : Axes, optional
+    """
+    with _axes(ax, 5.2, 3.6) as axes:
+        draw_transition_times(axes, paths)
         _legend(axes)
     return axes
 

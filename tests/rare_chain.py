@@ -95,6 +95,22 @@ class Exact:
         np.add.at(current, (self.present[:, None].repeat(n, 1), self.present[None, :].repeat(n, 0)), steps)
         return density, current
 
+    def durations(self, source: list[int], target: list[int], start: tuple[int, int], n_steps: int) -> np.ndarray:
+        """Return the probability that a passage takes 0, 1, ... n_steps - 1 steps, (n_steps,)."""
+        n, v = len(self.matrix), round(len(self.matrix) ** 0.5)
+        free = ~np.isin(self.present, target)
+        begin = np.zeros(n)
+        begin[start[0] * v + start[1]] = 1
+        visits = np.zeros(n)
+        visits[free] = np.linalg.solve((np.eye(n) - self.matrix)[np.ix_(free, free)].T, begin[free])
+        way, there = ~np.isin(self.present, [*source, *target]), np.isin(self.present, target)
+        present = np.where(np.isin(self.present, source), visits, 0) @ self.matrix
+        found = np.zeros(n_steps)
+        for step in range(1, n_steps):
+            found[step] = present[there].sum()
+            present = np.where(way, present, 0) @ self.matrix
+        return found  # of all passages, of which there is one a start
+
     def splitting(self, source: list[int], target: list[int], pair: tuple[int, int]) -> float:
         """Return the probability to reach the target before the source from a pair."""
         n = len(self.matrix)

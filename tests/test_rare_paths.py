@@ -58,6 +58,14 @@ def test_paths_are_those_of_transition_path_theory(files, exact, method, options
     duration = paths.duration
     assert duration.error < 0.05 * duration.value
     assert abs(duration.value - (density.sum() / rate + 1)) < 4 * duration.error
+    exactly = exact.durations([0], [11], (0, 0), 400)
+    assert exactly.sum() == pytest.approx(1) and exactly @ np.arange(400) == pytest.approx(density.sum() / rate + 1)
+    share, edges = (
+        paths.duration_distribution(bounds := [11, 16, 20, 24, 30, 60]),
+        np.concatenate(([0], exactly.cumsum())),
+    )
+    assert (share.error < 0.06).all()
+    assert (np.abs(share.value - np.diff(edges[bounds])) < 5 * share.error).all()
     visits = paths.density
     assert visits.value[0] == visits.value[11] == 0
     assert (visits.error[1:11] < 0.15 * visits.value[1:11]).all()
@@ -193,3 +201,19 @@ def test_what_cannot_be_told_is_said(files):
         paths.duration_distribution([3, 2])
     with pytest.raises(InputError, match="GiB"):
         sample(files, n_iterations=10_000_000)
+
+
+def test_pictures_of_the_passages(files):
+    matplotlib = pytest.importorskip("matplotlib")
+    matplotlib.use("Agg")
+    from nanomd import plots
+
+    result = sample(files)
+    axes = plots.reactive_paths(result, n=12)
+    lines = [line.get_ydata() for line in axes.lines]
+    assert len(lines) == 13 and all(line[-1] == result.progress[-1] for line in lines)
+    matplotlib.pyplot.close(axes.figure)
+    for some in (result.paths(), sample(files, n_repeats=1).paths()):
+        axes = plots.transition_times(some)
+        assert sum(bar.get_height() * bar.get_width() for bar in axes.patches) > 0.98
+        matplotlib.pyplot.close(axes.figure)

@@ -219,15 +219,19 @@ class ReactivePaths:
 
         Every path comes as often as its weight asks for, or once more; one of a large weight comes several times.
         """
+        tokens = self.tokens
+        return [self.state_map.symbols[tokens[k]] for k in self.choose(n, seed).tolist()]
+
+    def choose(self, n: int, seed: int = 0) -> NDArray[np.int64]:
+        """Return which paths `draw` draws, (n,)."""
         n = check_whole("n", n, 1, 1 << 30)
         self._need_some()
         random = np.random.Generator(np.random.Philox(key=[check_whole("seed", seed, 0, 2**63 - 1), _DOMAIN]))
         order = random.permutation(len(self))
         share = np.cumsum(self.weights[order] / self.weights.sum())
         places = np.searchsorted(share[:-1], (np.arange(n) + random.random()) / n, side="right")
-        chosen = random.permutation(order[places])
-        tokens = self.tokens
-        return [self.state_map.symbols[tokens[k]] for k in chosen.tolist()]
+        chosen: NDArray[np.int64] = random.permutation(order[places])
+        return chosen
 
     def save(self, path: str | Path) -> None:
         """Write all paths to one .npz file.

@@ -1,4 +1,4 @@
-"""Pictures of rare-event sampling: the flux of a weighted ensemble, the levels of a splitting."""
+"""Pictures of rare-event sampling: the flux of a weighted ensemble, the levels of a splitting, the passages."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from nanomd.rare.paths import ReactivePaths
 from nanomd.rare.result import RareEvents
-from nanomd.report.style import BLUE, SKY
+from nanomd.report.style import BLUE, DARK, SKY
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -51,3 +52,35 @@ def _draw_levels(axes: Axes, result: RareEvents) -> None:
             shares = np.concatenate(([1.0], own[:, 2]))
             axes.step(levels, shares, where="post", color=BLUE, lw=0.9, label="repetitions" if k == 0 else None)
     axes.set(xlabel="progress", ylabel="share of exits that went beyond")
+
+
+def draw_paths(axes: Axes, result: RareEvents, n: int, seed: int) -> None:
+    """Draw progress along n passages of equal weight, and one of them apart."""
+    paths = result.paths()
+    tokens = paths.tokens
+    lines = [result.progress[tokens[k]] for k in paths.choose(n, seed).tolist()]
+    for k, line in enumerate(lines):
+        axes.plot(line, color=BLUE, lw=0.8, alpha=max(0.1, min(0.6, 12 / n)), label="passages" if k == 0 else None)
+    axes.plot(sorted(lines, key=len)[n // 2], color=DARK, lw=1.4, label="one of the median length")
+    axes.set(xlim=(0, None), xlabel="steps since the source was left", ylabel="progress")
+
+
+def draw_transition_times(axes: Axes, paths: ReactivePaths, n_bins: int = 24) -> None:
+    """Draw how long passages take: shares with their intervals, and the mean with its own."""
+    steps = paths.durations
+    order = np.argsort(steps)
+    share = np.cumsum(paths.weights[order]) / paths.weights.sum()
+    low, high = int(steps.min()), int(steps[order[min(int(np.searchsorted(share, 0.995)), len(share) - 1)]])
+    width = max(1, -(-(high + 1 - low) // n_bins))
+    edges = np.arange(low, high + width + 1, width) - 0.5
+    found = paths.duration_distribution(edges)
+    middle = (edges[1:] + edges[:-1]) / 2
+    axes.bar(middle, found.value / width, width=width, color=SKY, alpha=0.5, lw=0)
+    if np.isfinite(found.low).all():
+        ends = np.stack((np.maximum(found.low, 0), found.high)) / width
+        axes.vlines(middle, *ends, color=BLUE, lw=1.2, label=f"{100 * paths.confidence:g} % intervals")
+    mean = paths.duration
+    axes.axvline(float(mean.value), color=DARK, lw=1.2, label=f"mean {mean} steps")
+    if np.isfinite([mean.low, mean.high]).all():
+        axes.axvspan(float(mean.low), float(mean.high), color=DARK, alpha=0.15, lw=0)
+    axes.set(ylim=(0, None), xlabel="steps of a passage", ylabel="share of the passages a step")

@@ -133,15 +133,23 @@ def _draw(result: RareEvents, file: Path) -> None:
     try:
         from matplotlib.figure import Figure
 
-        from nanomd.report.plots_rare import draw_rare_event
+        from nanomd.report.plots_rare import draw_paths, draw_rare_event, draw_transition_times
         from nanomd.report.style import look
 
+        paths = result.paths() if result.settings.get("record") else None
         with look():
             # Ticks of small rates are wide: the margins have to follow them.
-            figure = Figure(figsize=(5.6, 3.8), layout="constrained")
-            axes = figure.subplots()
-            draw_rare_event(axes, result)
-            axes.legend(fontsize="small")
+            if paths is None or not len(paths):
+                figure = Figure(figsize=(5.6, 3.8), layout="constrained")
+                panels = [figure.subplots()]
+            else:
+                figure = Figure(figsize=(14.4, 3.8), layout="constrained")
+                panels = list(figure.subplots(1, 3))
+                draw_paths(panels[1], result, 40, 0)
+                draw_transition_times(panels[2], paths)
+            draw_rare_event(panels[0], result)
+            for axes in panels:
+                axes.legend(fontsize="small")
             figure.savefig(file, dpi=150)
     except (ImportError, MissingExtraError):
         return  # the numbers need no picture
