@@ -82,3 +82,57 @@ def test_shapes_that_do_not_fit_are_refused():
     ):
         with pytest.raises(InputError, match="must be"):
             _native.lloyd(points, centers, norms, own)
+
+
+# --- Many states: two levels -----------------------------------------------------------------------------------------
+
+
+def clouds(n=6000, d=2):
+    random = np.random.default_rng(4)
+    middle = random.normal(size=(5, d)) * 4
+    spread = np.array([0.2, 0.5, 1.0, 1.0, 2.0])
+    of = random.integers(0, 5, n)
+    return (middle[of] + spread[of, None] * random.normal(size=(n, d))).astype(np.float32)
+
+
+def distance(x, centers):
+    return float(((x - centers[clustering.assign(x, centers)]) ** 2).sum(axis=1).mean())
+
+
+def test_two_levels_lose_little():
+    x = clouds()
+    flat, levels = (clustering.kmeans_centers([x], 200, 0, two) for two in (False, True))
+    assert levels.shape == (200, 2)
+    assert not np.array_equal(flat, levels)
+    assert distance(x, flat) < distance(x, levels) < 1.15 * distance(x, flat)
+    assert np.array_equal(levels, clustering.kmeans_centers([x[:2500], x[2500:]], 200, 0, True))
+
+
+def test_two_levels_are_the_default_of_many_states(monkeypatch):
+    x = clouds(2000)
+    monkeypatch.setattr(clustering, "TWO_LEVELS_ABOVE", 50)
+    assert np.array_equal(clustering.kmeans_centers([x], 60, 0), clustering.kmeans_centers([x], 60, 0, True))
+    assert np.array_equal(clustering.kmeans_centers([x], 50, 0), clustering.kmeans_centers([x], 50, 0, False))
+    few = x[:200]  # hardly more frames than states: cells would run out of them
+    assert np.array_equal(clustering.kmeans_centers([few], 60, 0), clustering.kmeans_centers([few], 60, 0, False))
+
+
+def test_cells_have_states_as_they_need_them():
+    # Two clouds of equally many frames, one ten times as wide, in one dimension: 100^(1/3) times as many states.
+    random = np.random.default_rng(1)
+    x = np.concatenate([random.normal(size=(5000, 1)), 1000 + 10 * random.normal(size=(5000, 1))]).astype(np.float32)
+    centers = clustering.kmeans_centers([x], 400, 0, True)
+    narrow = (centers[:, 0] < 500).sum()
+    assert 0.7 * 400 / (1 + 100 ** (1 / 3)) < narrow < 1.3 * 400 / (1 + 100 ** (1 / 3))
+
+
+@pytest.mark.parametrize(("total", "most"), [(10, [4, 4, 4]), (12, [4, 4, 4]), (3, [9, 9, 9]), (40, [100, 2, 0, 30])])
+def test_states_are_shared_out_among_cells(total, most):
+    found = clustering._shared_out(total, np.array([5.0, 0.1, 0.0, 1.0])[: len(most)], np.array(most))
+    assert found.sum() == total
+    assert ((found <= most) & (found >= np.minimum(most, 1))).all()
+
+
+def test_fewer_frames_than_states_are_refused_in_two_levels():
+    with pytest.raises(InputError, match="n_states must be at most the number of frames, 5, got 6"):
+        clustering.kmeans_centers([np.arange(5.0)[:, None].astype(np.float32)], 6, 0, True)

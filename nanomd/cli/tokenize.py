@@ -66,7 +66,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--n-components", type=whole, default=None, help="dimensions kept by the reduction")
     parser.add_argument(
-        "--states", dest="n_states", metavar="N", type=whole, default=None, help="number of microstates (k-means)"
+        "--states",
+        dest="n_states",
+        metavar="N",
+        type=whole,
+        default=None,
+        help="number of microstates (k-means, in two levels above 2000)",
     )
     parser.add_argument("--stride", type=whole, default=1, help="use every stride-th frame (default: %(default)s)")
     parser.add_argument(

@@ -19,6 +19,8 @@ from nanomd import _native
 from nanomd.base.checks import check_range
 from nanomd.base.errors import InputError
 from nanomd.base.progress import Progress
+from nanomd.tokenize.clustering import TWO_LEVELS_ABOVE
+from nanomd.tokenize.clustering import kmeans_centers as two_level_centers
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -208,11 +210,16 @@ def tokenize(
 
 
 def kmeans_centers(xy: FloatArray | Sequence[FloatArray], n_states: int = 100, *, seed: int = 0) -> FloatArray:
-    """Return k-means centres (n_states, 2) of the positions, sorted by x (mini-batch, at most 100000 frames)."""
+    """Return k-means centres (n_states, 2) of the positions, sorted by x.
+
+    In mini-batches of at most 100000 frames; above 2000 states in two levels, of all frames.
+    """
     from sklearn.cluster import MiniBatchKMeans
 
     frames = np.concatenate([np.asarray(x, np.float64).reshape(-1, 2) for x in xy])
     check_range("n_states", n_states, 2, min(len(frames), 65536))
+    if n_states > TWO_LEVELS_ABOVE:
+        return two_level_centers([frames.astype(np.float32)], n_states, seed)
     frames = frames[:: max(1, len(frames) // 100_000)]
     model = MiniBatchKMeans(n_states, random_state=seed, n_init=1, batch_size=4096, max_iter=50)
     points: FloatArray = model.fit(frames).cluster_centers_

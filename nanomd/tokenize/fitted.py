@@ -141,8 +141,16 @@ class Fit(NamedTuple):
     fitted: Fitted
 
 
+class Clusters(NamedTuple):
+    """How microstates are found: see `nanomd.tokenize.clustering.kmeans_centers`."""
+
+    n_states: int
+    seed: int
+    two_levels: bool | None = None
+
+
 def fit(
-    stream: FeatureStream, method: Method | None, lagtime: int, n_components: int | None, n_states: int, seed: int
+    stream: FeatureStream, method: Method | None, lagtime: int, n_components: int | None, clusters: Clusters
 ) -> Fit:
     """Find slow coordinates (with a method) and microstates of a stream of features."""
     reduction: Reduction | None = None
@@ -152,5 +160,5 @@ def fit(
             slow.add(trajectory, chunk)
         reduction = slow.finish()
     coordinates, n_features = collect(stream, reduction.transform if reduction else None)
-    centers = kmeans_centers(coordinates, n_states, seed)
+    centers = kmeans_centers(coordinates, *clusters)
     return Fit([assign(values, centers) for values in coordinates], Fitted(centers, reduction, n_features))

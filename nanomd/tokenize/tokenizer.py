@@ -16,7 +16,7 @@ from nanomd.tokenize import features as feature_kinds
 from nanomd.tokenize import storage
 from nanomd.tokenize.checks import check_whole
 from nanomd.tokenize.clustering import check_n_states
-from nanomd.tokenize.fitted import Fit, Fitted, fit
+from nanomd.tokenize.fitted import Clusters, Fit, Fitted, fit
 from nanomd.tokenize.frame_index import FrameIndex
 from nanomd.tokenize.opening import Opened, open_stream
 from nanomd.tokenize.reduction import Method, Reduction
@@ -49,6 +49,8 @@ class Tokenizer:
         Microstates, at least 2.
     seed : int
         Of the clustering.
+    two_levels : bool, optional
+        Cluster cells of frames each by itself (`nanomd.tokenize.clustering`); by default above 2000 states.
     frame_interval : str, tuple or FrameInterval, optional
         Time between frames in the files, such as ``"0.2 ns"``; by default from the files' time stamps (XTC, TRR).
     progress : bool, optional
@@ -87,6 +89,7 @@ class Tokenizer:
         n_components: int | None = None,
         n_states: int = 100,
         seed: int = 0,
+        two_levels: bool | None = None,
         frame_interval: Any = None,
         progress: bool | None = None,
     ) -> None:
@@ -100,7 +103,7 @@ class Tokenizer:
         seed = check_whole("seed", seed, 0)
         self.features = feature_kinds.parse_features(features)
         self.reduction, self.lagtime, self.n_components = reduction, lagtime, n_components
-        self.n_states, self.seed, self.progress = n_states, seed, progress
+        self.n_states, self.seed, self.two_levels, self.progress = n_states, seed, two_levels, progress
         self._interval = None if frame_interval is None else FrameInterval.parse(frame_interval)
         self._fitted: Fitted | None = None
         self._topology: Any = None
@@ -216,7 +219,8 @@ class Tokenizer:
     def _fit(self, stream: FeatureStream, interval: FrameInterval) -> Fit:
         if isinstance(self.lagtime, str):
             self.lagtime = check_whole("lagtime", interval.frames(self.lagtime, "lagtime"), 1, "frames")
-        return fit(stream, self.reduction, self.lagtime, self.n_components, self.n_states, self.seed)
+        clusters = Clusters(self.n_states, self.seed, self.two_levels)
+        return fit(stream, self.reduction, self.lagtime, self.n_components, clusters)
 
     def _need_fit(self) -> Fitted:
         if self._fitted is None:
