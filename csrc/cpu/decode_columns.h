@@ -32,8 +32,14 @@ class ColumnPass {
   // Logits of one column -> unnormalised probabilities, in place, and the drawn state, -1 if they are not finite.
   static void sample(float* logits, int n_states, float inverse_temperature, double u, std::int32_t* state,
                      double* rest) {
+    const int whole = n_states / kLanes * kLanes;
     float top = logits[0];
-    for (int k = 1; k < n_states; ++k) top = logits[k] > top ? logits[k] : top;
+    if (whole > 0) {
+      Vec tops = Vec::load(logits);
+      for (int k = kLanes; k < whole; k += kLanes) tops = max(Vec::load(logits + k), tops);
+      top = max_elements(tops);
+    }
+    for (int k = whole; k < n_states; ++k) top = logits[k] > top ? logits[k] : top;
     for (int k = 0; k < n_states; k += kLanes)
       exp_vec((Vec::load(logits + k) - Vec::set(top)) * Vec::set(inverse_temperature)).store(logits + k);
     const Drawn drawn = sample_within(logits, n_states, u);

@@ -7,6 +7,8 @@ namespace nanomd {
 
 namespace {
 
+constexpr std::size_t kPrefetched = std::size_t{1} << 17;  // bytes, of a second-level cache of several times that
+
 double log_sum_exp(const float* logits, int n, int stride) {
   double top = logits[0], sum = 0;
   for (int k = 0; k < n; ++k) top = std::max(top, static_cast<double>(logits[static_cast<std::size_t>(k) * stride]));
@@ -64,6 +66,8 @@ void Draw::draw_members(Scratch& scratch, int first, int n, const double* rest, 
       waiting[j] = -1;
     }
     const int size = model_.shape.group_sizes[static_cast<std::size_t>(group)];
+    const auto next = std::find_if(waiting + i, waiting + n, [](std::int32_t g) { return g >= 0; });
+    if (next != waiting + n) prefetch(*next);
     if (size > 1) member_logits(scratch, group, trajectory, m);
     for (int c = 0; c < m; ++c) {
       std::int32_t member = 0;
@@ -73,6 +77,16 @@ void Draw::draw_members(Scratch& scratch, int first, int n, const double* rest, 
       state[together[c]] = member < 0 ? -1 : model_.group_start[static_cast<std::size_t>(group)] + member;
     }
   }
+}
+
+// Asks for what the next product reads: a group's rows are too short for the processor to foresee them.
+void Draw::prefetch(int group) const {
+  const PackedLinear& members = model_.members[static_cast<std::size_t>(group)];
+  const bool half = model_.precision == Precision::kFp16;
+  const char* from = half ? reinterpret_cast<const char*>(members.half) : reinterpret_cast<const char*>(members.weight);
+  const std::size_t bytes =
+      static_cast<std::size_t>(members.n_blocks) * members.n_in * kLanes * (half ? sizeof(Half) : sizeof(float));
+  for (std::size_t at = 0; at < std::min(bytes, kPrefetched); at += 64) __builtin_prefetch(from + at, 0, 2);
 }
 
 // To scratch.members[trajectory][size of the group, padded to 16]. By the columns kernel's product for both kernels:

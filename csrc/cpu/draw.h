@@ -29,6 +29,7 @@ class Draw {
  private:
   float* logits(const Scratch& scratch, int i) const;
   void draw_members(Scratch& scratch, int first, int n, const double* rest, std::int32_t* state) const;
+  void prefetch(int group) const;
   void member_logits(Scratch& scratch, int group, const int* trajectory, int n) const;
 
   const Model& model_;

