@@ -146,6 +146,12 @@ def test_floor_counts_by_hand() -> None:
     assert 64 < crop.operations / many.operations < 96
     flat = bench_config("paper-four-state")
     assert rollout_floor(flat, "crop", 1, 1).operations == operations_per_token(flat, 100) + 99 * 4 * 64 * 64
+    # Of the head, 10 groups of 30 states: 10 rows that trajectories share, and 30 of its own for each of them.
+    groups = config.replace(n_states=300, group_sizes=(20, 40) * 5)
+    assert operations_per_token(groups, 128) == operations_per_token(config.replace(n_states=40), 128)
+    assert weight_elements(groups) == weight_elements(config) - 90 * 129
+    shared = weight_elements(groups) * 4 / 16
+    assert rollout_floor(groups, "ring", 64, 1).weight_bytes == pytest.approx(shared + 30 * 129 * 4)
     # A processor of this century; and measured once only.
     assert measure_peak(1) > 1e9 and measure_bandwidth(1, 1 << 20) > 1e8
     assert measure_peak(1) == measure_peak(1)
