@@ -2,19 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 from nanomd._native import Histories
-from nanomd.base.errors import InputError
+from nanomd.rare.many_states import likely_transitions, sparse_committor
 from nanomd.rare.propagator import STREAM_CONTEXT, Propagator
 
-MAX_STATES = 2048  # the matrix is dense
+DENSE_STATES = 2048  # beyond, the matrix is sparse
 _WALKERS_PER_STATE = 2
 _LENGTH = 64  # steps of each
+_PROBABILITIES = (
+    1 << 31
+)  # of all contexts, which bounds the time; fewer and shorter walkers where there are many states
 _AT_ONCE = 1 << 24  # probabilities, which bounds the memory on the way
 
 FloatArray = NDArray[np.float64]
+
+
+def _contexts(propagator: Propagator) -> Iterator[tuple[NDArray[np.uint16], NDArray[np.float32]]]:
+    """Yield the present token (m,) and ln p of the next (m, V) in every context of short rollouts from every state."""
+    task = propagator.task
+    n = task.n_states
+    n_walkers = min(_WALKERS_PER_STATE, max(1, _PROBABILITIES // n**2))
+    length = min(_LENGTH, max(1, _PROBABILITIES // (n_walkers * n**2)))
+    starts = np.tile(np.arange(n, dtype=np.uint16), n_walkers)
+    nowhere = np.zeros(n, bool)
+    batch = max(1, _AT_ONCE // (length * n))
+    for first in range(0, len(starts), batch):
+        some = starts[first : first + batch]
+        tokens = some[:, None]
+        if length > 1:
+            propagator.restart(Histories(list(tokens), np.zeros(len(some), np.uint64)))
+            streams = STREAM_CONTEXT + first + np.arange(len(some))
+            drawn, _ = propagator.advance(streams, 0, length - 1, nowhere)
+            tokens = np.concatenate((tokens, drawn), axis=1)
+        log_p = task.engine.log_probs(tokens, mode=task.mode, hop_keep=task.hop_keep, n_threads=task.n_threads)
+        propagator.steps += tokens.size
+        yield tokens.ravel(), log_p.reshape(-1, n)
 
 
 def mean_transitions(propagator: Propagator) -> FloatArray:
@@ -23,28 +51,12 @@ def mean_transitions(propagator: Propagator) -> FloatArray:
     The mean is over the contexts of short rollouts that start once and again in every state. Probabilities are
     averaged, not drawn states counted, so that a transition of probability 1e-8 is known after some hundred steps.
     """
-    task = propagator.task
-    n = task.n_states
-    if n > MAX_STATES:
-        raise InputError(
-            f"progress must be given for a model of more than {MAX_STATES} states, got {n}: "
-            "a value a state that rises from source to target"
-        )
-    starts = np.tile(np.arange(n, dtype=np.uint16), _WALKERS_PER_STATE)
-    nowhere = np.zeros(n, bool)
+    n = propagator.task.n_states
     sums = np.zeros((n, n))
-    batch = max(1, _AT_ONCE // (_LENGTH * n))
-    for first in range(0, len(starts), batch):
-        some = starts[first : first + batch]
-        propagator.restart(Histories(list(some[:, None]), np.zeros(len(some), np.uint64)))
-        streams = STREAM_CONTEXT + first + np.arange(len(some))
-        drawn, _ = propagator.advance(streams, 0, _LENGTH - 1, nowhere)
-        tokens = np.concatenate((some[:, None], drawn), axis=1)
-        log_p = task.engine.log_probs(tokens, mode=task.mode, hop_keep=task.hop_keep, n_threads=task.n_threads)
-        propagator.steps += tokens.size
-        order = np.argsort(tokens, axis=None, kind="stable")
-        present, begins = np.unique(tokens.ravel()[order], return_index=True)
-        rows = np.exp(log_p.reshape(-1, n).astype(np.float64) / task.temperature)
+    for tokens, log_p in _contexts(propagator):
+        order = np.argsort(tokens, kind="stable")
+        present, begins = np.unique(tokens[order], return_index=True)
+        rows = np.exp(log_p.astype(np.float64) / propagator.task.temperature)
         sums[present] += np.add.reduceat(rows[order], begins, axis=0)
     mean: FloatArray = sums / sums.sum(axis=1, keepdims=True)
     return mean
@@ -66,11 +78,17 @@ def model_progress(propagator: Propagator) -> FloatArray:
     It starts at the mean committor of those that leave the source: less promising states are as good as back.
     """
     task = propagator.task
-    matrix = mean_transitions(propagator)
-    value = committor(matrix, task.source, task.target)
+    matrix: Any
+    if task.n_states > DENSE_STATES:
+        matrix = likely_transitions(_contexts(propagator), task.n_states, 1 / task.temperature)
+        value = sparse_committor(matrix, task.source, task.target)
+    else:
+        matrix = mean_transitions(propagator)
+        value = committor(matrix, task.source, task.target)
     weight = task.files.starts.stationary[task.source]
-    leaving = (weight if weight.any() else np.ones(len(weight))) @ matrix[task.source][:, ~task.source]
-    floor = float(leaving @ value[~task.source] / leaving.sum())
+    outside = np.flatnonzero(~task.source)
+    leaving = (weight if weight.any() else np.ones(len(weight))) @ matrix[np.flatnonzero(task.source)][:, outside]
+    floor = float(leaving @ value[outside] / leaving.sum())
     return np.log(np.maximum(value, floor))
 
 
