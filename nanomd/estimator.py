@@ -201,10 +201,18 @@ class GPTEstimator:
         """Whether `fit` has given a model."""
         return self._model is not None
 
-    def fit(self, dtrajs: DtrajsLike) -> Self:
+    def fit(self, dtrajs: DtrajsLike, *, coordinates: NDArray[np.floating] | None = None) -> Self:
         """Train on discrete trajectories: arrays of raw labels, or paths and patterns of .npy, .npz or .txt files.
 
         Negative labels are unassigned frames; a trajectory is cut there.
+
+        Parameters
+        ----------
+        dtrajs : arrays or paths
+        coordinates : array, shape (n_labels, k), optional
+            Where the states lie, a row for every label, such as centres of clusters: embeddings begin alike for states
+            near each other, which helps where there are thousands. Those in groups lie among the slow processes when
+            None.
 
         Raises
         ------
@@ -214,9 +222,10 @@ class GPTEstimator:
         """
         needs("a training", "torch", "scipy", "deeptime")
         with reporting(self.progress, self.train_config.n_steps, "train") as bar:
-            return self._fit(dtrajs, bar)
+            return self._fit(dtrajs, bar, coordinates)
 
-    def _fit(self, dtrajs: DtrajsLike, progress: Progress) -> Self:
+    def _fit(self, dtrajs: DtrajsLike, progress: Progress, coordinates: NDArray[np.floating] | None) -> Self:
+        from nanomd.model.geometry import check_coordinates
         from nanomd.training.epochs import resolve_epochs
         from nanomd.training.floor import TOLERANCE, markov_loss, without_context
         from nanomd.training.grouping import group_states, resolve_n_groups
@@ -235,9 +244,10 @@ class GPTEstimator:
                 "dtrajs hold no two successive assigned frames, so no transition; "
                 "give trajectories of at least 2 frames"
             )
-        state_map, tokens, sizes = group_states(
-            state_map, tokens, resolve_n_groups(state_map.n_states, self.train_config.n_groups), self.train_config.seed
-        )
+        n_groups = resolve_n_groups(state_map.n_states, self.train_config.n_groups)
+        state_map, tokens, sizes, place = group_states(state_map, tokens, n_groups, self.train_config.seed)
+        if coordinates is not None:
+            place = check_coordinates(coordinates, state_map.symbols)
         chosen = self._choose(tokens, state_map.n_states, sizes)
         config, train_config, stride = chosen.model, chosen.train, chosen.stride
         fraction, every_frame = train_config.validation_fraction, tokens
@@ -253,6 +263,7 @@ class GPTEstimator:
             run_dir=self.run_dir,
             resume=self.resume,
             progress=progress,
+            coordinates=place,
         )
         floor = markov_loss(training, validation, config.n_states, train_config.time_reversal)
         worse = floor is not None and not result.best_loss <= floor * (1 + TOLERANCE)
@@ -349,9 +360,9 @@ class GPTEstimator:
 
         return GPTModel(finish(files, tokens, chosen, progress), history=history)
 
-    def fit_fetch(self, dtrajs: DtrajsLike) -> GPTModel:
-        """Fit, and return the model."""
-        return self.fit(dtrajs).fetch_model()
+    def fit_fetch(self, dtrajs: DtrajsLike, *, coordinates: NDArray[np.floating] | None = None) -> GPTModel:
+        """Fit, and return the model; arguments as of `fit`."""
+        return self.fit(dtrajs, coordinates=coordinates).fetch_model()
 
     def fetch_model(self, which: str = "best") -> GPTModel:
         """Return the trained model.

@@ -75,6 +75,18 @@ def kinetic_groups(counts: csr_array, n_groups: int | None = None, *, seed: int 
     >>> bool(groups[0] == groups[1] != groups[2] == groups[3])
     True
     """
+    return place_and_group(counts, n_groups, seed=seed)[0]
+
+
+def place_and_group(counts: csr_array, n_groups: int | None = None, *, seed: int = 0) -> tuple[IntArray, FloatArray]:
+    """Return the groups of `kinetic_groups`, and where every state lies among the slow processes.
+
+    Returns
+    -------
+    groups : int64 array, shape (V,)
+    coordinates : float64 array, shape (V, k)
+        Slow processes as functions of the states, scaled by their eigenvalues; zero where a state is not connected.
+    """
     needs("groups of states", "scipy")
     exchange = _exchange(counts)
     n = exchange.shape[0]
@@ -82,16 +94,18 @@ def kinetic_groups(counts: csr_array, n_groups: int | None = None, *, seed: int 
     limit = int(np.ceil(max(_LARGEST_GROUP * n**0.5, 2 * n / n_groups)))
     inside, elsewhere = _connected(exchange)
     n_own = -(-len(elsewhere) // limit)  # groups of what is not connected
+    place, weight = _kinetic_map(exchange[inside][:, inside], seed)
+    coordinates = np.zeros((n, max(1, place.shape[1] - 1)))
+    coordinates[inside, : place.shape[1] - 1] = place[:, 1:]  # the first is stationary: the same everywhere
     if n_groups == 1:
-        return np.zeros(n, np.int64)
+        return np.zeros(n, np.int64), coordinates
     n_connected = n_groups - n_own
     if n_connected > len(inside):  # more groups than connected states: the rest of them is for the others
         n_connected, n_own = len(inside), n_groups - len(inside)
     groups = np.empty(n, np.int64)
-    place, weight = _kinetic_map(exchange[inside][:, inside], seed)
     groups[inside] = _cut(place, weight, n_connected, limit)
     groups[elsewhere] = n_connected + np.arange(len(elsewhere)) * n_own // max(1, len(elsewhere))
-    return groups
+    return groups, coordinates
 
 
 def to_groups(tokens: Sequence[NDArray[Any]], sizes: Sequence[int]) -> list[NDArray[np.int32]]:

@@ -66,6 +66,20 @@ def load_tokens(folder: RunFolder) -> tuple[DTrajs, FrameInterval]:
     return dtrajs, interval
 
 
+def load_coordinates(folder: RunFolder, dtrajs: DTrajs) -> NDArray[np.float64] | None:
+    """Return where the states of many-state tokens lie, (n_labels, k); None for few states, or where it is not known.
+
+    A few states are placed by their transitions alone.
+    """
+    from nanomd.base.arrays import load_array
+    from nanomd.training.grouping import MAX_FLAT_STATES
+
+    file = folder.tokens / "state_coordinates.npy"
+    if not file.is_file() or max(int(d.max(initial=-1)) for d in dtrajs) < MAX_FLAT_STATES:
+        return None
+    return load_array(file, (None, None), "<f8")
+
+
 def held_out_of(folder: RunFolder, dtrajs: DTrajs) -> HeldOut:
     """Return which frames the finished training saw, and which it held out."""
     record = folder.record("train")

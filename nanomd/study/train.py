@@ -12,7 +12,7 @@ from nanomd.base.progress import progress_bar
 from nanomd.model.files import save_model
 from nanomd.study.folder import RunFolder
 from nanomd.study.held_out import hold_out as choose_held_out
-from nanomd.study.results import load_tokens
+from nanomd.study.results import load_coordinates, load_tokens
 from nanomd.study.step import begin_step
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def train(
             resume=resume,
             progress=bar,
         )
-        return estimator.fit(training).fetch_model()
+        return estimator.fit(training, coordinates=load_coordinates(folder, training)).fetch_model()
 
     if not world.first:
         if world.agree(0.0):

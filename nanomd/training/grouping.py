@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from nanomd.base.errors import InputError
 from nanomd.data.counts import sparse_transition_counts
-from nanomd.data.groups import kinetic_groups
+from nanomd.data.groups import place_and_group
 from nanomd.data.states import StateMap
 
 MAX_FLAT_STATES = 4096  # more are put into groups unless asked otherwise: a table of all by all would take 64 MiB
@@ -18,11 +18,15 @@ Tokens = NDArray[Any]
 
 
 class Grouped(NamedTuple):
-    """Tokens numbered group by group, what they stand for, and the sizes of the groups; none where they are empty."""
+    """Tokens numbered group by group, what they stand for, and the sizes of the groups.
+
+    And where the states lie, (V, k), among the slow processes. Without groups sizes are empty, and coordinates None.
+    """
 
     state_map: StateMap
     tokens: list[Tokens]
     sizes: tuple[int, ...]
+    coordinates: NDArray[np.float64] | None
 
 
 def resolve_n_groups(n_states: int, n_groups: int | None) -> int:
@@ -55,10 +59,12 @@ def group_states(state_map: StateMap, tokens: Sequence[Tokens], n_groups: int, s
     seed : int
     """
     if not n_groups:
-        return Grouped(state_map, list(tokens), ())
-    groups = kinetic_groups(sparse_transition_counts(tokens, state_map.n_states), n_groups, seed=seed)
+        return Grouped(state_map, list(tokens), (), None)
+    counts = sparse_transition_counts(tokens, state_map.n_states)
+    groups, coordinates = place_and_group(counts, n_groups, seed=seed)
     order = np.argsort(groups, kind="stable")
     place = np.empty(len(order), state_map.dtype)
     place[order] = np.arange(len(order))
     sizes = tuple(np.bincount(groups, minlength=n_groups).tolist())
-    return Grouped(state_map.reordered(order), [place[np.asarray(t)] for t in tokens], sizes)
+    numbered = [place[np.asarray(t)] for t in tokens]
+    return Grouped(state_map.reordered(order), numbered, sizes, coordinates[order])

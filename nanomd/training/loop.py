@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -65,6 +66,7 @@ def train(
     run_dir: str | Path | None = None,
     resume: bool = False,
     progress: Progress | None = None,
+    coordinates: NDArray[np.float64] | None = None,
 ) -> TrainingResult:
     """Train a nano-GPT on token trajectories.
 
@@ -79,6 +81,8 @@ def train(
         Continue from the last checkpoint in `run_dir`, if there is one.
     progress : Progress, optional
         Advanced by one a step.
+    coordinates : ndarray, shape (V, k), optional
+        Where the states lie: the embedding begins there (`nanomd.model.geometry`).
 
     Raises
     ------
@@ -92,7 +96,7 @@ def train(
     if not world.first:
         progress = None
     with torch_settings(device, config.n_threads):
-        training = Training(model_config, config, trajectories, validation, device, world, run_dir)
+        training = Training(model_config, config, trajectories, validation, device, world, run_dir, coordinates)
         return training.run(resume, progress)
 
 
@@ -107,6 +111,7 @@ class Training:
     world : World, optional
         The processes that share it.
     run_dir : path, optional
+    coordinates : ndarray, shape (V, k), optional
     """
 
     def __init__(
@@ -118,6 +123,7 @@ class Training:
         device: torch.device,
         world: World | None = None,
         run_dir: str | Path | None = None,
+        coordinates: NDArray[np.float64] | None = None,
     ) -> None:
         config = resolve_epochs(model_config, config, trajectories)
         self.config, self.device = config, device
@@ -135,7 +141,7 @@ class Training:
             seed=config.seed,
             device=device,
         )
-        self.model = untrained_model(model_config, config, trajectories).to(device)
+        self.model = untrained_model(model_config, config, trajectories, coordinates).to(device)
         self.heads: HorizonHeads | None = None
         if config.lookahead_lags:
             self.heads = HorizonHeads(model_config, config, self.length, burn_in, self.world.size).to(device)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from nanomd.base.config import ModelConfig, TrainConfig
 from nanomd.base.errors import BackendUnavailableError, InputError
 from nanomd.data.counts import sparse_transition_counts
+from nanomd.model.geometry import fourier_features
 from nanomd.model.network import NanoGPT
 from nanomd.training.distributed import World
 from nanomd.training.step import resolve_compile
@@ -62,11 +63,23 @@ def resolve_burn_in(model: ModelConfig, train: TrainConfig, length: int) -> int:
     return train.burn_in  # the sampler of windows checks it
 
 
-def untrained_model(model: ModelConfig, config: TrainConfig, trajectories: Sequence[NDArray[Any]]) -> NanoGPT:
-    """Return a model with initial weights: at the Markov model of the data where it has a markov head."""
+def untrained_model(
+    model: ModelConfig,
+    config: TrainConfig,
+    trajectories: Sequence[NDArray[Any]],
+    coordinates: NDArray[np.float64] | None = None,
+) -> NanoGPT:
+    """Return a model with initial weights: at the Markov model of the data where it has a markov head.
+
+    The embedding begins at the states' coordinates (V, k), where there are any (`nanomd.model.geometry`).
+    """
     network = NanoGPT(model, backend=config.backend, seed=config.seed)
     if config.initial == "glorot":
         network.initialise_glorot(config.seed)
+    if coordinates is not None:
+        with torch.no_grad():
+            features = fourier_features(coordinates, model.d_model, config.seed)
+            network.embedding.weight.copy_(torch.from_numpy(features))
     if model.markov_head:
         from scipy.sparse import csr_array
 
