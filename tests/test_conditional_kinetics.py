@@ -15,7 +15,7 @@ from known_chain import default_chain
 from nanomd import ConditionalGPTEstimator
 from nanomd.base.config import ModelConfig
 from nanomd.conditional.finish import regress
-from nanomd.conditional.joint_layer import Change, JointPosterior
+from nanomd.conditional.joint_layer import Change, JointPosterior, JointScaling
 from nanomd.conditional.plan import make_plan
 from nanomd.conditional.refit import refit
 from nanomd.model.contexts import collect_contexts, find_pieces
@@ -63,6 +63,18 @@ def test_the_gradient_of_the_posterior_is_that_of_its_value() -> None:
         values = [joint(Change(at.heads + s * along.heads, at.tables + s * along.tables))[0] for s in (step, -step)]
         expected = float((gradient.heads * along.heads).sum() + (gradient.tables * along.tables).sum())
         assert (values[0] - values[1]) / (2 * step) == pytest.approx(expected, rel=1e-6)
+
+
+def test_scaled_gradients_are_the_transpose_of_scaled_changes() -> None:
+    groups = [sample(t, 900, 3, seed) for seed, t in enumerate(TEMPERATURES)]
+    joint = joint_posterior(groups, standardised(TEMPERATURES))
+    scaling, generator = JointScaling(joint), torch.Generator().manual_seed(1)
+    x = np.random.default_rng(2).normal(size=sum(scaling.sizes))
+    zero = joint.zeros()
+    by = Change(*(torch.randn(y.shape, generator=generator, dtype=y.dtype) for y in (zero.heads, zero.tables)))
+    change = scaling.change(x)
+    expected = float((by.heads * change.heads).sum() + (by.tables * change.tables).sum())
+    assert scaling.gradient(by) @ x == pytest.approx(expected, rel=1e-9)
 
 
 def test_at_the_maximum_mean_rates_are_those_of_the_data_wherever_features_allow() -> None:

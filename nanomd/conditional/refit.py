@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from nanomd.base.checks import check_range
+from nanomd.base.checks import check_memory, check_range
 from nanomd.base.errors import InputError
 from nanomd.conditional.joint_layer import JointPosterior, minimise
 from nanomd.data.counts import transition_counts
@@ -42,6 +42,7 @@ Floats = NDArray[np.float32]
 
 FINE = 0.02  # of the gradient, in standard errors: what hardly any data tell is to stay where the others put it
 _NEAR, _COARSE = 1 << 18, 0.5  # contexts that are enough to come near the maximum, and how near
+_TABLES = 8  # of float64 for each feature, on the way
 _MEMORY = 1 << 30  # bytes of features; beyond, evenly spread pieces are fitted
 
 
@@ -110,6 +111,11 @@ def refit(
     n = models[0].config.n_states
     if n > MAX_STATES:
         raise InputError(f"refit needs at most {MAX_STATES} states, got {n}: set refit to off")
+    check_memory(
+        _TABLES * 8 * (1 + features.shape[1]) * n**2,
+        f"the last fit of {n} states and {features.shape[1]} features of conditions",
+        "use fewer states, or set refit to off",
+    )
     numbers, contexts, rates = [], [], []
     for place, (model, tokens) in enumerate(zip(models, groups, strict=True)):
         if note is not None:
