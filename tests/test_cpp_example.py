@@ -44,8 +44,9 @@ def run(program, folder, n_steps=200, n_trajs=3, seed=7, start=8):
         {"rope_base": 12345.678, "n_head": 1, "n_kv_head": 1, "markov_head": True},
         {"position": "learned", "norm": "post", "activation": "relu", "context_length": 7},
         {"n_states": 300, "d_model": 64, "n_head": 4, "n_kv_head": 2, "mlp_ratio": 1},
+        {"n_states": 60, "group_sizes": (22, 1, 30, 7), "markov_head": True},
     ],
-    ids=["ring", "markov", "hop", "wide"],
+    ids=["ring", "markov", "hop", "wide", "groups"],
 )
 def test_states_equal_those_of_python(program, tmp_path, changes):
     files = make_files(**changes)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rollout_models import make_files
 from scipy import stats
 
 from nanomd import _native
@@ -12,6 +13,7 @@ from nanomd.base.config import ModelConfig
 from nanomd.base.errors import BackendUnavailableError, InputError
 from nanomd.model.rope import rope_multipliers
 from nanomd.rollout.reference import ReferenceEngine
+from nanomd.rollout.sampler import Sampler
 
 _spec = importlib.util.spec_from_file_location("reference_numpy", Path(__file__).with_name("reference_numpy.py"))
 reference = importlib.util.module_from_spec(_spec)
@@ -200,6 +202,18 @@ def test_a_temperature_is_refused():
         _native.NativeWalkers(engine, mode=mode, hop_keep=0, seed=0, temperature=1.1, n_threads=1)
     flat = ModelConfig(n_states=48, **SMALL)
     make_engine(flat, reference.random_tensors(flat)).open(history, index, mode=mode, temperature=0.9)
+
+
+def test_the_sampler_draws_alike_on_either_engine_and_tempers_on_the_reference():
+    files = make_files(n_states=60, group_sizes=(22, 1, 30, 7), markov_head=True)
+    compiled, eager = (Sampler(files, backend=name) for name in ("cpu", "reference"))
+    expected = eager.generate(150, 3, seed=3).tokens
+    assert np.array_equal(compiled.generate(150, 3, seed=3, n_threads=2).tokens, expected)
+    assert np.array_equal(compiled.generate(150, 2, seed=3).tokens, expected[:2])
+    with pytest.raises(BackendUnavailableError, match="sampling_temperature must be 1"):
+        compiled.generate(10, sampling_temperature=0.5)
+    cold = eager.generate(150, 3, seed=3, sampling_temperature=0.1).tokens
+    assert len(np.unique(cold)) < len(np.unique(expected)) / 2
 
 
 @pytest.mark.parametrize(

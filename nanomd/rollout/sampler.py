@@ -177,7 +177,7 @@ class Sampler:
         stride : int
             Keep the states of steps 0, stride, 2 stride, ...
         sampling_temperature : float
-            Divides the logits.
+            Divides the logits. 1 where states stand in groups (`ModelConfig.group_sizes`), but with the reference.
         n_threads : int, optional
             CPU threads; all that this process may use when None.
         out : path, optional
