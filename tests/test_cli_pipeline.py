@@ -16,6 +16,7 @@ import pytest
 from command_line import GENERATE, TRAIN, ok, refused
 
 from nanomd.base.files import sha256_of
+from nanomd.data.dtrajs import save_dtrajs
 
 
 def test_the_run_folder_holds_what_it_should(finished: Path) -> None:
@@ -265,6 +266,12 @@ def test_from_structures_to_structures(protein: Path, tmp_path: Path, capsys: py
     ok("structures", "--run", folder, "--out", out, "--n-frames", 20, "--stride", 2, "--force", "--quiet")
     assert sha256_of(out) == first
     assert "trajectory must be" in refused(capsys, "structures", "--run", folder, "--out", out, "--trajectory", 9)
+    passage = ["structures", "--run", folder, "--out", tmp_path / "passage.xtc", "--passage"]
+    assert "rare" in refused(capsys, *passage, 0)
+    save_dtrajs([[0, 1], [1, 2, 0]], folder / "rare" / "paths", "path_")
+    ok(*passage, 1, "--quiet")
+    assert mdtraj.load(str(tmp_path / "passage.xtc"), top=str(protein / "top.pdb")).n_frames == 3
+    assert "passage must be in [0, 1]" in refused(capsys, *passage, 2, "--force")
 
     assert "atoms" in refused(capsys, *tokenize, protein / "other.xtc", "--force")
     assert "nan" in refused(capsys, *tokenize, protein / "nan.dcd", "--force").lower()

@@ -1,4 +1,4 @@
-"""Map generated states back to frames of the molecular dynamics.
+"""Map generated states, or a passage of a rare event, back to frames of the molecular dynamics.
 
 For every state one of the frames that were assigned to it is drawn, reproducibly.
 """
@@ -14,6 +14,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     add_common(parser)
     parser.add_argument("--trajectory", type=whole, default=0, help="which generated trajectory (default: %(default)s)")
+    parser.add_argument(
+        "--passage", type=whole, default=None, metavar="K", help="instead, passage K (from 0) of `nanomd rare --paths`"
+    )
     parser.add_argument("--first", type=whole, default=0, help="first generated frame (default: %(default)s)")
     parser.add_argument("--n-frames", type=whole, default=1000, help="frames to write (default: %(default)s)")
     parser.add_argument("--stride", type=whole, default=1, help="use every stride-th frame (default: %(default)s)")

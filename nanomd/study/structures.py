@@ -6,7 +6,9 @@ from pathlib import Path
 
 from nanomd.base.checks import check_range
 from nanomd.base.errors import InputError, StoreError
+from nanomd.data.dtrajs import Dtraj, load_dtrajs
 from nanomd.study.folder import RunFolder
+from nanomd.study.rare import PATHS
 from nanomd.study.results import load_generated
 
 
@@ -22,16 +24,20 @@ def structures(
     seed: int = 0,
     force: bool = False,
     progress: bool | None = None,
+    passage: int | None = None,
 ) -> str:
-    """Write frames of the MD for the states of one generated trajectory."""
+    """Write frames of the MD for the states of one generated trajectory, or of a passage that `rare` has written."""
     folder = RunFolder(run, create=False)
-    rollout = load_generated(folder)
     if not (folder.tokens / "tokenizer").exists():
         raise InputError(f"{folder.path} was not tokenized from structures: there are no frames to go back to")
-    check_range("trajectory", trajectory, 0, rollout.n_trajs - 1)
     check_range("stride", stride, 1)
     check_range("n_frames", n_frames, 1)
-    labels = rollout.dtrajs[trajectory]
+    if passage is None:
+        rollout = load_generated(folder)
+        check_range("trajectory", trajectory, 0, rollout.n_trajs - 1)
+        labels = rollout.dtrajs[trajectory]
+    else:
+        labels = _passage(folder, passage)
     check_range("first", first, 0, len(labels) - 1, f"the trajectory has {len(labels)} frames")
     chosen = labels[first : first + n_frames * stride : stride]
     path = Path(out)
@@ -43,3 +49,11 @@ def structures(
     tokenizer.progress = progress
     tokenizer.to_structures(chosen, path, seed, topology=top, overwrite=force)
     return f"wrote {len(chosen)} frames to {path}"
+
+
+def _passage(folder: RunFolder, number: int) -> Dtraj:
+    n = len(list((folder.rare / PATHS).glob("path_*.npy")))
+    if not n:
+        raise InputError(f"{folder.path} holds no passages; nanomd rare --run {folder.path} --paths N writes them")
+    check_range("passage", number, 0, n - 1)
+    return load_dtrajs(folder.rare / PATHS / f"path_{number:04d}.npy")[0]
