@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from nanomd import GPTEstimator
+from nanomd import ConditionalGPTEstimator, GPTEstimator, constrain
 from nanomd.base.config import ModelConfig, TrainConfig
 from nanomd.base.errors import InputError
 from nanomd.data.counts import transition_counts
 from nanomd.data.groups import to_groups
 from nanomd.data.states import StateMap
+from nanomd.interpret.explicit import explicit_logits
 from nanomd.model import grouped_head
 from nanomd.model.network import NanoGPT
 from nanomd.model.scoring import loss_of, mean_log_likelihood
@@ -163,3 +164,21 @@ def test_objectives_train_a_grouped_model(objective):
     assert model.config.group_sizes == (2, 2, 2)
     loss = -model.log_likelihood(data)
     assert entropy - 0.02 < loss < entropy + 0.03  # 0.01 is the sampling error of the mean over 20,000 steps
+
+
+@pytest.mark.parametrize("markov_head", [False, True])
+def test_interpretation_reads_the_same_probabilities(markov_head):
+    model, tokens = make_model(markov_head), some_tokens(2, 7)
+    torch.testing.assert_close(explicit_logits(model, tokens)[0], model(tokens))
+
+
+def test_what_depends_on_the_grouping_is_refused():
+    model = GPTEstimator("tiny", n_steps=2, n_groups=2, seed=1, refit="off").fit_fetch(np.tile([0, 1, 1, 2, 3], 60))
+    with pytest.raises(InputError, match="mask_unseen needs a table of all states by all"):
+        model.mask_unseen(np.tile([0, 1, 1, 2, 3], 60))
+    with pytest.raises(InputError, match="must be trained with n_groups=0"):
+        constrain(model, populations={"rare": ([0], 0.4, 0.01)})
+    with pytest.raises(InputError, match="n_groups must be None for a training at several conditions"):
+        ConditionalGPTEstimator("tiny", n_steps=2, n_groups=2).fit(
+            [np.tile([0, 1], 60), np.tile([0, 1, 1], 60)], [{"ligand": "a"}, {"ligand": "b"}]
+        )

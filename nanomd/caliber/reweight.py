@@ -127,6 +127,8 @@ def constrain(
             f"a model to be constrained must have at most {MAX_STATES} states, got {files.config.n_states}; "
             "use coarser states"
         )
+    if files.config.group_sizes:
+        raise InputError("a model to be constrained must be trained with n_groups=0: its table is of all states by all")
     check_range("weight", weight, 1e-6)
     wishes = check_wishes(
         files.state_map, files.frame_interval, averages, populations, rates, relaxation, reversible=reversible

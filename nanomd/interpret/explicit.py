@@ -24,6 +24,7 @@ from torch import Tensor
 from nanomd.base.errors import InputError
 from nanomd.data.dtrajs import DtrajsLike
 from nanomd.kernels.reference.attention import rotate
+from nanomd.model.grouped_head import log_probs_with
 from nanomd.model.network import Attention, Block, NanoGPT
 from nanomd.model.rope import rope_tables
 
@@ -131,13 +132,19 @@ def _pass(part: Part, layer: int, x: Tensor, restore: Restore | None, record: Re
 
 
 def read_out(model: NanoGPT, x: Tensor, markov: Tensor | None) -> Tensor:
-    """Map last outputs (..., d) to logits (..., V), with rows (..., V) of the Markov head where the model has one."""
-    logits: Tensor = model.head(model.norm(x) if model.config.norm == "pre" else x)
+    """Map last outputs (..., d) to logits (..., V), with rows of the Markov head where the model has one.
+
+    Rows are (..., V), or (..., G) where states stand in groups; the logits are then ln p.
+    """
+    x = model.norm(x) if model.config.norm == "pre" else x
+    if model.config.group_sizes:
+        return log_probs_with(model, x, markov)
+    logits: Tensor = model.head(x)
     return logits if markov is None else logits + markov
 
 
 def markov_rows(model: NanoGPT, tokens: Tensor) -> Tensor | None:
-    """Return the rows (..., V) that the Markov head adds after the states `tokens` (...); None without such a head."""
+    """Return what the Markov head adds after the states `tokens` (...), see `read_out`; None without such a head."""
     return model.markov(tokens) if model.config.markov_head else None
 
 

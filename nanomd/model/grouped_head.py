@@ -32,14 +32,17 @@ def group_of(config: ModelConfig, device: torch.device | None = None) -> Tensor:
 
 def group_logits(model: NanoGPT, features: Tensor, tokens: Tensor) -> Tensor:
     """Return the logits of the next group (..., G), float32 whatever the blocks run in."""
-    with torch.autocast(features.device.type, enabled=False):
-        scores: Tensor = model.group(features.to(model.group.weight.dtype))
-        return scores + model.markov(tokens) if model.config.markov_head else scores
+    return _with_rows(model, features, model.markov(tokens) if model.config.markov_head else None)
 
 
 def log_probs(model: NanoGPT, features: Tensor, tokens: Tensor) -> Tensor:
     """Return ln p of all states (..., V): as much work as with one softmax; for few predictions."""
-    groups = group_logits(model, features, tokens).log_softmax(dim=-1)
+    return log_probs_with(model, features, model.markov(tokens) if model.config.markov_head else None)
+
+
+def log_probs_with(model: NanoGPT, features: Tensor, rows: Tensor | None) -> Tensor:
+    """Return ln p of all states (..., V) with rows (..., G) in place of those of the markov head."""
+    groups = _with_rows(model, features, rows).log_softmax(dim=-1)
     with torch.autocast(features.device.type, enabled=False):
         scores = model.head(features.to(model.head.weight.dtype))
     parts = [one.log_softmax(dim=-1) for one in torch.split(scores, list(model.config.group_sizes), dim=-1)]
@@ -74,6 +77,12 @@ def draw(model: NanoGPT, features: Tensor, tokens: Tensor, uniform: Tensor) -> T
     for g, rows, logits in _of_groups(model, features, group):
         states[rows] = model.config.group_starts[g] + _invert(logits, rest[rows])[0]
     return states
+
+
+def _with_rows(model: NanoGPT, features: Tensor, rows: Tensor | None) -> Tensor:
+    with torch.autocast(features.device.type, enabled=False):
+        scores: Tensor = model.group(features.to(model.group.weight.dtype))
+        return scores if rows is None else scores + rows
 
 
 def _of_groups(model: NanoGPT, features: Tensor, group: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
