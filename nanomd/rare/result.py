@@ -314,7 +314,11 @@ class RareEvents:
             symbols = StateMap(arrays.pop("symbols"))
             fields: dict[str, Any] = {**header, **arrays}
             if any(name.startswith("segment_") for name in recorded):
-                fields["segments"] = Segments.read(recorded, n_states, str(path))
+                fields["segments"] = segments = Segments.read(recorded, n_states, str(path))
+                fluxes, burn_in = arrays["fluxes"], int(header["settings"]["burn_in"])
+                same = len(segments.n_walkers) == len(fluxes) > burn_in >= 0
+                if not same or not np.allclose(segments.fluxes(n_repeats), fluxes, rtol=1e-9, atol=0):
+                    raise StoreError(f"{path} is damaged: its segments do not give its fluxes")
             if any(name.startswith("passage_") for name in recorded):
                 fields["passages"] = Passages.read(recorded, n_states, n_repeats, str(path))
             return cls(**fields, state_map=symbols, frame_interval=FrameInterval(value, unit))

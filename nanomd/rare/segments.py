@@ -71,6 +71,13 @@ class Segments:
             found[now] = found[before][self.parent[now]]
         return found
 
+    def fluxes(self, n_repeats: int) -> NDArray[np.float64]:
+        """Return the weight that reached the target in every iteration, a step, (n_iterations, n_repeats)."""
+        found = np.zeros((len(self.n_walkers), n_repeats))
+        row = (np.cumsum(self.n_walkers) - self.n_walkers)[self.arrival[:, 0]] + self.arrival[:, 1]
+        np.add.at(found, (self.arrival[:, 0], self.repeats(n_repeats)[row]), self.weight[row] / self.tau)
+        return found
+
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return everything under the names that `read` takes."""
         return {f"segment_{one.name}": getattr(self, one.name) for one in fields(self)}

@@ -143,7 +143,8 @@ def _draw(result: RareEvents, file: Path) -> None:
                 figure = Figure(figsize=(5.6, 3.8), layout="constrained")
                 panels = [figure.subplots()]
             else:
-                figure = Figure(figsize=(14.4, 3.8), layout="constrained")
+                figure = Figure(figsize=(14.4, 3.8))
+                figure.set_layout_engine("constrained", w_pad=0.12)
                 panels = list(figure.subplots(1, 3))
                 draw_paths(panels[1], result, 40, 0)
                 draw_transition_times(panels[2], paths)
