@@ -24,6 +24,7 @@ IntArray = NDArray[np.int64]
 MAX_DENSE_STATES = 8192  # a dense matrix of 64-bit numbers takes 0.5 GiB
 SPARSE_STATES = 2048  # beyond, kinetics are computed from sparse counts
 _DENSE_SOLVE = 2048  # up to here a dense solve takes no longer than a sparse one
+_ROWS = 4096  # of a sparse matrix that are looked at together
 _AT_ONCE = 1 << 22  # transitions that are put into a sparse matrix together
 
 
@@ -56,7 +57,9 @@ def sparse_transition_counts(dtrajs: Sequence[ArrayLike], n_states: int, lagtime
         return csr_array(transition_counts(dtrajs, n_states, lagtime))
     if lagtime < 1:
         raise InputError(f"lagtime must be at least 1, got {lagtime}")
-    total = csr_array((n_states, n_states), dtype=np.int64)
+    trajectories: Sequence[Any] = dtrajs
+    small = sum(map(len, trajectories)) < 2**31
+    total = csr_array((n_states, n_states), dtype=np.int32 if small else np.int64)
     waiting: list[tuple[NDArray[Any], NDArray[Any]]] = []
     number = 0
     for dtraj in dtrajs:
@@ -81,7 +84,7 @@ def _sparse(pairs: list[tuple[NDArray[Any], NDArray[Any]]], n_states: int) -> cs
     inside = (source >= 0) & (target >= 0)
     if not inside.all():
         source, target = source[inside], target[inside]
-    return coo_array((np.ones(len(source), np.int64), (source, target)), shape=(n_states, n_states)).tocsr()
+    return coo_array((np.ones(len(source), np.int32), (source, target)), shape=(n_states, n_states)).tocsr()
 
 
 def model_counts(dtrajs: Sequence[ArrayLike], n_states: int, lagtime: int = 1) -> Any:
@@ -131,15 +134,22 @@ def largest_connected_set(counts: Any) -> IntArray:
         is no large set. Where there are none, the state with the most transitions to itself.
     """
     needs("a Markov model", "scipy")
-    from scipy.sparse import coo_array, csr_array
+    from scipy.sparse import csr_array
     from scipy.sparse.csgraph import connected_components
 
-    matrix = coo_array(csr_array(counts).astype(np.float64))
+    matrix = csr_array(counts)
     n_sets, label = connected_components(matrix, directed=True, connection="strong")
-    source, target = matrix.coords
-    within = label[source] == label[target]
-    between = np.bincount(label[source[within]], matrix.data[within] * (source != target)[within], minlength=n_sets)
-    staying = np.bincount(label[source[within]], matrix.data[within], minlength=n_sets)
+    if n_sets == 1:
+        return np.arange(len(label))
+    between, staying = np.zeros(n_sets), np.zeros(n_sets)
+    for begin in range(0, len(label), _ROWS):
+        edges = matrix.indptr[begin : begin + _ROWS + 1]
+        target, number = matrix.indices[edges[0] : edges[-1]], matrix.data[edges[0] : edges[-1]]
+        source = begin + np.repeat(np.arange(len(edges) - 1), np.diff(edges))
+        within = label[source] == label[target]
+        staying += np.bincount(label[source[within]], number[within], minlength=n_sets)
+        within &= source != target
+        between += np.bincount(label[source[within]], number[within], minlength=n_sets)
     largest = int(np.argmax(between if between.any() else staying))
     return np.flatnonzero(label == largest).astype(np.int64)
 

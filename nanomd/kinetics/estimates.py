@@ -146,6 +146,7 @@ def timescales(
     if counts.sum() == 0:
         return Interval.undefined(empty), None
     model = estimate_markov_model(counts, lagtime)
+    del counts  # as large as the model
     # A source may have slow processes that the reference lacks, such as a trap: those stand in the queue, too.
     values, right, left = model.eigen(n_timescales + (SPARE_PROCESSES if match is not None else 2))
     k = len(values)

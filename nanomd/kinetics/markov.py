@@ -23,6 +23,7 @@ IntArray = NDArray[np.int64]
 _DENSE_EIGEN_STATES = 600
 _KEPT_BYTES = 1 << 28  # of transition matrices
 _KEPT_SPARSE = 16  # of which the small parts are kept
+_KEPT_BESIDE = 1 << 26  # bytes of matrices while a sparse one is estimated, which takes several times its size
 _KEPT_PROCESSES = 12  # of a sparse model: all that a validation asks for, found once
 _EIGEN_PRECISION, _EIGEN_VECTORS = 1e-10, 60  # of the Lanczos iteration
 
@@ -141,23 +142,23 @@ def estimate_markov_model(counts: Any, lagtime: int) -> MarkovModel:
     kept = _kept.get()
     if kept is None:
         return _estimate(counts, lagtime) if dense else _estimate_sparse(counts, lagtime, Found())
-    parts = [np.asarray(counts, np.float64)] if dense else [counts.indptr, counts.indices, counts.data]
+    parts: list[Any] = [np.asarray(counts, np.float64)] if dense else [counts.indptr, counts.indices, counts.data]
     digest = hashlib.sha256()
     for part in parts:
-        digest.update(part.tobytes())
+        digest.update(np.ascontiguousarray(part).data.cast("B"))
     key = (digest.digest(), lagtime)
     if key not in kept.models:
         if dense:
             model = _estimate(counts, lagtime)
         else:
+            _forget(kept, _KEPT_BESIDE)
             model = _estimate_sparse(counts, lagtime, kept.small.setdefault(key, Found()))
             while len(kept.small) > _KEPT_SPARSE:
                 del kept.small[next(iter(kept.small))]
         for array in (model.stationary, model.active, model.transition if dense else model.transition.data):
             array.flags.writeable = False  # it is handed out again
         kept.models[key] = model
-        while len(kept.models) > 1 and sum(map(_size, kept.models.values())) > _KEPT_BYTES:
-            del kept.models[next(iter(kept.models))]
+        _forget(kept, max(_KEPT_BYTES, _size(model)))
     return kept.models[key]
 
 
@@ -165,6 +166,12 @@ def _size(model: MarkovModel) -> int:
     """Return the bytes of a model's matrix."""
     matrix = model.transition
     return int(matrix.nbytes if isinstance(matrix, np.ndarray) else matrix.data.nbytes + matrix.indices.nbytes)
+
+
+def _forget(kept: _Kept, most: int) -> None:
+    """Forget the oldest models until the rest take no more than so many bytes."""
+    while kept.models and sum(map(_size, kept.models.values())) > most:
+        del kept.models[next(iter(kept.models))]
 
 
 _Key = tuple[bytes, int]

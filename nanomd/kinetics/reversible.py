@@ -30,6 +30,8 @@ FloatArray = NDArray[np.float64]
 _STEP = 1e-8  # largest change of y at which it has converged: the next would be a thousandth of it
 _PRECISION = 1e-3  # of a Newton step
 _ROUNDS, _INNER = 60, 5000
+_ELEMENTS = 1 << 20  # that are computed together
+_ROWS = 1024  # whose elements are computed together: no second matrix is in memory
 _SOLVED = 1e-11  # residual of a linear system, of its right-hand side
 _DAMPED = 2.0  # of y in a round, at most: far away the quadratic model promises too much
 
@@ -54,19 +56,22 @@ def balancing_vector(counts: csr_array) -> FloatArray:
 
 def reversible_matrix(counts: csr_array, y: FloatArray) -> tuple[csr_array, FloatArray]:
     """Return the transition matrix (n, n) and the stationary vector (n,) of counts and their balancing vector."""
-    from scipy.sparse import csr_array, dia_array
+    from scipy.sparse import csr_array
     from scipy.special import expit
 
     n = len(y)
     total = np.asarray(counts.sum(axis=1), np.float64)
-    pairs, row = _pairs(counts)
-    share = expit(y[row] - y[pairs.indices])
-    ahead = csr_array((pairs.data * share / total[row], pairs.indices, pairs.indptr), shape=(n, n))
-    pairs.data *= (1 - share) / total[pairs.indices]
-    stay = dia_array(((counts.diagonal() / total)[None, :], [0]), shape=(n, n))
-    transition = csr_array(ahead + pairs.T.tocsr() + stay)
-    transition.sort_indices()
-    transition.data /= np.repeat(np.asarray(transition.sum(axis=1)), np.diff(transition.indptr))
+    transition = csr_array(counts + counts.T.tocsr()).astype(np.float64)
+    # The diagonal holds twice the counts, of which a half is right.
+    for begin in range(0, n, _ROWS):
+        rows = slice(begin, min(begin + _ROWS, n))
+        edges = transition.indptr[begin : rows.stop + 1]
+        part = slice(int(edges[0]), int(edges[-1]))
+        lengths = np.diff(edges)
+        share = expit(np.repeat(y[rows], lengths) - y[transition.indices[part]])
+        data = transition.data[part] * share / np.repeat(total[rows], lengths)
+        sums = np.bincount(np.repeat(np.arange(len(lengths)), lengths), data, len(lengths))
+        transition.data[part] = data / np.repeat(sums, lengths)
     stationary = total * np.exp(y.min() - y)
     return transition, stationary / stationary.sum()
 
@@ -76,10 +81,14 @@ def _pairs(counts: csr_array) -> tuple[csr_array, NDArray[Any]]:
 
     (Half the memory of the whole matrix.)
     """
-    from scipy.sparse import csr_array, tril, triu
+    from scipy.sparse import csr_array
 
-    pairs = csr_array(triu(counts, 1) + tril(counts, -1).T).astype(np.float64)
-    return pairs, np.repeat(np.arange(pairs.shape[0], dtype=pairs.indices.dtype), np.diff(pairs.indptr))
+    both = csr_array(counts + counts.T.tocsr())
+    row = np.repeat(np.arange(both.shape[0], dtype=both.indices.dtype), np.diff(both.indptr))
+    above = both.indices > row
+    edges = np.append(0, np.cumsum(np.bincount(row[above], minlength=both.shape[0]))).astype(both.indptr.dtype)
+    pairs = csr_array((both.data[above].astype(np.float64), both.indices[above], edges), shape=both.shape)
+    return pairs, row[above]
 
 
 def _newton(pairs: csr_array, row: NDArray[Any], leave: FloatArray) -> FloatArray:
@@ -90,21 +99,24 @@ def _newton(pairs: csr_array, row: NDArray[Any], leave: FloatArray) -> FloatArra
 
     n = len(leave)
     ones = np.ones(n)
-    column = pairs.indices
+    won, weights = (csr_array((np.empty(pairs.nnz), pairs.indices, pairs.indptr), shape=(n, n)) for _ in range(2))
     y = np.zeros(n)
 
-    def with_data(data: FloatArray) -> csr_array:
-        return csr_array((data, column, pairs.indptr), shape=(n, n))
+    def laplacian(v: FloatArray) -> FloatArray:
+        v = v.ravel()
+        return np.asarray(degree * v - weights @ v - weights.T @ v)
 
     for _ in range(_ROUNDS):
-        share = expit(y[row] - y[column])
-        won = with_data(pairs.data * share)
+        for begin in range(0, pairs.nnz, _ELEMENTS):
+            part = slice(begin, begin + _ELEMENTS)
+            share = expit(y[row[part]] - y[pairs.indices[part]])
+            won.data[part] = pairs.data[part] * share
+            weights.data[part] = won.data[part] * (1 - share)
         gradient = won @ ones + pairs.T @ ones - won.T @ ones - leave
-        weights = with_data(won.data * (1 - share))
         degree = weights @ ones + weights.T @ ones
-        laplacian = LinearOperator((n, n), matvec=lambda v, d=degree, w=weights: d * v.ravel() - w @ v - w.T @ v)
+        system = LinearOperator((n, n), matvec=laplacian)
         jacobi = LinearOperator((n, n), matvec=lambda v, d=degree: v.ravel() / d)
-        step, _ = cg(laplacian, -gradient, rtol=_PRECISION, maxiter=_INNER, M=jacobi)
+        step, _ = cg(system, -gradient, rtol=_PRECISION, maxiter=_INNER, M=jacobi)
         step -= step.mean()
         largest = float(abs(step).max())
         if not np.isfinite(largest):
