@@ -73,6 +73,23 @@ def test_a_rare_state_that_a_short_reference_could_have_missed_is_not_blamed():
     assert result.verdict == "pass"
 
 
+def test_many_states_that_are_seen_once_or_not_at_all_are_no_fault():
+    """Half of the frames are in one of 30,000 states at random: an independent sample visits thousands of new."""
+
+    def rarely(seed: int) -> list[np.ndarray]:
+        rng = np.random.default_rng(seed)
+        return [np.where(rng.random(5_000) < 0.5, rng.integers(3, 30_000, 5_000), x) for x in walks(5_000, 2, seed)]
+
+    result = validate(rarely(1), rarely(2), **FAST)
+    cell = rows(result)["never visited by MD"]["GPT"]
+    assert cell.value > 0.3 and cell.passed is None and result.verdicts["GPT"].n_failed == 0
+    # A tenth of the frames more is a fault.
+    missed = np.setdiff1d(np.arange(3, 30_000), np.concatenate(rarely(1)))
+    worse = [np.where(np.arange(5_000) % 5 == 0, missed[:5_000], x) for x in rarely(2)]
+    cell = rows(validate(rarely(1), worse, **FAST))["never visited by MD"]["GPT"]
+    assert cell.passed is False
+
+
 def test_states_that_no_model_can_know_are_named():
     md = [np.where(np.arange(20_000) % 1000 < 5, 3, x) for x in walks(20_000, 2, 11)]
     result = validate(md, walks(20_000, 2, 12), training=walks(20_000, 2, 13), **FAST)

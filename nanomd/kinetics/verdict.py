@@ -193,9 +193,13 @@ class Judge:
             independent = min(entries or 0, int(1 / relative**2)) if relative > 0 else entries or 0
             looks = max(looks, expected_events(independent, source.n_frames, frames))
         words = f"{100 * float(share.value):.3g} % of it lies in states that {self.reference.name} never visits"
+        # A second reference as large would spend as much in states new to it as the first in those that it enters once.
+        once, chance = map(float, self.reference.entered_once)
+        chance *= 1.0 + quantile(self.confidence) * math.sqrt(2.0 / max(once, 1.0))
+        looks *= max(0.0, 1.0 - chance / max(float(share.value), 1e-300))
         if looks >= LEAST_EVENTS:
             return [Finding(Comparison(math.inf, 0.0, margin, True), words)]
-        return [Finding(Comparison(0.0, 0.0 if looks == 0 else math.nan, margin, True), words)]
+        return [Finding(Comparison(0.0, 0.0 if share.value == 0 else math.nan, margin, True), words)]
 
     # --- Passage times as a whole ------------------------------------------------------------------------------------
     def _passages(self, name: str) -> tuple[Cell, list[str]]:
