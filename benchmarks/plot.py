@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
+from nanomd.base.errors import InputError
 from nanomd.bench import read_record
 
 PICTURES = Path(__file__).parent.parent / "docs" / "pictures"
@@ -284,7 +286,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=PICTURES, help="folder of the pictures (default: docs/pictures)")
     parser.add_argument("--table", action="store_true", help="print a Markdown table, draw nothing")
     options = parser.parse_args()
-    records = [read_record(path) for path in options.records]
+    records = []
+    for path in options.records:
+        try:
+            records.append(read_record(path))
+        except InputError as error:  # the folder also holds what was counted and not timed
+            print(f"left out: {error}", file=sys.stderr)
+    if not records:
+        parser.error("none of the files is a record of times")
     if options.table:
         print(markdown(records))
         return

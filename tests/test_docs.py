@@ -27,6 +27,15 @@ def test_numbers_are_those_of_the_records(capsys):
     assert module("docs/fill_numbers.py").main(["--check"]) == 0, capsys.readouterr().out
 
 
+def test_tables_are_made_of_the_records_that_are_times(monkeypatch, capsys):
+    """As docs/benchmarks.md says it: of all records in the folder, some of which count what is not time."""
+    records = sorted(map(str, (ROOT / "benchmarks" / "results").glob("*.json")))
+    monkeypatch.setattr(sys, "argv", ["plot.py", "--table", *records])
+    module("benchmarks/plot.py").main()
+    shown = capsys.readouterr()
+    assert "| nanomd ring |" in shown.out and "left out" in shown.err and "constrain.json" in shown.err
+
+
 def test_a_number_that_went_stale_is_found(tmp_path, monkeypatch, capsys):
     fill = module("docs/fill_numbers.py")
     monkeypatch.setattr(fill, "HERE", tmp_path)
