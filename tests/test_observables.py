@@ -263,7 +263,7 @@ def test_damaged_observables_are_noticed(sampler, tmp_path):
     result = Rollout.load(tmp_path / "run").observables
     for name, change in {
         "totals": lambda x: x[:-1], "set_sizes": lambda x: x * 2, "lagtimes": lambda x: x * 0, "bins": lambda x: -1,
-        "state_symbols": lambda x: x[::-1], "set_states": lambda x: x + 100,
+        "state_symbols": lambda x: x * 0, "set_states": lambda x: x + 100,
     }.items():  # fmt: skip
         arrays = result.to_arrays()
         np.savez(file, **{**arrays, name: np.asarray(change(arrays[name]))})
@@ -291,7 +291,7 @@ def test_arguments(sampler):
     with pytest.raises(InputError, match="store_tokens=False needs observables"):
         sampler.generate(10, store_tokens=False)
     many = StateMap(np.arange(60_000))
-    with pytest.raises(InputError, match="do not fit into memory"):
+    with pytest.raises(InputError, match="lagtimes must be empty for more than 8192 states"):
         _native.observables_layout(Observables([1]).spec(many))
     spec = OBSERVABLES.spec(sampler.files.state_map)
     with pytest.raises(InputError, match="below n_states = 11, got 11"):
@@ -334,3 +334,10 @@ def test_memory_of_counts_only_is_bounded():
     growth, total, frames = (float(x) for x in done.stdout.split())
     assert frames == 12e6
     assert growth < 6 and total < 200, done.stdout
+
+
+def test_transitions_among_too_many_states_are_refused() -> None:
+    states = StateMap(np.arange(9000))
+    with pytest.raises(InputError, match="lagtimes must be empty for more than 8192 states"):
+        Observables(lagtimes=[1]).spec(states)
+    assert Observables(lagtimes=[]).count([np.array([0, 8999, 8999])], states).visits[8999] == 2

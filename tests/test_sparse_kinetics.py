@@ -116,6 +116,16 @@ def test_sparse_model_has_the_processes_and_passages_of_the_dense_one() -> None:
     )
 
 
+def test_a_dense_model_of_many_states_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = transition_counts([*walks(4, 20000, 1), np.array([30, 31, 30, 31])], N + 2)
+    small = markov.estimate_markov_model(counts, 1)
+    monkeypatch.setattr(markov, "_DENSE_STATES", 10)
+    large = markov.estimate_markov_model(counts, 1)
+    assert isinstance(large.transition, np.ndarray)
+    np.testing.assert_allclose(large.transition, small.transition, rtol=1e-5, atol=1e-12)
+    np.testing.assert_allclose(large.stationary, small.stationary, rtol=1e-5)
+
+
 def test_memberships_are_those_of_deeptime() -> None:
     model = markov.estimate_markov_model(transition_counts(walks(4, 20000, 1), N), 1)
     expected = deeptime_adapter.pcca_memberships(model.transition, model.stationary, 3)

@@ -40,7 +40,8 @@ def transition_counts(dtrajs: Sequence[ArrayLike], n_states: int, lagtime: int =
     """
     if n_states > MAX_DENSE_STATES:
         raise InputError(
-            f"n_states must be at most {MAX_DENSE_STATES} for a Markov model, got {n_states}; use coarser states"
+            f"n_states must be at most {MAX_DENSE_STATES} for a table of all states by all, got {n_states}; use "
+            "nanomd.data.counts.sparse_transition_counts, or coarser states"
         )
     counts: IntArray = _native.count_transitions(dtrajs, n_states, lagtime)[0]
     return counts

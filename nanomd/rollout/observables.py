@@ -21,7 +21,7 @@ from nanomd.base.arrays import read_npz
 from nanomd.base.checks import check_whole
 from nanomd.base.errors import InputError, StoreError
 from nanomd.base.units import Duration, FrameInterval, GivenInterval, in_frames
-from nanomd.data.counts import count_model
+from nanomd.data.counts import MAX_DENSE_STATES, count_model
 from nanomd.data.dtrajs import MAX_LABEL, DtrajsLike, load_dtrajs
 from nanomd.data.states import StateMap
 from nanomd.rollout.durations import Durations, log_bin_edges
@@ -139,8 +139,14 @@ class Observables:
         Raises
         ------
         InputError
-            For a state that the model does not know.
+            For a state that the model does not know, and transitions among too many states.
         """
+        if self.lagtimes and state_map.n_states > MAX_DENSE_STATES:
+            raise InputError(
+                f"lagtimes must be empty for more than {MAX_DENSE_STATES} states, whose transitions would take a table "
+                f"of all by all, got {list(self.lagtimes)} and {state_map.n_states} states; keep the tokens, and count "
+                "them with nanomd.data.counts.sparse_transition_counts"
+            )
         set_of = np.full(state_map.n_states, -1, np.int32)
         for index, labels in enumerate(self.sets.values()):
             set_of[state_map.encode_labels(np.array(labels, np.int64))] = index
