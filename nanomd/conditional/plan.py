@@ -22,18 +22,22 @@ from nanomd.training.plan import (
     MOST_BATCH,
     MOST_UPDATES,
     SHORTEST_CONTEXT,
+    SLOWEST_STEPS,
     UPDATE_STEPS,
     Plan,
     choose_stride,
     excess_current,
 )
 
+_SLOWEST_STEPS = 10  # steps in the slowest timescale, at least, at the condition where it is shortest
+
 
 def make_plan(groups: Sequence[Sequence[NDArray[Any]]], n_states: int, stride: int | None = None) -> Plan:
     """Decide as `nanomd.training.plan.make_plan` does, for the condition that asks for most.
 
-    The stride spans the longest memory, yet not more than a twentieth of the slowest timescale where that is shortest.
-    Trajectories are read both ways where currents are those of equilibrium at every condition.
+    The stride spans the longest memory, yet not more than a tenth of the slowest timescale where that is shortest: half
+    the steps that a training at that condition alone would have, since another one needs the reach. Trajectories are
+    read both ways where currents are those of equilibrium at every condition.
 
     Parameters
     ----------
@@ -50,7 +54,10 @@ def make_plan(groups: Sequence[Sequence[NDArray[Any]]], n_states: int, stride: i
     common = dataclasses.replace(
         longest, slowest=min(finite, default=float("nan")), rising=any(one.rising for one in scales)
     )
-    stride = choose_stride(common, length) if stride is None else stride
+    if stride is None:
+        stride = choose_stride(
+            dataclasses.replace(common, slowest=SLOWEST_STEPS / _SLOWEST_STEPS * common.slowest), length
+        )
     context = int(np.clip(length // stride // 2, SHORTEST_CONTEXT, LONGEST_CONTEXT))
     strided = [stride_trajectories(tokens, stride) for tokens in groups]
     current = max(excess_current(transition_counts(part[::stride], n_states)) for part in strided)
