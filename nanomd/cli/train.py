@@ -27,7 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="what the training never sees, so that it can judge: the last N trajectories; the last part of each "
         "(20%%); or auto, a fifth of the trajectories, and nothing of a single one (default: %(default)s)",
     )
-    names = add_fields(parser, "the model (where it differs from the preset)", ModelConfig, skip=["n_states"])
+    names = add_fields(parser, "the model (where it differs from the preset)", ModelConfig, ["n_states", "group_sizes"])
     names += add_fields(parser, "the training", TrainConfig, skip=["seed", "keep_epochs"])
     parser.set_defaults(override_names=names)
 
