@@ -226,18 +226,20 @@ def _estimate_sparse(counts: Any, lagtime: int, found: Found) -> MarkovModel:
 
 def _spread(inner: Any, active: IntArray, n_states: int) -> Any:
     """Return a sparse matrix (n, n) with the rows and columns of `inner` (a, a) at some states; others stay."""
-    from scipy.sparse import csr_array, dia_array
+    from scipy.sparse import csr_array
 
     if len(active) == n_states:
         return inner
-    lengths = np.zeros(n_states, np.int64)
+    lengths = np.ones(n_states, np.int64)
     lengths[active] = np.diff(inner.indptr)
-    columns = active.astype(inner.indices.dtype)[inner.indices]
     starts = np.append(0, np.cumsum(lengths)).astype(inner.indptr.dtype)
-    rest = np.ones(n_states)
-    rest[active] = 0.0
-    whole = csr_array((inner.data, columns, starts), shape=(n_states, n_states))
-    return csr_array(whole + dia_array((rest[None, :], [0]), shape=(n_states, n_states)))
+    alone = np.setdiff1d(np.arange(n_states), active)
+    data, columns = np.ones(starts[-1]), np.empty(starts[-1], inner.indices.dtype)
+    elsewhere = np.ones(len(data), np.bool_)
+    elsewhere[starts[alone]] = False
+    data[elsewhere], columns[elsewhere] = inner.data, active.astype(columns.dtype)[inner.indices]
+    columns[starts[alone]] = alone
+    return csr_array((data, columns, starts), shape=(n_states, n_states))
 
 
 # --- Passage times of a Markov chain ---------------------------------------------------------------------------------

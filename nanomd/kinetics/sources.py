@@ -85,11 +85,14 @@ def trajectory_source(name: str, sample: Sample, yardstick: Yardstick) -> Measur
 def _timescales(sample: Sample, yardstick: Yardstick) -> tuple[Interval, MarkovModel | None]:
     """Return implied timescales (l, k) at all lags, and the Markov model at the yardstick's lag."""
     match = (yardstick.right, yardstick.stationary)
-    by_lag = {
-        int(lag): estimates.timescales(sample, int(lag), yardstick.n_timescales, match)
-        for lag in np.append(yardstick.lagtimes, yardstick.lagtime)
-    }
-    return Interval.stack([by_lag[int(lag)][0] for lag in yardstick.lagtimes]), by_lag[yardstick.lagtime][1]
+    model: MarkovModel | None = None
+    by_lag: dict[int, Interval] = {}
+    for lag in np.unique(np.append(yardstick.lagtimes, yardstick.lagtime)).tolist():
+        # No other model is kept: with many states each takes hundreds of megabytes.
+        by_lag[lag], found = estimates.timescales(sample, lag, yardstick.n_timescales, match)
+        model = found if lag == yardstick.lagtime else model
+        del found
+    return Interval.stack([by_lag[int(lag)] for lag in yardstick.lagtimes]), model
 
 
 def process_overlap(model: MarkovModel | None, yardstick: Yardstick) -> FloatArray:
