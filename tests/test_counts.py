@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.sparse import csr_array
 
 from nanomd.base.errors import InputError
 from nanomd.data import counts as counting
@@ -68,3 +69,20 @@ def test_stationary_vector_of_a_birth_death_chain(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(counting, "_DENSE_SOLVE", 3)
     np.testing.assert_allclose(stationary_vector(csr_array(T)), expected, rtol=1e-9)
     assert stationary_vector(np.ones((1, 1))).tolist() == [1.0]
+
+
+def test_stationary_vector_of_many_states_needs_no_factors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five hundred states at random, two parts of them hardly connected, against detailed balance."""
+    rng = np.random.default_rng(2)
+    weight = rng.random((500, 500)) * (rng.random((500, 500)) < 0.03) * rng.choice([1e-3, 1.0], (500, 1))
+    weight = (
+        weight + weight.T + np.diag(rng.random(500)) + np.diag(np.full(499, 1e-2), 1) + np.diag(np.full(499, 1e-2), -1)
+    )
+    weight[:250, 250:] *= 1e-3
+    weight[250:, :250] *= 1e-3
+    rows = weight.sum(axis=1)
+    monkeypatch.setattr(counting, "_DENSE_SOLVE", 100)
+    monkeypatch.setattr(counting, "_DIRECT_SOLVE", 100)
+    monkeypatch.setattr(np.linalg, "solve", None)
+    found = stationary_vector(csr_array(weight / rows[:, None]))
+    np.testing.assert_allclose(found, rows / rows.sum(), rtol=1e-6)

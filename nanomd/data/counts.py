@@ -24,6 +24,8 @@ IntArray = NDArray[np.int64]
 MAX_DENSE_STATES = 8192  # a dense matrix of 64-bit numbers takes 0.5 GiB
 SPARSE_STATES = 2048  # beyond, kinetics are computed from sparse counts
 _DENSE_SOLVE = 2048  # up to here a dense solve takes no longer than a sparse one
+_DIRECT_SOLVE = 4096  # beyond, factors of a sparse matrix may fill gigabytes
+_EIGEN_VECTORS, _SMOOTHING = 60, 50  # of the iteration; steps of the chain after it
 _ROWS = 4096  # of a sparse matrix that are looked at together
 _AT_ONCE = 1 << 22  # transitions that are put into a sparse matrix together
 
@@ -170,6 +172,8 @@ def stationary_vector(transition: Any) -> FloatArray:
         system = (dense.T - np.eye(n))[1:]
         rest = np.linalg.solve(system[:, 1:], -system[:, 0])
         stochastic = bool(dense.min() >= 0)
+    elif n > _DIRECT_SOLVE:
+        return _iterated_vector(transition)
     else:
         from scipy.sparse import csc_array, eye_array
         from scipy.sparse.linalg import spsolve
@@ -180,4 +184,24 @@ def stationary_vector(transition: Any) -> FloatArray:
     vector = np.append(1.0, rest)
     if stochastic:
         vector = np.maximum(vector, 0.0)  # below zero by rounding
+    return np.asarray(vector / vector.sum(), np.float64)
+
+
+def _iterated_vector(transition: Any) -> FloatArray:
+    """Return the stationary vector of a large sparse chain, by Arnoldi's iteration; NaN where it does not converge."""
+    from scipy.sparse.linalg import ArpackNoConvergence, eigs
+
+    n = transition.shape[0]
+    back = transition.T.tocsr()
+    start = np.full(n, 1.0 / n)
+    for _ in range(_SMOOTHING):
+        start = back @ start
+    try:
+        _, vectors = eigs(back, 1, which="LR", v0=start, ncv=_EIGEN_VECTORS, tol=1e-10)
+    except ArpackNoConvergence:
+        return np.full(n, np.nan)
+    vector = vectors[:, 0].real
+    vector = np.maximum(vector / vector.sum(), 0.0)  # below zero by what is left of the error
+    for _ in range(_SMOOTHING):  # rare states get theirs from their neighbours
+        vector = back @ vector
     return np.asarray(vector / vector.sum(), np.float64)
