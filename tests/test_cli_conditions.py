@@ -90,6 +90,17 @@ def test_md_of_a_condition_that_was_not_trained_judges(
     assert "warning: extrapolated" in capsys.readouterr().out
 
 
+def test_what_is_refused_leaves_no_tokens_of_another_condition(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("at", "--run", trained / "run", "--out", tmp_path / "new", "--condition")
+    ok(*words, "temperature=1.0", "--quiet")
+    assert "--force" in refused(capsys, *words, "temperature=1.2")
+    assert not (tmp_path / "new/tokens").exists()  # they would judge the model of 1.0
+    ok(*words, "temperature=1.2", "--force", "--quiet")
+    assert len(load_tokens(RunFolder(tmp_path / "new"))[0]) == 3
+
+
 def test_what_cannot_be_is_refused_in_a_line(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     at = ("at", "--run", trained / "run", "--out", tmp_path / "new", "--condition")
     assert "a value for each of temperature" in refused(capsys, *at, "ligand=atp")

@@ -14,6 +14,7 @@ from nanomd.base.files import replacing, sha256_of
 from nanomd.conditional.conditions import Conditions, Numeric, Value, in_words
 from nanomd.study.folder import RunFolder
 from nanomd.study.held_out import HeldOut
+from nanomd.study.provenance import differences
 from nanomd.study.results import load_tokens
 from nanomd.study.step import begin_step
 from nanomd.study.token_sources import Tokens
@@ -48,6 +49,8 @@ def at(run: str | Path, *, condition: Sequence[str], out: str | Path, force: boo
     one, place = files.at(value), files.conditions.place(value)
     new = RunFolder(out)
     settings = {"conditional": str(folder.path.resolve()), "condition": in_words(value)}
+    if not force:
+        _refuse_another(new, settings)
     record = folder.record("condition")
     judge = _judge(folder, new, record, place, settings, force)
     inputs = {"conditional": sha256_of(model)}
@@ -87,6 +90,16 @@ def parse_condition(texts: Sequence[str], conditions: Conditions) -> dict[str, V
         except ValueError:
             raise InputError(f"condition {name} must be a number, got {value!r}") from None
     return conditions.check(found)
+
+
+def _refuse_another(new: RunFolder, settings: Mapping[str, Any]) -> None:
+    """Refuse a folder whose model is of another condition, before its tokens are made that would judge that model."""
+    done = new.record("train")
+    if done and new.outputs("train") and done["settings"] != settings:
+        changed = differences(done, {"settings": settings, "inputs": done["inputs"]})
+        raise StoreError(
+            f"{new.path} holds the result of another `train`: {changed}; use --force to replace it, or another --out"
+        )
 
 
 def _judge(
