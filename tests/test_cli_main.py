@@ -41,6 +41,7 @@ def test_every_command_has_help_and_the_shared_options() -> None:
             assert "--seed" in text, name
     for name in ("train", "generate"):
         assert "--resume" in commands[name].format_help()
+    assert "--group-sizes" not in commands["train"].format_help()  # they come from the data
 
 
 def test_help_and_version_as_a_process() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -79,6 +80,7 @@ def test_numbers_are_straight_in_the_scale_that_is_asked_for(kind: str, function
         ([{"t": 1.0}, {"t": "x"}], None, "finite number, got 'x'"),
         ([{"t": 1.0}, {"t": float("nan")}], None, "finite number, got nan"),
         ([{"t": 1.0}, {"t": True}], None, "finite number, got True"),
+        ([{"t": 1.0}, {"t": 10**400}], None, "finite number, got 1000"),
         ([{"temperature": 1.0}, {"temperature": -1.0}], None, "positive, got -1"),
         ([{"t": 1.0}, {"t": 2.0}], {"t": "cubic"}, "must be one of inverse"),
         ([{"t": 1.0}, {"t": 2.0}], {"u": "linear"}, "unknown condition 'u'"),
@@ -181,9 +183,12 @@ def test_the_provenance_says_whether_a_condition_was_trained(trained: Conditiona
         ({"temperature": "warm"}, "finite number, got 'warm'"),
         ({"temperature": 0.0}, "positive"),
         ({"temperature": float("inf")}, "finite"),
+        ({"temperature": 1e-300}, "temperature = 1e-300 is too far from the range that was trained, 0.7 to 1.2"),
+        (310, "a value for each of temperature; got 310"),
+        ([("temperature", 1.0)], "a value for each of temperature; got .*1.0"),
     ],
 )
-def test_unknown_conditions_are_refused(trained: ConditionalModel, condition: dict, words: str) -> None:
+def test_unknown_conditions_are_refused(trained: ConditionalModel, condition: Any, words: str) -> None:
     with pytest.raises(InputError, match=words):
         trained.at(condition)
 

@@ -9,6 +9,7 @@ in common is the shared part of the model, and what they differ in is shrunk tow
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self, TypeAlias, get_args
@@ -27,6 +28,7 @@ FloatArray: TypeAlias = NDArray[np.float64]
 MAX_FEATURES = 64
 _LONGEST_NAME = 100
 _SAME = 1e-9  # relative: values this near are one
+_FARTHEST = 1e6  # spreads from the trained values: no rate is carried on so far
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,18 @@ class Numeric:
 
     def features(self, value: Value) -> list[float]:
         """Return the feature of a value."""
-        return [(_scaled(self.check(value), self.scale) - self.centre) / self.spread]
+        number = self.check(value)
+        feature = (_scaled(number, self.scale) - self.centre) / self.spread
+        if not abs(feature) <= _FARTHEST:
+            raise InputError(
+                f"condition {self.name} = {number:g} is too far from the range that was trained, {self.trained_range}"
+            )
+        return [feature]
+
+    @property
+    def trained_range(self) -> str:
+        """The range that was trained, in words."""
+        return f"{self.low:g} to {self.high:g}"
 
     def describe(self) -> str:
         """Return what values there are, in words."""
@@ -80,7 +93,7 @@ class Numeric:
         """Say how far a value lies outside of the trained range; nothing inside of it."""
         if self.low * (1 - _SAME) <= value <= self.high * (1 + _SAME):
             return ""
-        return f"{self.name} = {value:g} lies outside of the trained range, {self.low:g} to {self.high:g}"
+        return f"{self.name} = {value:g} lies outside of the trained range, {self.trained_range}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,8 +230,11 @@ class Conditions:
         InputError
             For a name that is missing or unknown, and a value that cannot be.
         """
-        if set(condition) != set(self.names):
-            got = ", ".join(f"{name}={shown(value)}" for name, value in condition.items()) or "nothing"
+        given: object = condition  # whatever a user hands in
+        if not isinstance(given, Mapping) or set(given) != set(self.names):
+            got = shown(given)
+            if isinstance(given, Mapping):
+                got = ", ".join(f"{name}={shown(value)}" for name, value in given.items()) or "nothing"
             raise InputError(f"a condition of this model is a value for each of {', '.join(self.names)}; got {got}")
         return {axis.name: axis.check(condition[axis.name]) for axis in self.axes}
 
@@ -289,7 +305,7 @@ def _axis(name: str, values: Sequence[Any], kind: Kind | None) -> Axis:
 
 def _number(name: str, value: Any, scale: Scale) -> float:
     plain = value.item() if getattr(value, "ndim", None) == 0 else value
-    if isinstance(plain, bool) or not isinstance(plain, (int, float)) or not math.isfinite(plain):
+    if isinstance(plain, bool) or not isinstance(plain, (int, float)) or not abs(plain) <= sys.float_info.max:
         raise InputError(f"condition {name} must be a finite number, got {shown(value)}")
     if scale != "linear" and not plain > 0:
         raise InputError(f"condition {name} is {scale}, so it must be positive, got {plain}")

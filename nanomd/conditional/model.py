@@ -91,7 +91,9 @@ class ConditionalModel:
         InputError
             For a name that is missing or unknown, an unknown category, or a value that is no number.
         """
-        return GPTModel(self._files.at({**(condition or {}), **values}), history=self.history)
+        if condition is None or isinstance(condition, Mapping):
+            condition = {**(condition or {}), **values}
+        return GPTModel(self._files.at(condition), history=self.history)
 
     def to_files(self) -> ConditionalFiles:
         """Return what `nanomd.conditional.files.save_conditional` takes."""
