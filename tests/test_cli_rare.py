@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -122,3 +123,14 @@ def test_a_killed_command_goes_on(run_folder: Path) -> None:
 def _empty(tmp_path: Path) -> Path:
     RunFolder(tmp_path / "other")
     return tmp_path / "other"
+
+
+def test_passages_of_another_model_are_refused(
+    run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ok("rare", "--run", run_folder, *QUICK, "--paths", "2")
+    (run_folder / "tokens/tokenizer").mkdir(parents=True)
+    folder, files = RunFolder(run_folder), make_model()
+    save_model(folder.model, replace(files, provenance={**files.provenance, "seed": 1}))
+    words = ("structures", "--run", run_folder, "--out", tmp_path / "a.xtc", "--passage", 0)
+    assert "rare was made by another model" in refused(capsys, *words)

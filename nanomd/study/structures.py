@@ -6,6 +6,7 @@ from pathlib import Path
 
 from nanomd.base.checks import check_range
 from nanomd.base.errors import InputError, StoreError
+from nanomd.base.files import sha256_of
 from nanomd.data.dtrajs import Dtraj, load_dtrajs
 from nanomd.study.folder import RunFolder
 from nanomd.study.rare import PATHS
@@ -55,5 +56,8 @@ def _passage(folder: RunFolder, number: int) -> Dtraj:
     n = len(list((folder.rare / PATHS).glob("path_*.npy")))
     if not n:
         raise InputError(f"{folder.path} holds no passages; nanomd rare --run {folder.path} --paths N writes them")
+    known = folder.record("rare").get("inputs", {}).get("model")
+    if known is not None and known != sha256_of(folder.model):
+        raise StoreError(f"{folder.rare} was made by another model; run `nanomd rare --run {folder.path} --force`")
     check_range("passage", number, 0, n - 1)
     return load_dtrajs(folder.rare / PATHS / f"path_{number:04d}.npy")[0]
