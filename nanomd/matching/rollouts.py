@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from contextlib import suppress
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,11 +29,15 @@ def with_offsets(files: ModelFiles, offsets: NDArray[np.floating]) -> ModelFiles
     n_groups), and all states of a group get its row.
     """
     config = files.config
-    if config.group_sizes:
-        offsets = np.repeat(offsets, config.group_sizes, axis=0)
     shape = (config.n_states, config.n_groups or config.n_states)
-    table = files.tensors.get("markov.weight", np.zeros(shape, np.float32)).astype(np.float64)
-    tensors = {**files.tensors, "markov.weight": (table + offsets).astype(np.float32)}
+    table = files.tensors.get("markov.weight", np.zeros(shape, np.float32))
+    if config.group_sizes:
+        moved = np.empty_like(table)
+        for g, (first, last) in enumerate(pairwise(config.group_starts)):
+            moved[first:last] = table[first:last].astype(np.float64) + offsets[g]
+    else:
+        moved = (table.astype(np.float64) + offsets).astype(np.float32)
+    tensors = {**files.tensors, "markov.weight": moved}
     return dataclasses.replace(files, config=files.config.replace(markov_head=True), tensors=tensors)
 
 

@@ -183,9 +183,13 @@ class DataRead:
 
 
 def read_data(
-    model: NanoGPT, trajectories: Sequence[NDArray[Any]], both_ways: bool, burn_in: int | None = None
+    model: NanoGPT,
+    trajectories: Sequence[NDArray[Any]],
+    both_ways: bool,
+    burn_in: int | None = None,
+    memory: int | None = None,
 ) -> DataRead:
-    """Collect the contexts of trajectories; see `refit`."""
+    """Collect the contexts of trajectories, up to `memory` bytes of features; see `refit`."""
     longest = max((len(trajectory) for trajectory in trajectories), default=0)
     burn_in = default_burn_in(model.config, longest) if burn_in is None else burn_in
     read = [np.asarray(t) for t in trajectories]
@@ -197,7 +201,7 @@ def read_data(
         raise InputError(
             f"no trajectory has more than {burn_in + 1} frames, so there is nothing to fit; use longer ones"
         )
-    share = -(-number // max(1, _MEMORY // (4 * (model.config.d_model + 1))))
+    share = -(-number // max(1, (_MEMORY if memory is None else memory) // (4 * (model.config.d_model + 1))))
     contexts = collect_contexts(model, read, pieces[share // 2 :: share] or pieces[:1])
     return DataRead(read, pieces, number, share, contexts, partial(iterate_contexts, model, read, pieces))
 

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -37,6 +36,7 @@ from nanomd.training.refit import DataRead, fit_layer, read_data
 
 ROW_STEPS = 8  # of the iterative scaling of rows
 MEMBER_ITERATIONS = 20  # of L-BFGS, in each group
+_MEMORY = 1 << 28  # bytes of features
 _CHUNK = 1 << 13  # contexts whose probabilities of all groups are held at once
 
 
@@ -61,7 +61,8 @@ def refit_groups(
         What the model's provenance says.
     """
     config = model.config
-    data = read_data(model, trajectories, both_ways, burn_in)
+    # Of more contexts a part is fitted, to the rates of all frames: tables of states by groups take memory, too.
+    data = replace(read_data(model, trajectories, both_ways, burn_in, _MEMORY), share=1)
     group = group_of(config, model.embedding.weight.device)
     coarse = fit_layer(
         OutputLayer.of_model(model),
@@ -75,7 +76,7 @@ def refit_groups(
     table = torch.from_numpy(coarse.table).to(group.device)[group]
     if note is not None:
         note("output layer, rows of the states")
-    table += fit_rows(layer, table, data, group, pseudocount)
+    table += fit_rows(layer, table, data.contexts, data.labels, group, pseudocount)
     head = torch.cat([model.head.weight, model.head.bias[:, None]], dim=1).detach().clone()
     before, after = fit_members(head, data.contexts, config.group_starts, group, ridge, note)
     arrays = {name: value.float().cpu().numpy() for name, value in (("head", head), ("table", table))}
@@ -102,7 +103,14 @@ def in_groups(data: DataRead, sizes: Sequence[int], group: Tensor) -> DataRead:
     return replace(data, labels=to_groups(data.labels, sizes), contexts=regroup(data.contexts), everything=everything)
 
 
-def fit_rows(layer: Tensor, table: Tensor, data: DataRead, group: Tensor, pseudocount: float) -> Tensor:
+def fit_rows(
+    layer: Tensor,
+    table: Tensor,
+    contexts: Contexts,
+    labels: Sequence[NDArray[Any]],
+    group: Tensor,
+    pseudocount: float,
+) -> Tensor:
     """Return R (V, G): what brings the mean rates from every state to every group to those of the data.
 
     Parameters
@@ -111,35 +119,39 @@ def fit_rows(layer: Tensor, table: Tensor, data: DataRead, group: Tensor, pseudo
         Of the groups, its last column the bias.
     table : Tensor, shape (V, G)
         The row of every state's group.
-    data : DataRead
+    contexts : Contexts
+    labels : sequence of 1-D integer arrays
+        Every frame.
     group : Tensor, shape (V,)
     pseudocount : float
     """
-    n_states, n_groups = table.shape
-    chunks = partial(iter, [data.contexts]) if data.share == 1 else data.everything
-    counts = torch.zeros(n_states * n_groups, device=table.device)
-    for labels in data.labels:
-        steps = torch.from_numpy(np.asarray(labels).astype(np.int64)).to(table.device)
-        counts += torch.bincount(steps[:-1] * n_groups + group[steps[1:]], minlength=len(counts))
-    counts = counts.view(n_states, n_groups)
-    visits = torch.zeros((n_states, 1), device=table.device)
-    for part in chunks():
-        visits[:, 0] += torch.bincount(part.current, minlength=n_states)
+    visits = torch.bincount(contexts.current, minlength=len(table)).to(table.dtype)[:, None]
     # Transitions of the contexts, were they at the rates of all frames.
-    wanted = counts * (visits / counts.sum(dim=1, keepdim=True).clamp(min=1.0))
-    seen, visited = wanted > 0, visits > 0
+    wanted = _transitions(labels, group, table)
+    wanted *= visits / wanted.sum(dim=1, keepdim=True).clamp(min=1.0)
+    seen = wanted > 0
     rows = torch.zeros_like(table)
-    prior = None
-    for _ in range(ROW_STEPS):
-        expected = _expected(layer, table + rows, chunks)
-        if prior is None:
-            prior = expected / visits.clamp(min=1.0)
-            want = _together(wanted + pseudocount * prior, seen)
-        leaning = (prior.clamp(min=1e-30).log() + rows).softmax(dim=1)
-        have = _together(expected + pseudocount * leaning, seen)
-        step = torch.where(visited & (want > 0) & (have > 0), want / have, 1.0).log_()
-        rows += step
+    prior = want = torch.empty(0)
+    for step in range(ROW_STEPS):
+        have = _expected(layer, table, rows, contexts)
+        if step == 0:
+            prior = have / visits.clamp(min=1.0)
+            want = _together(wanted.add_(prior, alpha=pseudocount), seen)
+        leaning = (prior.clamp(min=1e-30).log_().add_(rows)).softmax(dim=1)
+        have = _together(have.add_(leaning, alpha=pseudocount), seen)
+        possible = (visits > 0) & (want > 0) & (have > 0)
+        rows += torch.where(possible, want / have, 1.0).log_()
     return rows
+
+
+def _transitions(labels: Sequence[NDArray[Any]], group: Tensor, table: Tensor) -> Tensor:
+    """Count transitions of all frames from states to groups, in the shape of `table` (V, G)."""
+    counts = torch.zeros_like(table)
+    one = torch.ones((), dtype=table.dtype, device=table.device)
+    for trajectory in labels:
+        steps = torch.from_numpy(np.asarray(trajectory).astype(np.int64)).to(table.device)
+        counts.index_put_((steps[:-1], group[steps[1:]]), one, accumulate=True)
+    return counts
 
 
 def _together(transitions: Tensor, seen: Tensor) -> Tensor:
@@ -147,12 +159,12 @@ def _together(transitions: Tensor, seen: Tensor) -> Tensor:
     return torch.where(seen, transitions, torch.where(seen, 0.0, transitions).sum(dim=1, keepdim=True))
 
 
-def _expected(layer: Tensor, table: Tensor, chunks: Callable[[], Any]) -> Tensor:
+def _expected(layer: Tensor, table: Tensor, rows: Tensor, contexts: Contexts) -> Tensor:
     """Return the transitions (V, G) from states to groups that a model expects of its contexts."""
     expected = torch.zeros_like(table)
-    for part in chunks():
-        for x, current in zip(part.features.split(_CHUNK), part.current.split(_CHUNK), strict=True):
-            expected.index_add_(0, current, torch.softmax(x @ layer.T + table[current], dim=1))
+    for x, current in zip(torch.split(contexts.features, _CHUNK), torch.split(contexts.current, _CHUNK), strict=True):
+        logits = (x @ layer.T).add_(table[current]).add_(rows[current])
+        expected.index_add_(0, current, logits.softmax(dim=1))
     return expected
 
 
