@@ -1,11 +1,13 @@
 """Time and memory of every step of a study with many microstates: tokenize, train, generate, validate, report.
 
     python benchmarks/bench_states.py [--states 1000 10000 65536] [--out benchmarks/results/states.json]
+    python benchmarks/bench_states.py --markov 10000 --out benchmarks/results/states_markov.json
 
 The data are the four-state potential in x and y (preset "demo") and a slow Ornstein-Uhlenbeck process in z, 20
 trajectories; 400,000 frames for 1000 states, a million for 10,000, four million for 65,536. Each step is the command a
 user would type, with its defaults and one thread, in a process of its own, whose processor time and peak memory
-(resource.getrusage of the child) are recorded.
+(resource.getrusage of the child) are recorded. With --markov: the reversible Markov model of so many states at lag 1,
+by deeptime's fixed-point iteration and by Newton's method, and its slowest timescales.
 """
 
 from __future__ import annotations
@@ -89,10 +91,40 @@ def study(n_states: int, more: list[str], limit: float) -> dict[str, Any]:
     return found
 
 
+def markov(n_states: int) -> dict[str, Any]:
+    """Time both ways to the reversible Markov model of the same data."""
+    from deeptime.markov.tools.estimation import transition_matrix
+    from scipy.sparse import csr_matrix
+
+    from nanomd import Tokenizer
+    from nanomd.data.counts import largest_connected_set, sparse_transition_counts, submatrix
+    from nanomd.kinetics.markov import MarkovModel
+    from nanomd.kinetics.reversible import balancing_vector, reversible_matrix
+
+    with tempfile.TemporaryDirectory() as folder:
+        features = [np.load(file) for file in write_features(Path(folder), FRAMES.get(n_states, 60 * n_states))]
+    dtrajs = Tokenizer(n_states=n_states, progress=False).fit_transform_arrays(features)
+    counts = sparse_transition_counts(dtrajs, n_states)
+    inner = submatrix(counts, largest_connected_set(counts))
+    found: dict[str, Any] = {"n_states": inner.shape[0], "n_different_transitions": int(inner.nnz)}
+    for name in ("newton", "fixed_point"):
+        begin = time.process_time()
+        if name == "newton":
+            matrix, stationary = reversible_matrix(inner, balancing_vector(inner))
+        else:
+            matrix, stationary = transition_matrix(csr_matrix(inner), reversible=True, return_statdist=True)
+        seconds = time.process_time() - begin
+        model = MarkovModel(matrix.tocsr(), stationary / stationary.sum(), np.arange(inner.shape[0]), 1)
+        found[name] = {"processor_seconds": seconds, "timescales": model.timescales(3).tolist()}
+        print(f"{n_states} states, {name}: {json.dumps(found[name])}", flush=True)
+    return found
+
+
 def main() -> None:
     """Run all, and write the record after each number of states."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--states", type=int, nargs="+", default=list(FRAMES), help="(default: %(default)s)")
+    parser.add_argument("--markov", type=int, metavar="N", help="only the Markov model of N states, both ways")
     parser.add_argument("--train", nargs="*", default=[], metavar="OPTION", help="more options of `nanomd train`")
     parser.add_argument("--limit", type=float, default=3600.0, help="seconds a step may take (default: %(default)s)")
     parser.add_argument("--out", default=str(RESULTS / "states.json"), help="(default: %(default)s)")
@@ -103,6 +135,10 @@ def main() -> None:
         "command": ["python", "benchmarks/bench_states.py", *sys.argv[1:]],
         "results": {"states": {}},
     }
+    if options.markov is not None:
+        record["results"] = {"markov": markov(options.markov)}
+        Path(options.out).write_text(json.dumps(record, indent=1) + "\n")
+        return
     for n_states in options.states:
         record["results"]["states"][str(n_states)] = study(n_states, options.train, options.limit)
         Path(options.out).write_text(json.dumps(record, indent=1) + "\n")
