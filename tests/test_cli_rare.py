@@ -82,6 +82,8 @@ def test_paths_and_segments_are_written(run_folder: Path, tmp_path: Path, capsys
     assert len(load_dtrajs(f"{run_folder}/rare/paths/path_*.npy")) == 7 and (tmp_path / "again.h5").exists()
     message = refused(capsys, "rare", "--run", run_folder, *QUICK, "--west", tmp_path / "west.h5")
     assert "is there already" in message
+    message = refused(capsys, "rare", "--run", run_folder, *QUICK, "--west", tmp_path, "--force")
+    assert "west must be a file" in message and run_folder.is_dir()
     message = refused(capsys, "rare", "--run", run_folder, *OPTIONS, "--method", "splitting", "--west", "some.h5")
     assert "west is an option of weighted_ensemble" in message
     ok("rare", "--run", run_folder, *OPTIONS, "--method", "splitting", "--particles", "60", "--paths", "5", "--force")

@@ -25,6 +25,14 @@ def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
 
 
+def test_a_file_never_takes_the_place_of_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results/mine.txt").write_text("mine")
+    with pytest.raises(IsADirectoryError), replacing(tmp_path / "results") as new:
+        new.write_text("a file")
+    assert (tmp_path / "results/mine.txt").read_text() == "mine" and len(list(tmp_path.iterdir())) == 1
+
+
 def test_files_follow_the_umask(tmp_path: Path) -> None:
     old = os.umask(0o027)
     try:

@@ -32,6 +32,11 @@ def replacing(path: str | Path) -> Iterator[Path]:
     path : str or Path
         A file or folder, there or not, in a folder that exists. Where it is a link to a folder, the folder that it
         points to is replaced.
+
+    Raises
+    ------
+    IsADirectoryError
+        Where a file would take the place of a folder: what is in it is not ours to remove.
     """
     path = Path(path)
     if path.is_symlink() and path.is_dir():
@@ -42,6 +47,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
         yield new
         for file in [new, *(new.rglob("*") if new.is_dir() else ())]:
             fsync(file)
+        if path.is_dir() and not new.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         if path.is_dir():
             path.rename(private / "old")  # a folder cannot be renamed over a full one
             try:

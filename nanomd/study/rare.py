@@ -110,6 +110,8 @@ def rare(
 def _check_west(file: Path, method: str, force: bool) -> None:
     if method != "weighted_ensemble":
         raise InputError(f"west is an option of weighted_ensemble, but the method is {method}")
+    if file.is_dir():
+        raise InputError(f"west must be a file, but {file} is a folder; name a file in it, such as {file / 'west.h5'}")
     if file.exists() and not force:
         raise InputError(f"{file} is there already; name another file, or use --force")
     needs("west", "h5py")
