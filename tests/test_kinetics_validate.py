@@ -383,6 +383,9 @@ def test_msm_estimator():
     assert np.isfinite(MSMEstimator(pseudocount=1e-3).fit(trajs).fetch_model().log_likelihood(unseen))
 
 
+FEW = CHAIN.sample(99, 1, seed=0)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -390,11 +393,8 @@ def test_msm_estimator():
         (lambda: MSMEstimator().fetch_model(), "call fit first"),
         (lambda: MSMEstimator().fit([]), "dtrajs must hold at least one trajectory"),
         (lambda: MSMEstimator(50).fit([np.arange(20) % 3]), r"lagtime must be in \[1, 19\]"),
-        (lambda: MSMEstimator(2).fit(CHAIN.sample(99, 1, seed=0)).fetch_model().log_likelihood([]), "lagtime 1, got 2"),
-        (
-            lambda: MSMEstimator().fit(CHAIN.sample(99, 1, seed=0)).fetch_model().generate(0),
-            "n_steps must be at least 1",
-        ),
+        (lambda: MSMEstimator(2).fit(FEW).fetch_model().log_likelihood([]), "lagtime 1, got 2"),
+        (lambda: MSMEstimator().fit(FEW).fetch_model().generate(0), "n_steps must be at least 1"),
     ],
 )
 def test_msm_bad_input(call, message):
