@@ -22,6 +22,7 @@ from nanomd.kinetics.lags import choose_lags, default_lagtimes
 from nanomd.kinetics.results import ValidationResult
 
 CHAIN = default_chain()
+FEW = CHAIN.sample(99, 1, seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -381,9 +382,6 @@ def test_msm_estimator():
     unseen = [np.array([0, 3, 0])]
     assert model.log_likelihood(unseen) == -np.inf
     assert np.isfinite(MSMEstimator(pseudocount=1e-3).fit(trajs).fetch_model().log_likelihood(unseen))
-
-
-FEW = CHAIN.sample(99, 1, seed=0)
 
 
 @pytest.mark.parametrize(
