@@ -328,20 +328,12 @@ class GPTEstimator:
         model, train, reasons = dict(self.model_overrides), self.train_config, []
         if self.preset == "auto":
             from nanomd.data.groups import to_groups
-            from nanomd.training.plan import AUTO_MODEL, AUTO_TRAINING, make_plan
+            from nanomd.training.plan import make_plan
 
             # Of many states the groups: they are cut along the slow processes that a plan goes by.
             seen = to_groups(tokens, sizes) if sizes else tokens
             plan = make_plan(seen, len(sizes) or n_states, train.frame_stride)
-            model = {**AUTO_MODEL, "context_length": plan.context_length} | model
-            decided = {
-                **AUTO_TRAINING,
-                "frame_stride": plan.stride,
-                "time_reversal": plan.time_reversal,
-                "batch_size": plan.batch_size,
-                "n_steps": plan.n_steps,
-            }
-            train = train.replace(**{k: v for k, v in decided.items() if k not in self._train_given})
+            model, train = plan.follow(model, train, self._train_given)
             reasons = plan.describe()
         if sizes:
             reasons.append(f"draws one of {len(sizes)} groups of states first, then a state of it: {n_states} states")

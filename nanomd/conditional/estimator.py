@@ -219,18 +219,9 @@ class ConditionalGPTEstimator:
         model, train, reasons = dict(self.model_overrides), self.train_config, list[str]()
         if self.preset == "auto":
             from nanomd.conditional.plan import make_plan
-            from nanomd.training.plan import AUTO_MODEL, AUTO_TRAINING
 
             plan = make_plan(groups, n_states, train.frame_stride)
-            model = {**AUTO_MODEL, "context_length": plan.context_length} | model
-            decided = {
-                **AUTO_TRAINING,
-                "frame_stride": plan.stride,
-                "time_reversal": plan.time_reversal,
-                "batch_size": plan.batch_size,
-                "n_steps": plan.n_steps,
-            }
-            train = train.replace(**{k: v for k, v in decided.items() if k not in self._train_given})
+            model, train = plan.follow(model, train, self._train_given)
             reasons = plan.describe()
         return model_preset(self.preset, n_states, **model), train, reasons
 

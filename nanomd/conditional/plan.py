@@ -9,25 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nanomd.data.counts import transition_counts
+from nanomd.data.counts import model_counts
 from nanomd.data.dtrajs import stride_trajectories
 from nanomd.kinetics.inputs import usable_length
 from nanomd.kinetics.time_scales import slow_time_scales
-from nanomd.training.plan import (
-    EPOCHS,
-    IRREVERSIBLE,
-    LEAST_BATCH,
-    LEAST_UPDATES,
-    LONGEST_CONTEXT,
-    MOST_BATCH,
-    MOST_UPDATES,
-    SHORTEST_CONTEXT,
-    SLOWEST_STEPS,
-    UPDATE_STEPS,
-    Plan,
-    choose_stride,
-    excess_current,
-)
+from nanomd.training.plan import SLOWEST_STEPS, Plan, choose_stride, excess_current
 
 _SLOWEST_STEPS = 10  # steps in the slowest timescale, at least, at the condition where it is shortest
 
@@ -58,11 +44,6 @@ def make_plan(groups: Sequence[Sequence[NDArray[Any]]], n_states: int, stride: i
         stride = choose_stride(
             dataclasses.replace(common, slowest=SLOWEST_STEPS / _SLOWEST_STEPS * common.slowest), length
         )
-    context = int(np.clip(length // stride // 2, SHORTEST_CONTEXT, LONGEST_CONTEXT))
     strided = [stride_trajectories(tokens, stride) for tokens in groups]
-    current = max(excess_current(transition_counts(part[::stride], n_states)) for part in strided)
-    window = max(1, min(4 * context, length // stride))
-    batch_size = int(np.clip(UPDATE_STEPS // window, LEAST_BATCH, MOST_BATCH))
-    updates = -(-EPOCHS * sum(len(t) for part in strided for t in part) // (batch_size * window))
-    n_steps = int(np.clip(updates, LEAST_UPDATES, MOST_UPDATES))
-    return Plan(stride, context, current < IRREVERSIBLE, batch_size, n_steps, common, current)
+    current = max(excess_current(model_counts(part[::stride], n_states)) for part in strided)
+    return Plan.of(stride, length, sum(len(t) for part in strided for t in part), common, current)

@@ -19,7 +19,6 @@ from torch import Tensor
 
 from nanomd.base.config import ModelConfig, TrainConfig
 from nanomd.base.errors import InputError
-from nanomd.base.files import sweep_parts
 from nanomd.base.progress import Progress
 from nanomd.conditional.conditions import Conditions
 from nanomd.conditional.network import ConditionalNet
@@ -29,12 +28,12 @@ from nanomd.training.averaging import WeightAverage
 from nanomd.training.checkpoint import (
     TrainingState,
     data_digest,
-    find_checkpoints,
+    find_to_resume,
     load_checkpoint,
     save_checkpoint,
     training_identity,
 )
-from nanomd.training.records import Clock, MetricsFile, Pending, in_words
+from nanomd.training.records import Clock, MetricsFile, Pending, Records
 from nanomd.training.result import check_finite
 from nanomd.training.schedule import Choice, Due, Schedule
 from nanomd.training.setup import (
@@ -152,13 +151,14 @@ class _Training:
         self.average = WeightAverage(self.net, config)
         held_out = any(self.validation)
         self.schedule = Schedule(config, held_out)
-        self.choice = Choice.of(config, held_out, None)
         rate = partial(learning_rate, config=config)
         self.step = ConditionalStep(self.net, self.optimiser, windows, place, self.features, config, rate)
         self.probes = [self.net.at(phi) for phi in self.features]
         folder = None if run_dir is None else Path(run_dir)
         self.checkpoints = None if folder is None else folder / "checkpoints"
         self.metrics = MetricsFile(None if folder is None else folder / "logs" / "metrics.jsonl")
+        choice = Choice.of(config, held_out, None)
+        self.records = Records(config, self.length, choice, self.average, self.metrics)
         digest = data_digest([*flat, *(x for group in self.validation for x in group)])
         self.identity = training_identity(model, config, digest)
         self.identity["conditions"] = {"trained": [*conditions.trained], "place": place.tolist()}
@@ -191,41 +191,19 @@ class _Training:
     def _begin(self, resume: bool) -> None:
         if self.checkpoints is None:
             return
-        if self.checkpoints.is_dir():
-            sweep_parts(self.checkpoints)
-        found = find_checkpoints(self.checkpoints)
-        if found and not resume:
-            raise InputError(
-                f"{self.checkpoints} already holds a training ({found[-1].name}); resume it, or use a new run folder"
-            )
-        if found:
-            self.state = load_checkpoint(
-                found[-1], self.net, self.optimiser, self.identity, average=self.average.state()
-            )
+        found = find_to_resume(self.checkpoints, resume)
+        if found is not None:
+            self.state = load_checkpoint(found, self.net, self.optimiser, self.identity, average=self.average.state())
         self.metrics.begin(self.state.history)
 
     def _record(self, pending: Pending, due: Due, clock: Clock, progress: Progress | None) -> None:
-        config, state = self.config, self.state
         numbers = pending.values()
-        check_finite(numbers.latest, numbers.scale, pending.step, config)
-        record = {
-            "step": pending.step,
-            "loss": numbers.mean,
-            "learning_rate": learning_rate(pending.step - 1, config),
-            "frames_per_second": clock.steps_per_second(pending.step) * config.batch_size * self.length,
-        }
+        check_finite(numbers.latest, numbers.scale, pending.step, self.config)
+        record = self.records.begin(pending, numbers, clock)
         if due.validate:
             with self.average.applied():
                 record["validation_loss"] = self._validate()
-        if self.choice.takes(record, state.history, last=pending.step == config.n_steps):
-            state.best_loss = record.get("validation_loss", math.inf)
-            state.best_step, state.best = state.step, self.average.weights()
-        record["seconds"] = clock.seconds()
-        self.metrics.append(record)
-        state.history.append(record)
-        clock.start(pending.step)
-        if progress is not None:
-            progress.note(in_words(record))
+        self.records.keep(record, self.state, clock, progress)
 
     def _validate(self) -> float:
         """Score what is held out at every condition (nats per frame), each by its number of frames."""

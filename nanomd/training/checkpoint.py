@@ -25,7 +25,7 @@ from torch import Tensor
 from nanomd.base.codec import read_json
 from nanomd.base.config import ModelConfig, TrainConfig
 from nanomd.base.errors import InputError, StoreError
-from nanomd.base.files import explain_os_error, replacing
+from nanomd.base.files import explain_os_error, replacing, sweep_parts
 
 FORMAT, FORMAT_VERSION = "nanomd-training", 1
 KEPT = 3  # checkpoints kept: the last ones
@@ -139,6 +139,22 @@ def save_checkpoint(
     for old in find_checkpoints(folder)[:-KEPT]:
         shutil.rmtree(old, ignore_errors=True)
     return target
+
+
+def find_to_resume(folder: Path, resume: bool) -> Path | None:
+    """Return the last checkpoint of a training that is gone on with; None where there is none yet.
+
+    Raises
+    ------
+    InputError
+        If there is one, and `resume` does not ask for it.
+    """
+    if folder.is_dir():
+        sweep_parts(folder)
+    found = find_checkpoints(folder)
+    if found and not resume:
+        raise InputError(f"{folder} already holds a training ({found[-1].name}); resume it, or use a new run folder")
+    return found[-1] if found else None
 
 
 def load_checkpoint(

@@ -18,8 +18,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nanomd.base.config import ModelConfig, TrainConfig
-from nanomd.base.errors import InputError
-from nanomd.base.files import sweep_parts
 from nanomd.base.nvtx import annotate
 from nanomd.base.progress import Progress
 from nanomd.model.scoring import mean_log_likelihood
@@ -27,7 +25,7 @@ from nanomd.training.averaging import WeightAverage
 from nanomd.training.checkpoint import (
     TrainingState,
     data_digest,
-    find_checkpoints,
+    find_to_resume,
     load_checkpoint,
     save_checkpoint,
     start_moments,
@@ -38,7 +36,7 @@ from nanomd.training.draws import GeneratorDraws, mix_rate
 from nanomd.training.epochs import KeptEpochs, resolve_epochs
 from nanomd.training.horizon_heads import HorizonHeads
 from nanomd.training.objectives import mixed_logits
-from nanomd.training.records import Clock, MetricsFile, Pending, in_words
+from nanomd.training.records import Clock, MetricsFile, Pending, Records
 from nanomd.training.result import TrainingResult, check_finite
 from nanomd.training.schedule import Choice, Schedule
 from nanomd.training.selection import KineticsSelector
@@ -160,9 +158,8 @@ class Training:
                 n_threads=config.n_threads,
             )
         self.schedule = Schedule(config, bool(self.validation), () if self.selector is None else self.selector.steps)
-        self.choice = Choice.of(
-            config, bool(self.validation), None if self.selector is None else self.selector.tolerance
-        )
+        tolerance = None if self.selector is None else self.selector.tolerance
+        choice = Choice.of(config, bool(self.validation), tolerance)
         self.step = TrainingStep(
             self.model,
             self.optimiser,
@@ -176,6 +173,7 @@ class Training:
         self.checkpoints = None if folder is None else folder / "checkpoints"
         self.kept = KeptEpochs(config, self.checkpoints)
         self.metrics = MetricsFile(None if folder is None else folder / "logs" / "metrics.jsonl")
+        self.records = Records(config, self.length, choice, self.average, self.metrics)
         self.identity = training_identity(model_config, config, data_digest([*trajectories, *self.validation]))
         self.state = TrainingState(0, [], 0, math.inf, self.average.weights(), self.average.state())
 
@@ -223,17 +221,10 @@ class Training:
     def _begin(self, resume: bool) -> TrainingState:
         """Take up the last checkpoint, if there is one, in every process."""
         if self.checkpoints is not None:
-            if self.checkpoints.is_dir():
-                sweep_parts(self.checkpoints)
-            found = find_checkpoints(self.checkpoints)
-            if found and not resume:
-                raise InputError(
-                    f"{self.checkpoints} already holds a training ({found[-1].name}); "
-                    "resume it, or use a new run folder"
-                )
-            if found:
+            found = find_to_resume(self.checkpoints, resume)
+            if found is not None:
                 self.state = load_checkpoint(
-                    found[-1], self.model, self.optimiser, self.identity, self.heads, self.average.state()
+                    found, self.model, self.optimiser, self.identity, self.heads, self.average.state()
                 )
                 self.kept.take_up(self.state.step, self.model.state_dict())
                 if self.step.scale is not None and self.state.loss_scale:
@@ -270,12 +261,7 @@ class Training:
         check_finite(numbers.latest, numbers.scale, pending.step, config)
         if not due.record:
             return
-        record = {
-            "step": pending.step,
-            "loss": numbers.mean,
-            "learning_rate": learning_rate(pending.step - 1, config),
-            "frames_per_second": clock.steps_per_second(pending.step) * config.batch_size * self.length,
-        }
+        record = self.records.begin(pending, numbers, clock)
         if self.heads is not None:
             record["lookahead_loss"] = numbers.term
         if config.objective == "two_pass_token":
@@ -287,15 +273,7 @@ class Training:
                     record["mixed_validation_loss"] = self._validate(mix_rate(pending.step - 1, config))
             if due.roll_out and self.selector is not None:
                 record |= self.selector.record(self.model.to_tensors())
-        if self.choice.takes(record, state.history, last=pending.step == config.n_steps):
-            state.best_loss = record.get("validation_loss", math.inf)
-            state.best_step, state.best = state.step, self.average.weights()
-        record["seconds"] = clock.seconds()
-        self.metrics.append(record)
-        state.history.append(record)
-        clock.start(pending.step)
-        if progress is not None:
-            progress.note(in_words(record))
+        self.records.keep(record, state, clock, progress)
 
     def _save(self) -> None:
         if self.checkpoints is not None:

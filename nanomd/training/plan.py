@@ -16,13 +16,14 @@ n fair coins: :math:`\sum (n_{ij} - n_{ji})^2 / n` over pairs is then about the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nanomd.base.config import TrainConfig
 from nanomd.data.counts import model_counts
 from nanomd.data.dtrajs import stride_trajectories
 from nanomd.kinetics.inputs import usable_length
@@ -73,6 +74,30 @@ class Plan:
     scales: TimeScales
     current: float
 
+    @classmethod
+    def of(cls, stride: int, length: int, n_frames: int, scales: TimeScales, current: float) -> Self:
+        """Size the training; `length` is that of a usual trajectory in frames, `n_frames` those of the data."""
+        context = int(np.clip(length // stride // 2, SHORTEST_CONTEXT, LONGEST_CONTEXT))
+        window = max(1, min(4 * context, length // stride))
+        batch_size = int(np.clip(UPDATE_STEPS // window, LEAST_BATCH, MOST_BATCH))
+        updates = -(-EPOCHS * n_frames // (batch_size * window))
+        n_steps = int(np.clip(updates, LEAST_UPDATES, MOST_UPDATES))
+        return cls(stride, context, current < IRREVERSIBLE, batch_size, n_steps, scales, current)
+
+    def follow(
+        self, model: dict[str, Any], train: TrainConfig, given: Collection[str]
+    ) -> tuple[dict[str, Any], TrainConfig]:
+        """Return the options of model and training, decided where the user did not: `model` and fields `given`."""
+        decided = {
+            **AUTO_TRAINING,
+            "frame_stride": self.stride,
+            "time_reversal": self.time_reversal,
+            "batch_size": self.batch_size,
+            "n_steps": self.n_steps,
+        }
+        shape = {**AUTO_MODEL, "context_length": self.context_length} | model
+        return shape, train.replace(**{name: x for name, x in decided.items() if name not in given})
+
     def describe(self) -> list[str]:
         """Say in a line each what was chosen and why."""
         scales = self.scales
@@ -109,15 +134,10 @@ def make_plan(tokens: Sequence[NDArray[np.integer]], n_states: int, stride: int 
     scales = slow_time_scales(tokens, n_states)
     length = usable_length([np.asarray(t) for t in tokens])
     stride = choose_stride(scales, length) if stride is None else stride
-    context = int(np.clip(length // stride // 2, SHORTEST_CONTEXT, LONGEST_CONTEXT))
     strided = stride_trajectories(tokens, stride)
     # One offset: transitions of the others are not independent of its own.
     current = excess_current(model_counts(strided[::stride], n_states))
-    window = max(1, min(4 * context, length // stride))
-    batch_size = int(np.clip(UPDATE_STEPS // window, LEAST_BATCH, MOST_BATCH))
-    updates = -(-EPOCHS * sum(map(len, strided)) // (batch_size * window))
-    n_steps = int(np.clip(updates, LEAST_UPDATES, MOST_UPDATES))
-    return Plan(stride, context, current < IRREVERSIBLE, batch_size, n_steps, scales, current)
+    return Plan.of(stride, length, sum(map(len, strided)), scales, current)
 
 
 def choose_stride(scales: TimeScales, length: int) -> int:

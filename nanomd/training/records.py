@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,9 +12,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from nanomd.base.config import TrainConfig
 from nanomd.base.errors import StoreError
 from nanomd.base.files import write_atomic
-from nanomd.training.schedule import Due
+from nanomd.base.progress import Progress
+from nanomd.training.averaging import WeightAverage
+from nanomd.training.checkpoint import TrainingState
+from nanomd.training.schedule import Choice, Due
+from nanomd.training.setup import learning_rate
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,3 +134,46 @@ def in_words(record: dict[str, float]) -> str:
     held_out = f", held out {record['validation_loss']:.4f}" if "validation_loss" in record else ""
     held_out += f", kinetics {record['kinetics_score']:.2f}" if "kinetics_score" in record else ""
     return f"loss {record['loss']:.4f}{held_out} nats/frame, {record['frames_per_second'] / 1e3:.0f}k frames/s"
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """Makes the records of a training, and keeps the weights where one is the best so far.
+
+    Parameters
+    ----------
+    config : TrainConfig
+    length : int
+        Targets of a window.
+    choice : Choice
+    average : WeightAverage
+    metrics : MetricsFile
+    """
+
+    config: TrainConfig
+    length: int
+    choice: Choice
+    average: WeightAverage
+    metrics: MetricsFile
+
+    def begin(self, pending: Pending, numbers: Numbers, clock: Clock) -> dict[str, float]:
+        """Return what every record holds of a step."""
+        return {
+            "step": pending.step,
+            "loss": numbers.mean,
+            "learning_rate": learning_rate(pending.step - 1, self.config),
+            "frames_per_second": clock.steps_per_second(pending.step) * self.config.batch_size * self.length,
+        }
+
+    def keep(self, record: dict[str, float], state: TrainingState, clock: Clock, progress: Progress | None) -> None:
+        """Choose, write and show a record that is complete."""
+        step = int(record["step"])
+        if self.choice.takes(record, state.history, last=step == self.config.n_steps):
+            state.best_loss = record.get("validation_loss", math.inf)
+            state.best_step, state.best = state.step, self.average.weights()
+        record["seconds"] = clock.seconds()
+        self.metrics.append(record)
+        state.history.append(record)
+        clock.start(step)
+        if progress is not None:
+            progress.note(in_words(record))
