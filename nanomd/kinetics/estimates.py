@@ -125,20 +125,16 @@ def entries(sample: Sample, inside: NDArray[np.bool_]) -> int:
     return int(sample.events(np.asarray(number)))
 
 
-def entered_once(sample: Sample) -> FloatArray:
-    """Return the number of states that are entered once in all, and the share of frames spent in them, (2,).
+def seen_once(sample: Sample) -> FloatArray:
+    """Return the number of states that are visited in a single block, and the share of frames spent in them, (2,).
 
     A second sample as large spends about as much in states that this one never visits (I. J. Good, *Biometrika* 40,
-    237 (1953)), which is much where many states are seen rarely.
+    237 (1953)), which is much where many states are seen rarely. Visits within a block, which is longer than the
+    slowest relaxation, come in bursts, and count as one.
     """
-    number, frames = np.zeros((2, sample.n_states), np.int64)
-    for trajectory in sample.dtrajs:
-        x = np.asarray(trajectory).astype(np.int64)
-        entered = np.append(True, x[1:] != x[:-1]) & (x >= 0)
-        number += np.bincount(x[entered], minlength=sample.n_states)
-        frames += np.bincount(x[x >= 0], minlength=sample.n_states)
-    once = number == 1
-    return np.array([float(sample.events(np.asarray(once.sum()))), frames[once].sum() / max(1, frames.sum())])
+    visits = _native.count_visits(sample.dtrajs, sample.n_states, sample.blocks)
+    once = (visits > 0).sum(axis=0) == 1
+    return np.array([once.sum(), visits[:, once].sum() / max(1, visits.sum())], np.float64)
 
 
 def timescales(

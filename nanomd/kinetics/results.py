@@ -125,8 +125,8 @@ class SourceKinetics:
     outside, outside_entries : Interval (2,), ndarray (2,)
         Shares of frames outside the reference's largest connected set, and in states that it never visits; and how
         often trajectories enter them.
-    entered_once : ndarray (2,)
-        States that trajectories enter once in all, and the share of frames in them: what the reference may have missed.
+    seen_once : ndarray (2,)
+        States that are visited in a single block, and the share of frames in them: what the reference may have missed.
     """
 
     name: str
@@ -159,7 +159,7 @@ class SourceKinetics:
     path_resolution: int = 1
     outside: Interval = field(default_factory=lambda: _interval(0))
     outside_entries: IntArray = field(default_factory=lambda: _integers(0))
-    entered_once: FloatArray = field(default_factory=lambda: _numbers(2))
+    seen_once: FloatArray = field(default_factory=lambda: _numbers(2))
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,7 +51,7 @@ def trajectory_source(name: str, sample: Sample, yardstick: Yardstick) -> Measur
     if yardstick.outside is not None:
         sets = [sample.coarse(inside.astype(np.int64), 2) for inside in yardstick.outside]
         more["outside"] = Interval.stack([estimates.populations(x)[1] for x in sets])
-        more["entered_once"] = estimates.entered_once(sample)
+        more["seen_once"] = estimates.seen_once(sample)
         more["outside_entries"] = np.array([estimates.entries(sample, x) for x in yardstick.outside], np.int64)
     kinetics = SourceKinetics(
         name=name,

@@ -193,8 +193,8 @@ class Judge:
             independent = min(entries or 0, int(1 / relative**2)) if relative > 0 else entries or 0
             looks = max(looks, expected_events(independent, source.n_frames, frames))
         words = f"{100 * float(share.value):.3g} % of it lies in states that {self.reference.name} never visits"
-        # A second reference as large would spend as much in states new to it as the first in those that it enters once.
-        once, chance = map(float, self.reference.entered_once)
+        # A second reference as large would spend as much in states new to it as the first in those that it sees once.
+        once, chance = map(float, self.reference.seen_once)
         chance *= 1.0 + quantile(self.confidence) * math.sqrt(2.0 / max(once, 1.0))
         looks *= max(0.0, 1.0 - chance / max(float(share.value), 1e-300))
         if looks >= LEAST_EVENTS:
