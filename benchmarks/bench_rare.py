@@ -14,7 +14,9 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -51,24 +53,37 @@ def study(sampler: Sampler, name: str, n_seeds: int, rate: float) -> dict[str, o
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def measure(
+    benchmark: str,
+    description: str | None,
+    exact: dict[str, float],
+    study: Callable[[Sampler, str, int], dict[str, Any]],
+    in_full: str,
+) -> None:
+    """Study both methods over the seeds that the command line asks for, and write the record.
+
+    What `study` returns is printed but for `in_full`, a number for every seed.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=50, help="(default: %(default)s)")
-    parser.add_argument("--out", default=str(RESULTS / "rare.json"), help="(default: %(default)s)")
+    parser.add_argument("--out", default=str(RESULTS / f"{benchmark}.json"), help="(default: %(default)s)")
     options = parser.parse_args()
-    files = make_model()
-    rate, _ = Exact.of(files).process([11], (0, 0))
-    sampler = Sampler(files, "cpu")
+    sampler = Sampler(make_model(), "cpu")
+    found: dict[str, Any] = {}
     record = {
-        "benchmark": "rare", "environment": {**environment(), "cpu": cpu_model(), "load_average": os.getloadavg()},
-        "engine": sampler.engine_name, "n_seeds": options.seeds, "exact_rate": rate,
-        "results": {"rare": {}},
+        "benchmark": benchmark, "environment": {**environment(), "cpu": cpu_model(), "load_average": os.getloadavg()},
+        "engine": sampler.engine_name, "n_seeds": options.seeds, **exact, "results": {benchmark: found},
     }  # fmt: skip
     for name in METHODS:
-        record["results"]["rare"][name] = one = study(sampler, name, options.seeds, rate)
-        shown = {key: round(value, 4) for key, value in one.items() if key != "rates"}
+        found[name] = study(sampler, name, options.seeds)
+        shown = {key: round(value, 4) for key, value in found[name].items() if key != in_full}
         print(f"{name}: {json.dumps(shown)}", flush=True)
     Path(options.out).write_text(json.dumps(record, indent=1) + "\n")
+
+
+def main() -> None:
+    rate, _ = Exact.of(make_model()).process([11], (0, 0))
+    measure("rare", __doc__, {"exact_rate": rate}, lambda *which: study(*which, rate), "rates")
 
 
 if __name__ == "__main__":

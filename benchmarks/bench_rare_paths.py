@@ -8,9 +8,6 @@ with its own interval of the mean transition-path time, and of the visits of eac
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
 import sys
 import time
 from pathlib import Path
@@ -18,13 +15,10 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+from bench_rare import measure
 from rare_chain import Exact, make_model
 
 from nanomd import Sampler
-from nanomd.base.environment import cpu_model, environment
-
-RESULTS = Path(__file__).parent / "results"
-METHODS = ("weighted_ensemble", "splitting")
 
 
 def study(sampler: Sampler, name: str, n_seeds: int, density: np.ndarray) -> dict[str, object]:
@@ -57,26 +51,11 @@ def study(sampler: Sampler, name: str, n_seeds: int, density: np.ndarray) -> dic
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=50, help="(default: %(default)s)")
-    parser.add_argument("--out", default=str(RESULTS / "rare_paths.json"), help="(default: %(default)s)")
-    options = parser.parse_args()
-    files = make_model()
-    exact = Exact.of(files)
+    exact = Exact.of(make_model())
     rate, _ = exact.process([11], (0, 0))
     density = exact.reactive([0], [11], (0, 0))[0] / rate
-    sampler = Sampler(files, "cpu")
-    record = {
-        "benchmark": "rare_paths",
-        "environment": {**environment(), "cpu": cpu_model(), "load_average": os.getloadavg()},
-        "engine": sampler.engine_name, "n_seeds": options.seeds, "exact_duration": density.sum() + 1,
-        "results": {"rare_paths": {}},
-    }  # fmt: skip
-    for name in METHODS:
-        record["results"]["rare_paths"][name] = one = study(sampler, name, options.seeds, density)
-        shown = {key: round(value, 4) for key, value in one.items() if key != "durations"}
-        print(f"{name}: {json.dumps(shown)}", flush=True)
-    Path(options.out).write_text(json.dumps(record, indent=1) + "\n")
+    known = {"exact_duration": density.sum() + 1}
+    measure("rare_paths", __doc__, known, lambda *which: study(*which, density), "durations")
 
 
 if __name__ == "__main__":

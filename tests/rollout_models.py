@@ -33,3 +33,14 @@ def make_files(seed=0, **changes):
         FrameInterval(0.2, "ns"),
         {},
     )
+
+
+def generate(engine, config, mode, keep, n_steps, n_trajs=1, cuts=(), **options):
+    """Return what a compiled engine draws after three frames of history, in pieces that end at `cuts`."""
+    history = np.random.default_rng(2).integers(0, config.n_states, (n_trajs, 3)).astype(np.uint16)
+    session = engine.open(history, np.arange(7, 7 + n_trajs, dtype=np.uint64), mode=mode, hop_keep=keep, **options)
+    pieces = []
+    for n in np.diff([0, *cuts, n_steps]):
+        pieces.append(np.empty((n_trajs, n), np.uint16))
+        assert session.advance(int(n), pieces[-1])
+    return np.concatenate(pieces, axis=1)

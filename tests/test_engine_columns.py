@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rollout_models import generate
 
 from nanomd import _native
 from nanomd.base.config import ModelConfig, model_preset
@@ -44,16 +45,6 @@ def case(name, metastable=False):
         tensors["head.weight"] += 0.05 * tensors["embedding.weight"]
     mode = name.split("-")[0]
     return config, tensors, mode, 3 if mode == "hop" else 0
-
-
-def generate(engine, config, mode, keep, n_steps, n_trajs=1, cuts=(), **options):
-    history = np.random.default_rng(2).integers(0, config.n_states, (n_trajs, 3)).astype(np.uint16)
-    session = engine.open(history, np.arange(7, 7 + n_trajs, dtype=np.uint64), mode=mode, hop_keep=keep, **options)
-    pieces = []
-    for n in np.diff([0, *cuts, n_steps]):
-        pieces.append(np.empty((n_trajs, n), np.uint16))
-        assert session.advance(int(n), pieces[-1])
-    return np.concatenate(pieces, axis=1)
 
 
 @pytest.mark.parametrize("isa", _native.available_isas())

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from rollout_models import make_files
+from rollout_models import generate, make_files
 from scipy import stats
 
 from nanomd import _native
@@ -45,16 +45,6 @@ def case(name, head_scale=1.5):
     tensors = reference.random_tensors(config, seed=len(name), head_scale=head_scale)
     mode = name.split("-")[0]
     return config, tensors, mode, 3 if mode == "hop" else 0
-
-
-def generate(engine, config, mode, keep, n_steps, n_trajs=1, cuts=(), **options):
-    history = np.random.default_rng(2).integers(0, config.n_states, (n_trajs, 3)).astype(np.uint16)
-    session = engine.open(history, np.arange(7, 7 + n_trajs, dtype=np.uint64), mode=mode, hop_keep=keep, **options)
-    pieces = []
-    for n in np.diff([0, *cuts, n_steps]):
-        pieces.append(np.empty((n_trajs, n), np.uint16))
-        assert session.advance(int(n), pieces[-1])
-    return np.concatenate(pieces, axis=1)
 
 
 @pytest.mark.parametrize("isa", _native.available_isas())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -76,6 +76,24 @@ def load_toml(path: str | Path) -> dict[str, Any]:
         return tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError, ValueError) as problem:
         raise InputError(f"{path} is not valid TOML: {one_line(problem)}") from None
+
+
+def load_sections(path: str | Path, known: Sequence[str]) -> dict[str, Any]:
+    """Read a TOML file that a user wrote, of sections with known names.
+
+    Raises
+    ------
+    InputError
+        For a file that is not there or no TOML, and a section with another name.
+    """
+    try:
+        content = load_toml(path)
+    except FileNotFoundError:
+        raise InputError(f"file {str(path)!r} does not exist; check the path") from None
+    for section in content:
+        if section not in known:
+            raise InputError(f"{path} has the unknown section {section!r}; it may have {', '.join(known)}")
+    return content
 
 
 def dump_toml(sections: Mapping[str, Mapping[str, Any]]) -> str:

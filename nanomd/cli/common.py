@@ -68,6 +68,24 @@ def add_resume(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resume", action="store_true", help="go on where an interrupted run of this command stopped")
 
 
+def add_training(parser: argparse.ArgumentParser, held_out: str) -> None:
+    """Add what every training takes: its preset, and what is held out, `held_out` in words."""
+    parser.add_argument(
+        "--preset",
+        choices=list(_config.PRESETS),
+        default="auto",
+        help="auto, or the shape of the model (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--hold-out",
+        type=whole_or_word,
+        default="auto",
+        metavar="N",
+        help=f"{held_out}: the last N trajectories; the last part of each (20%%); or auto, a fifth of the "
+        "trajectories, and nothing of a single one (default: %(default)s)",
+    )
+
+
 def add_fields(parser: argparse.ArgumentParser, title: str, fields: type, skip: Sequence[str] = ()) -> list[str]:
     """Add a flag per field of a configuration; absent flags are None, so that a preset can decide.
 

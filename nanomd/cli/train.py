@@ -8,25 +8,15 @@ from __future__ import annotations
 
 import argparse
 
-from nanomd.base.config import PRESETS, ModelConfig, TrainConfig
-from nanomd.cli.common import add_common, add_fields, add_resume, arguments, given, progress, say, whole_or_word
+from nanomd.base.config import ModelConfig, TrainConfig
+from nanomd.cli.common import add_common, add_fields, add_resume, add_training, arguments, given, progress, say
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     add_common(parser)
     add_resume(parser)
-    parser.add_argument(
-        "--preset", choices=list(PRESETS), default="auto", help="auto, or the shape of the model (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--hold-out",
-        type=whole_or_word,
-        default="auto",
-        metavar="N",
-        help="what the training never sees, so that it can judge: the last N trajectories; the last part of each "
-        "(20%%); or auto, a fifth of the trajectories, and nothing of a single one (default: %(default)s)",
-    )
+    add_training(parser, "what the training never sees, so that it can judge")
     names = add_fields(parser, "the model (where it differs from the preset)", ModelConfig, ["n_states", "group_sizes"])
     names += add_fields(parser, "the training", TrainConfig, skip=["seed", "keep_epochs"])
     parser.set_defaults(override_names=names)

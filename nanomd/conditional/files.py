@@ -40,6 +40,7 @@ from nanomd.model.files import (
     ModelFiles,
     Starts,
     check_model_files,
+    check_replaceable,
     load_model_files,
     read_tensors,
     save_model,
@@ -146,8 +147,7 @@ def save_conditional(path: str | Path, files: ConditionalFiles) -> Path:
     """Write a folder, atomically; see `nanomd.model.files.save_model`."""
     path = Path(path)
     check_conditional_files(files, "the model to be saved")
-    if path.exists() and not (path.is_dir() and ((path / "conditions.json").exists() or not any(path.iterdir()))):
-        raise InputError(f"{path} exists and is not the folder of a conditional model; choose another path")
+    check_replaceable(path, "conditions.json", "the folder of a conditional model")
     description = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,

@@ -102,6 +102,17 @@ def check_model_files(files: ModelFiles, where: str = "model") -> None:
         )
 
 
+def check_replaceable(path: Path, mark: str, kind: str) -> None:
+    """Refuse a path where something lies that is no folder of a kind: one that holds a file named `mark`, or nothing.
+
+    Raises
+    ------
+    InputError
+    """
+    if path.exists() and not (path.is_dir() and ((path / mark).exists() or not any(path.iterdir()))):
+        raise InputError(f"{path} exists and is not {kind}; choose another path")
+
+
 def save_model(path: str | Path, files: ModelFiles) -> Path:
     """Write a model folder, atomically: a reader sees the old folder or the new one, never a half of it.
 
@@ -121,8 +132,7 @@ def save_model(path: str | Path, files: ModelFiles) -> Path:
     """
     path = Path(path)
     check_model_files(files, "the model to be saved")
-    if path.exists() and not (path.is_dir() and ((path / "config.json").exists() or not any(path.iterdir()))):
-        raise InputError(f"{path} exists and is not a model folder; choose another path")
+    check_replaceable(path, "config.json", "a model folder")
     description = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,

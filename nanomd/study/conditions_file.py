@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nanomd.base.codec import load_toml
+from nanomd.base.codec import load_sections
 from nanomd.base.errors import InputError, shown
 from nanomd.base.paths import expand_home
 from nanomd.conditional.conditions import Kind, Value
@@ -65,13 +65,7 @@ def read_conditions(path: str | Path, n_trajs: int) -> ConditionsFile:
         Naming the section, what is wrong in it, and the remedy.
     """
     path = expand_home(path)
-    try:
-        content = load_toml(path)
-    except FileNotFoundError:
-        raise InputError(f"file {str(path)!r} does not exist; check the path") from None
-    for section in content:
-        if section not in ("features", "condition"):
-            raise InputError(f"{path} has the unknown section {section!r}; it may have features, condition")
+    content = load_sections(path, ("features", "condition"))
     features, sections = content.get("features", {}), content.get("condition", [])
     if not isinstance(features, dict) or not isinstance(sections, list) or not sections:
         raise InputError(f"{path} must have a list of tables, [[condition]], and may have a table, [features]")

@@ -41,7 +41,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanomd.base.arrays import map_npy
-from nanomd.base.codec import load_toml, read_text_file
+from nanomd.base.codec import load_sections, read_text_file
 from nanomd.base.errors import InputError, shown
 from nanomd.base.paths import expand_home
 from nanomd.caliber.wishes import Average, Population, Rate, Relaxation
@@ -77,14 +77,7 @@ def read_wishes(path: str | Path, macrostates: Mapping[str, Sequence[int]]) -> W
         Naming the section, what is wrong in it, and the remedy.
     """
     path = expand_home(path)
-    try:
-        content = load_toml(path)
-    except FileNotFoundError:
-        raise InputError(f"file {str(path)!r} does not exist; check the path") from None
-    known = ("sets", *_SECTIONS)
-    for section in content:
-        if section not in known:
-            raise InputError(f"{path} has the unknown section {section!r}; it may have {', '.join(known)}")
+    content = load_sections(path, ("sets", *_SECTIONS))
     sets = {**macrostates, **_sets(path, content.get("sets", {}))}
     files: list[Path] = []
 
