@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["GPTEstimator", "GPTModel", "load_model"]
 
 _MODEL_FIELDS = frozenset(field.name for field in dataclasses.fields(ModelConfig)) - {"n_states", "group_sizes"}
+FEW_VISITS = 10.0  # frames a state: below, most of what a state does next was seen once, or never
 _TRAIN_FIELDS = frozenset(field.name for field in dataclasses.fields(TrainConfig))
 Tokens = NDArray[Any]
 
@@ -337,6 +338,11 @@ class GPTEstimator:
             reasons = plan.describe()
         if sizes:
             reasons.append(f"draws one of {len(sizes)} groups of states first, then a state of it: {n_states} states")
+            visits = sum(map(len, tokens)) / n_states
+            if visits < FEW_VISITS:
+                reasons.append(
+                    f"warning: {visits:.2g} frames a state are few to tell states apart; take coarser states"
+                )
         config = model_preset(self.preset, n_states, **model, group_sizes=sizes)
         return _Chosen(config, train, train.frame_stride or 1, reasons)
 

@@ -172,6 +172,13 @@ def test_interpretation_reads_the_same_probabilities(markov_head):
     torch.testing.assert_close(explicit_logits(model, tokens)[0], model(tokens))
 
 
+@pytest.mark.parametrize(("n_frames", "few"), [(600, False), (120, True)])
+def test_few_frames_a_state_are_said_to_be_few(n_frames, few):
+    labels = np.random.default_rng(3).permutation(np.tile(np.arange(20), n_frames // 20))
+    model = GPTEstimator("tiny", n_steps=2, n_groups=4, seed=1, refit="off").fit_fetch(labels)
+    assert any("6 frames a state are few" in line for line in model.provenance["choices"]) is few
+
+
 def test_what_depends_on_the_grouping_is_refused():
     model = GPTEstimator("tiny", n_steps=2, n_groups=2, seed=1, refit="off").fit_fetch(np.tile([0, 1, 1, 2, 3], 60))
     with pytest.raises(InputError, match="mask_unseen needs a table of all states by all"):
